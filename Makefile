@@ -1,0 +1,64 @@
+# Every target sets up what it needs; nothing but Python 3.11+ with pip has to be there.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+MODELS ?= $(wildcard models/*.onnx)
+AGAINST ?= onnxruntime
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+# Two environments' worth of packages in one folder; a stamp says which are in and for which
+# pyproject.toml, so that a second call costs nothing.
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/.dev ## Create .venv with everything for development
+
+.PHONY: demo
+demo: $(VENV)/.demo ## Train a small recogniser of digits, compile it, run it, check it
+	$(BIN)/python examples/digits.py
+
+.PHONY: test
+test: $(VENV)/.dev ## Run the default tests
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+.PHONY: test-models
+test-models: $(VENV)/.dev ## Run the tests on whole networks
+	$(BIN)/python -m pytest -m models $(ARGS)
+
+.PHONY: test-long
+test-long: $(VENV)/.dev ## Run the tests that take long
+	$(BIN)/python -m pytest -n $(WORKERS) -m long $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.dev ## Check style, format of imports and types
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+
+.PHONY: bench
+bench: $(VENV)/.dev ## Benchmark MODELS="a.onnx b.onnx" AGAINST=onnxruntime
+	$(BIN)/python scripts/bench.py --against $(AGAINST) $(MODELS)
+
+.PHONY: status
+status: $(VENV)/.dev ## Write the figures in README.md afresh
+	$(BIN)/python scripts/status.py
+
+.PHONY: clean
+clean: ## Remove what these targets made
+	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

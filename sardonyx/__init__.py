@@ -1,0 +1,60 @@
+"""Sardonyx: an ONNX runtime and compiler. Python decides, C computes.
+
+>>> import sardonyx
+>>> session = sardonyx.Session("model.onnx")            # doctest: +SKIP
+>>> [y] = session.run({"x": array})                     # doctest: +SKIP
+
+Importing this package costs nearly nothing: a public name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sardonyx._version import __version__
+
+if TYPE_CHECKING:
+    from sardonyx import errors
+    from sardonyx.errors import SardonyxError
+    from sardonyx.model import load, save
+    from sardonyx.ops.custom import operator
+    from sardonyx.runtime.options import SessionOptions
+    from sardonyx.runtime.session import Session
+
+# Public name -> "module:attribute"; without an attribute the name is the module itself.
+_EXPORTS = {
+    "SardonyxError": "sardonyx.errors:SardonyxError",
+    "Session": "sardonyx.runtime.session:Session",
+    "SessionOptions": "sardonyx.runtime.options:SessionOptions",
+    "errors": "sardonyx.errors",
+    "load": "sardonyx.model:load",
+    "operator": "sardonyx.ops.custom:operator",
+    "save": "sardonyx.model:save",
+}
+
+__all__ = [
+    "SardonyxError",
+    "Session",
+    "SessionOptions",
+    "__version__",
+    "errors",
+    "load",
+    "operator",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    target = _EXPORTS.get(name)
+    if target is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module_name, _, attribute = target.partition(":")
+    module = import_module(module_name)
+    value = getattr(module, attribute) if attribute else module
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

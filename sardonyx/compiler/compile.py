@@ -1,0 +1,165 @@
+"""From a model to a library and its weights: the pipeline, step by step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+import sardonyx
+from sardonyx.compiler import build, index as ix
+from sardonyx.compiler.dtypes import itemsize
+from sardonyx.compiler.emit_program import Source, emit_program
+from sardonyx.compiler.graph import lower
+from sardonyx.compiler.memory import Plan, plan
+from sardonyx.compiler.program import Buffer, Port, Program
+from sardonyx.deployment.targets import Target
+from sardonyx.model.prepare import prepare
+from sardonyx.ops import registry
+
+LIBRARY = "model.so"
+WEIGHTS = "weights.bin"
+PROGRAM = "program.json"
+HOST_MODEL = "host.onnx"
+ALIGN = 64
+
+Progress = Callable[[int, int, str], None]
+
+
+def is_native(domain: str, operator: str, version: int) -> bool:
+    """True when the operator has a lowering of its own, so that its function body need not be inlined."""
+    return registry.find(domain, operator, version) is not None
+
+
+def compile_model(model: ir.Model, target: Target, folder: Path, *, progress: Progress | None = None) -> None:
+    """Compile `model` for `target` into `folder`: library, weights, and what the loader needs to know.
+
+    Raises:
+        SardonyxError: the model can't be compiled; what, where and what to do about it.
+    """
+    prepared = prepare(model, is_native=is_native)
+    program = lower(prepared)
+    memory = plan(program)
+    offsets, size = place_weights(program)
+    source = emit_program(program, memory, offsets)
+    write_weights(program, offsets, size, folder / WEIGHTS)
+    for name, text in source.files.items():
+        (folder / name).write_text(text)
+    write_host_model(program, prepared, folder / HOST_MODEL)
+    units = [build.Unit(name.removesuffix(".c"), text) for name, text in source.files.items()]
+    units += [build.Unit(name, Path(f"{name}.c")) for name in source.kernels]
+    build.compile_library(units, target, folder / LIBRARY, progress=progress)
+    facts = describe(program, memory, source, size, prepared)
+    (folder / PROGRAM).write_text(json.dumps(facts))
+
+
+def place_weights(program: Program) -> tuple[dict[Buffer, int], int]:
+    """Each used constant's offset in the weights file, and the file's size in bytes."""
+    used = {buffer for step in program.main.walk() for buffer in step.reads()}
+    offsets: dict[Buffer, int] = {}
+    end = 0
+    for buffer in program.constants:
+        if buffer in used:
+            offsets[buffer] = end
+            assert isinstance(buffer.size, int)
+            end += -(-buffer.size * itemsize(buffer.dtype) // ALIGN) * ALIGN
+    return offsets, end
+
+
+def write_weights(program: Program, offsets: dict[Buffer, int], size: int, path: Path) -> None:
+    """Write the constants; one at a time is in memory."""
+    with path.open("wb") as file:
+        for buffer, offset in offsets.items():
+            assert buffer.data is not None
+            file.seek(offset)
+            file.write(np.ascontiguousarray(buffer.data).reshape(-1).view(np.uint8).data)
+        file.truncate(size)
+
+
+def write_host_model(program: Program, model: ir.Model, path: Path) -> None:
+    """The nodes that run on the host, as a model that is never run whole; each keeps its captured names."""
+    if not program.host_nodes:
+        return
+    nodes = [ir.serde.serialize_node(node) for node, _ in program.host_nodes]
+    graph = onnx.helper.make_graph(nodes, "host", [], [])
+    for slot, array in program.objects:
+        graph.initializer.append(_object_tensor(array, f"slot{slot}"))
+    imports = [onnx.helper.make_opsetid(d, v) for d, v in model.opset_imports.items()]
+    proto = onnx.helper.make_model(graph, opset_imports=imports, ir_version=model.ir_version)
+    proto.functions.extend(ir.serde.serialize_function(f) for f in model.functions.values())
+    path.write_bytes(proto.SerializeToString())
+
+
+def _object_tensor(array: np.ndarray, name: str) -> onnx.TensorProto:
+    return onnx.numpy_helper.from_array(np.asarray(array), name)
+
+
+def describe(program: Program, memory: Plan, source: Source, weights: int, model: ir.Model) -> dict[str, Any]:
+    """What the loader needs, as JSON."""
+    entry = {str(symbol): number for number, symbol in enumerate(program.symbols)}
+    return {
+        "version": sardonyx.__version__,
+        "name": program.name,
+        "inputs": [_port(port, entry) for port in program.inputs],
+        "outputs": [_port(port, entry) for port in program.outputs],
+        "entry": [[number, axis] for _, number, axis in program.entry],
+        "weights": weights,
+        "planned": len(memory.planned),
+        "arena": memory.arena,
+        "bound": memory.bound,
+        "steps": source.steps,
+        "messages": {str(number): text for number, text in source.messages.items()},
+        "placement": [[p.node, p.operator, p.provider, p.reason] for p in program.placement],
+        "slots": program.slots,
+        "objects": [slot for slot, _ in program.objects],
+        "captured": [[value.name for value in captured] for _, captured in program.host_nodes],
+        "kernels": source.kernels,
+        "metadata": _metadata(model),
+    }
+
+
+def _port(port: Port, entry: dict[str, int]) -> dict[str, Any]:
+    dims: list[int | str] = []
+    for dim in port.shape:
+        dims.append(dim if isinstance(dim, int) else f"s{entry[str(dim)]}" if str(dim) in entry else "?")
+    known = all(
+        str(ix.symbol(atom.key)) in entry for dim in port.shape for atom in ix.atoms(dim) if atom.kind == "symbol"
+    )
+    return {
+        "name": port.name,
+        "dtype": port.dtype,
+        "type": port.type,
+        "shape": list(port.names),
+        "dims": dims,
+        "known": known,
+        "slot": port.slot,
+    }
+
+
+def _metadata(model: ir.Model) -> dict[str, Any]:
+    return {
+        "producer_name": model.producer_name or "",
+        "producer_version": model.producer_version or "",
+        "graph_name": model.graph.name or "",
+        "domain": model.domain or "",
+        "description": model.doc_string or "",
+        "graph_description": model.graph.doc_string or "",
+        "version": model.model_version or 0,
+        "custom_metadata_map": dict(model.metadata_props),
+    }
+
+
+def source_digest() -> str:
+    """A digest of every Python file and kernel that decides what is generated: part of each cache key."""
+    folder = Path(sardonyx.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.[ch]")]):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,394 @@
+"""Loop nests as C functions.
+
+Three forms, chosen from the nest alone:
+
+* *map*: stores only; the innermost variable is the vector loop.
+* *row*: each point of the outer loops does its stages, whose own innermost variable is the vector loop. Sums run in
+  16 lanes, so that every target adds in the same order.
+* *column*: as row, but the innermost outer variable walks memory and the stages' own do not; a tile of 64 columns goes
+  through all stages together, each element in order.
+
+Functions see buffers as ``p[]`` and runtime dims as ``d[]``, numbered by first use: equal nests print equal text, and the
+program compiles one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sardonyx.compiler import index as ix
+from sardonyx.compiler.dtypes import NATIVE, compute_type, is_float, is_integer
+from sardonyx.compiler.emit_expr import Printer, encode, literal, operation
+from sardonyx.compiler.expr import Expr, constant, local, walk
+from sardonyx.compiler.index import Dim
+from sardonyx.compiler.nest import atom_of, extent_of, inner_of, stage_indices
+from sardonyx.compiler.program import Buffer, Nest, Reduce, Running, Stage, Store
+
+MAP_BLOCK = 8192  # elements of the vector loop in one task
+COLUMNS = 64  # columns of a tile in the column form
+LANES = 16
+VECTORIZE = "#pragma clang loop vectorize(assume_safety)"
+
+
+@dataclass(frozen=True)
+class Function:
+    """A printed nest. `text` has NAME in place of the function's name."""
+
+    text: str
+    buffers: tuple[Buffer, ...]
+    symbols: tuple[str, ...]
+    tasks: Dim
+    work: int | None  # rough operations of one task, None when it depends on runtime dims
+    raises: bool
+
+
+def _stride(stages: Sequence[Stage], variable: Dim) -> int:
+    """How many accesses walk consecutive elements along `variable`, less those that jump."""
+    score = 0
+    for stage in stages:
+        for dim in stage_indices(stage):
+            c = ix.coefficient(dim, atom_of(variable))
+            score += 1 if c == 1 else 0 if c == 0 else -1
+    return score
+
+
+def form_of(nest: Nest) -> str:
+    """Which of the three forms `nest` takes."""
+    if all(isinstance(stage, Store) and not stage.inner for stage in nest.stages):
+        return "map"
+    reduces = [stage for stage in nest.stages if not (isinstance(stage, Store) and not stage.inner)]
+    inner = [inner_of(stage)[-1] for stage in reduces if inner_of(stage)]
+    if not nest.outer or not inner or any(s.op.startswith("arg") for s in reduces if isinstance(s, Reduce)):
+        return "row"
+    column_score = _stride(nest.stages, nest.outer[-1])
+    row_score = max(_stride([stage], v) for stage, v in zip(reduces, inner, strict=False))
+    return "column" if column_score > max(row_score, 0) else "row"
+
+
+class NestEmitter:
+    """Prints one nest."""
+
+    def __init__(self, nest: Nest):
+        self.nest = nest
+        self.form = form_of(nest)
+        self.out = Printer()
+
+    def task(self) -> Function:
+        """The nest as an ``sx_task``."""
+        out, outer = self.out, list(self.nest.outer)
+        out.push()
+        vector = outer.pop() if self.form in ("map", "column") and outer else None
+        block = MAP_BLOCK if self.form == "map" else COLUMNS
+        tasks = ix.product(extent_of(v) for v in outer)
+        blocks = ix.ceildiv(extent_of(vector), block) if vector is not None else 1
+        self._decode(outer, vector, blocks, block)
+        if self.form == "map":
+            self._map(vector)
+        else:
+            for stage in self.nest.stages:
+                self._stage(stage, vector)
+        row = out.pop()
+        lines = ["static void NAME(const void *args, int64_t lo, int64_t hi, void *scratch) {"]
+        lines += ["  (void)scratch;", "  const sx_nest *a = args;", *self._preamble("a->p", "a->d")]
+        lines += [f"  {line}" for line in out.scopes[0].lines]
+        lines += ["  for (int64_t t = lo; t < hi; ++t) {", *(f"    {line}" for line in row), "  }", "}"]
+        return self._function(lines, tasks * blocks, vector, block)
+
+    def epilogue(self) -> Function:
+        """The nest, over i0..i3, as an ``sx_epilogue``."""
+        out = self.out
+        for name in ("i0", "i1"):
+            out.define(name, name)
+        present = {atom_of(v).key: v for v in self.nest.outer}
+        out.push()
+        out.define("i2", "i2")
+        out.push()
+        out.define("i3", "i3")
+        for stage in self.nest.stages:
+            assert isinstance(stage, Store)
+            self._store(stage)
+        column, row = out.pop(), out.pop()
+        lanes = "i3" in present and extent_of(present["i3"]) == LANES
+        span = ("0", str(LANES)) if lanes else ("lo3", "hi3")
+        lines = [
+            "static void NAME(void *const *p, const int64_t *d, int64_t i0, int64_t i1, int64_t lo2, int64_t hi2,",
+            "                 int64_t lo3, int64_t hi3) {",
+            "  (void)p, (void)d, (void)i0, (void)i1, (void)lo3, (void)hi3;",
+            *self._preamble("p", "d"),
+            *(f"  {line}" for line in out.scopes[0].lines),
+            "  for (int64_t i2 = lo2; i2 < hi2; ++i2) {",
+            *(f"    {line}" for line in row),
+            f"    {VECTORIZE}",
+            f"    for (int64_t i3 = {span[0]}; i3 < {span[1]}; ++i3) {{",
+            *(f"      {line}" for line in column),
+            "    }",
+            "  }",
+            "}",
+        ]
+        return self._function(lines, 0, None, 1)
+
+    def _function(self, lines: list[str], tasks: Dim, vector: Dim | None, block: int) -> Function:
+        symbols = tuple(self.out.symbols)
+        work: Dim = 0
+        for stage in self.nest.stages:
+            cost = sum(1 for _ in walk(stage.value))
+            work = work + ix.product(extent_of(v) for v in inner_of(stage) if not isinstance(v, int)) * cost
+        if vector is not None:
+            extent = extent_of(vector)
+            work = work * (min(extent, block) if isinstance(extent, int) else block)
+        known = work if isinstance(work, int) else None
+        return Function("\n".join(lines), tuple(self.out.buffers), symbols, tasks, known, self.out.raises)
+
+    def _preamble(self, pointers: str, dims: str) -> list[str]:
+        written = {buffer for buffer in self.nest.writes()}
+        lines = []
+        for buffer, name in self.out.buffers.items():
+            const = "" if buffer in written else "const "
+            lines.append(f"  {const}{NATIVE[buffer.dtype][1]} *const {name} = {pointers}[{name[1:]}];")
+        for name in self.out.symbols.values():
+            lines.append(f"  const int64_t {name} = {dims}[{name[1:]}];")
+        return lines
+
+    def _decode(self, outer: list[Dim], vector: Dim | None, blocks: Dim, block: int) -> None:
+        """Lines that turn task number t into the outer variables and the vector loop's bounds."""
+        out = self.out
+        rest = "t"
+        if vector is not None:
+            extent = extent_of(vector)
+            whole = isinstance(extent, int) and extent <= block
+            start = "0" if whole else f"({rest} % {out._divisor(blocks)} * {block})"
+            if not whole and outer:
+                out.line(f"const int64_t row = t / {out._divisor(blocks)};")
+                rest = "row"
+            out.line(f"const int64_t begin = {start}, end = min_i64(begin + {block}, {out.dim(extent)});")
+        for axis, v in enumerate(outer):
+            inner = ix.product(extent_of(u) for u in outer[axis + 1 :])
+            name = f"x{axis}"
+            code = rest if inner == 1 else f"{rest} / {out._divisor(inner)}"
+            if axis > 0:
+                code = f"{code if inner == 1 else f'({code})'} % {out._divisor(extent_of(v))}"
+            out.line(f"const int64_t {name} = {code};")
+            out.define(atom_of(v).key, name)
+
+    def _map(self, vector: Dim | None) -> None:
+        if vector is None:
+            for stage in self.nest.stages:
+                assert isinstance(stage, Store)
+                self._store(stage)
+            return
+        self._vector_loop(vector, [s for s in self.nest.stages if isinstance(s, Store)])
+
+    def _vector_loop(self, vector: Dim, stores: list[Store]) -> None:
+        self.out.push()
+        self.out.define(atom_of(vector).key, "j")
+        for store in stores:
+            self._store(store)
+        body = self.out.pop()
+        self.out.line(VECTORIZE)
+        self.out.line("for (int64_t j = begin; j < end; ++j) {")
+        self._append(body)
+
+    def _append(self, body: list[str]) -> None:
+        for line in body:
+            self.out.line(f"  {line}")
+        self.out.line("}")
+
+    def _store(self, store: Store) -> None:
+        value = self.out.value(store.value)
+        target = f"{self.out.buffer(store.buffer)}[{self.out.dim(store.offset)}]"
+        self.out.line(f"{target} = {encode(value, store.buffer.dtype)};")
+
+    def _stage(self, stage: Stage, vector: Dim | None) -> None:
+        if isinstance(stage, Store):
+            self._store_stage(stage, vector)
+        elif isinstance(stage, Running):
+            self._running(stage, vector)
+        elif stage.op.startswith("arg"):
+            self._arg(stage)
+        elif vector is not None:
+            self._column_reduce(stage, vector)
+        else:
+            self._row_reduce(stage)
+
+    def _loops(self, inner: Sequence[Dim]) -> None:
+        for v in inner:
+            name = self.out.name("k")
+            self.out.line(f"for (int64_t {name} = 0; {name} < {self.out.dim(extent_of(v))}; ++{name}) {{")
+            self.out.push()
+            self.out.define(atom_of(v).key, name)
+
+    def _close(self, inner: Sequence[Dim]) -> None:
+        for _ in inner:
+            self._append(self.out.pop())
+
+    def _store_stage(self, stage: Store, vector: Dim | None) -> None:
+        if vector is not None:
+            self._loops(stage.inner)
+            self._columns(vector, lambda: self._store(stage))
+            self._close(stage.inner)
+        elif stage.inner:
+            self._loops(stage.inner[:-1])
+            self.out.line(VECTORIZE)
+            self._loops(stage.inner[-1:])
+            self._store(stage)
+            self._close(stage.inner)
+        else:
+            self._store(stage)
+
+    def _columns(self, vector: Dim, body) -> None:
+        """The loop over a tile's columns; per-column locals are arrays indexed by l."""
+        self.out.push()
+        self.out.define(atom_of(vector).key, "(begin + l)")
+        for name, array in self._arrays.items():
+            self.out.define(name, f"{array}[l]")
+        body()
+        lines = self.out.pop()
+        self.out.line(VECTORIZE)
+        self.out.line("for (int64_t l = 0; l < end - begin; ++l) {")
+        self._append(lines)
+
+    @property
+    def _arrays(self) -> dict[str, str]:
+        if not hasattr(self, "_array_names"):
+            self._array_names: dict[str, str] = {}
+        return self._array_names
+
+    def _combine(self, op: str, dtype: str, x: str, y: str) -> str:
+        node = Expr({"sum": "add", "prod": "mul"}.get(op, op), dtype, (local("x", dtype), local("y", dtype)))
+        if dtype in ("float16", "bfloat16"):  # accumulated in float
+            node = Expr(node.op, "float32", (local("x", "float32"), local("y", "float32")))
+        return operation(node, [x, y], "a->error")
+
+    def _identity(self, op: str, dtype: str) -> str:
+        if op in ("sum", "or"):
+            return literal(0, dtype)
+        if op in ("prod", "and"):
+            return literal(1, dtype)
+        if is_float(dtype):
+            return literal(float("-inf") if op == "max" else float("inf"), dtype)
+        return literal(*extreme(op, dtype))
+
+    def _column_reduce(self, stage: Reduce, vector: Dim) -> None:
+        array, c_type = self.out.name("r"), compute_type(stage.dtype)
+        identity = self._identity(stage.op, stage.dtype)
+        self.out.line(f"{c_type} {array}[{COLUMNS}];")
+        self.out.line(f"for (int64_t l = 0; l < {COLUMNS}; ++l) {array}[l] = {identity};")
+        self._loops(stage.inner)
+
+        def body() -> None:
+            value = self.out.value(stage.value)
+            self.out.line(f"{array}[l] = {self._combine(stage.op, stage.dtype, f'{array}[l]', value)};")
+
+        self._columns(vector, body)
+        self._close(stage.inner)
+        self._arrays[stage.name] = array
+
+    def _row_reduce(self, stage: Reduce) -> None:
+        out, c_type = self.out, compute_type(stage.dtype)
+        result = out.name("r")
+        identity = self._identity(stage.op, stage.dtype)
+        if not stage.inner:
+            out.line(f"const {c_type} {result} = {self._combine(stage.op, stage.dtype, identity, out.value(stage.value))};")
+            out.define(stage.name, result)
+            return
+        out.line(f"{c_type} {result}[{LANES}];")
+        out.line(f"for (int l = 0; l < {LANES}; ++l) {result}[l] = {identity};")
+        self._loops(stage.inner[:-1])
+        last = stage.inner[-1]
+        extent, k = self.out.dim(extent_of(last)), out.name("k")
+
+        def body(index: str) -> list[str]:
+            out.push()
+            out.define(atom_of(last).key, index)
+            value = out.value(stage.value)
+            out.line(f"{result}[l] = {self._combine(stage.op, stage.dtype, f'{result}[l]', value)};")
+            return out.pop()
+
+        full = body(f"({k} + l)")
+        out.line(f"int64_t {k} = 0;")
+        out.line(f"for (; {k} + {LANES} <= {extent}; {k} += {LANES}) {{")
+        out.line(f"  #pragma clang loop vectorize_width({LANES}) unroll(disable)")
+        out.line(f"  for (int l = 0; l < {LANES}; ++l) {{")
+        for line in full:
+            out.line(f"    {line}")
+        out.line("  }")
+        out.line("}")
+        out.line(f"for (int l = 0; {k} + l < {extent}; ++l) {{")
+        self._append(full)
+        self._close(stage.inner[:-1])
+        fold = self._combine(stage.op, stage.dtype, f"{result}[l]", f"{result}[l + w]")
+        out.line(f"for (int w = {LANES // 2}; w; w /= 2)")
+        out.line(f"  for (int l = 0; l < w; ++l) {result}[l] = {fold};")
+        out.define(stage.name, f"{result}[0]")
+
+    def _arg(self, stage: Reduce) -> None:
+        """First (or last) position of the extreme element; NaN beats everything, as in numpy."""
+        out = self.out
+        operand = stage.value.dtype
+        best, position = out.name("r"), out.name("r")
+        out.line(f"{compute_type(operand)} {best} = 0;")
+        out.line(f"int64_t {position} = -1;")
+        self._loops(stage.inner)
+        value = out.value(stage.value)
+        sign = ">" if stage.op.startswith("argmax") else "<"
+        better = f"{value} {sign}{'=' if stage.op.endswith('last') else ''} {best}"
+        if is_float(operand):
+            better = f"{best} == {best} && ({value} != {value} || {better})"
+            if stage.op.endswith("last"):
+                better = f"({better}) || ({best} != {best} && {value} != {value})"
+        counter = out.c_names[atom_of(stage.inner[-1]).key] if not isinstance(stage.inner[-1], int) else "0"
+        out.line(f"if ({position} < 0 || ({better})) {best} = {value}, {position} = {counter};")
+        self._close(stage.inner)
+        out.define(stage.name, position)
+
+    def _running(self, stage: Running, vector: Dim | None) -> None:
+        out, c_type = self.out, compute_type(stage.dtype)
+        identity = self._identity(stage.op, stage.dtype)
+        acc = out.name("r")
+        target = acc if vector is None else f"{acc}[l]"
+        if vector is None:
+            out.line(f"{c_type} {acc} = {identity};")
+        else:
+            out.line(f"{c_type} {acc}[{COLUMNS}];")
+            out.line(f"for (int64_t l = 0; l < {COLUMNS}; ++l) {target} = {identity};")
+        inner = () if isinstance(stage.inner, int) else (stage.inner,)
+        self._loops(inner)
+
+        def body() -> None:
+            value = out.value(stage.value)
+            place = f"{out.buffer(stage.buffer)}[{out.dim(stage.offset)}]"
+            update = f"{target} = {self._combine(stage.op, stage.dtype, target, value)};"
+            write = f"{place} = {encode(target, stage.buffer.dtype)};"
+            for line in (write, update) if stage.exclusive else (update, write):
+                out.line(line)
+
+        if vector is None:
+            body()
+        else:
+            self._columns(vector, body)
+        self._close(inner)
+
+
+def extreme(op: str, dtype: str) -> tuple[int | bool, str]:
+    """Where a maximum (minimum) over integers starts."""
+    if dtype == "bool":
+        return op == "min", dtype
+    assert is_integer(dtype)
+    bits = 8 * {"8": 1, "16": 2, "32": 4, "64": 8}[dtype.lstrip("uint")]
+    if dtype.startswith("u"):
+        return (0 if op == "max" else 2**bits - 1), dtype
+    return (-(2 ** (bits - 1)) if op == "max" else 2 ** (bits - 1) - 1), dtype
+
+
+def emit_task(nest: Nest) -> Function:
+    """`nest` as a parallel task function."""
+    return NestEmitter(nest).task()
+
+
+def emit_epilogue(nest: Nest) -> Function:
+    """`nest` as the epilogue of a kernel."""
+    return NestEmitter(nest).epilogue()
+
+
+__all__ = ["Function", "constant", "emit_epilogue", "emit_task", "extreme", "form_of"]

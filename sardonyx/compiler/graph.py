@@ -1,0 +1,273 @@
+"""Walks an ONNX graph in order and lowers each node: by its operator function, or as a host call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from sardonyx import errors
+from sardonyx.compiler import index as ix
+from sardonyx.compiler.host import call_host
+from sardonyx.compiler.index import Dim
+from sardonyx.compiler.lower import Lowering, Unsupported
+from sardonyx.compiler.dtypes import is_native
+from sardonyx.compiler.program import Buffer, Placement, Port, Program
+from sardonyx.compiler.regions import count_uses
+from sardonyx.compiler.tensor import Plain, Tensor
+from sardonyx.ops import registry
+from sardonyx.ops.node import Node
+
+FOLD_BYTES = 1 << 22  # results of constant nodes larger than this (and than their inputs) are computed at run time
+NOT_FOLDED = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
+
+
+class GraphLowering(Lowering):
+    """Lowers the graphs of one model."""
+
+    def __init__(self, model: ir.Model):
+        super().__init__(model.graph.name or "model")
+        self.model = model
+        self.values: dict[ir.Value, Tensor] = {}
+        self.uses = count_uses(model.graph, self.opset)
+        self.dims_by_name: dict[str, Dim] = {}  # dims that host calls saw, by the name they were given
+
+    def opset(self, domain: str) -> int:
+        """The version of `domain` that the model asks for."""
+        imports = self.model.opset_imports
+        names = ("", "ai.onnx") if domain in ("", "ai.onnx") else (domain,)
+        return next((imports[name] for name in names if name in imports), 1)
+
+    # Inputs and outputs.
+
+    def inputs(self) -> None:
+        """Declare the graph's inputs; their unknown dims become symbols."""
+        symbols: dict[str, Dim] = {}
+        for number, value in enumerate(self.model.graph.inputs):
+            self.values[value] = self._input(number, value, symbols)
+
+    def _input(self, number: int, value: ir.Value, symbols: dict[str, Dim]) -> Tensor:
+        name = value.name or f"input{number}"
+        dtype = dtype_of(value)
+        native = isinstance(value.type, ir.TensorType) and is_native(dtype) and value.shape is not None
+        if not native:
+            tensor = self.object_tensor(value)
+            port = Port(name, dtype, type_string(value), (), tuple(_declared(value)), None, tensor.slot)
+            self.program.inputs.append(port)
+            return tensor
+        assert value.shape is not None
+        dims: list[Dim] = []
+        for axis, dim in enumerate(value.shape):
+            dims.append(dim if isinstance(dim, int) else self._entry_symbol(dim.value, number, axis, symbols))
+        buffer = Buffer(f"in{number}", dtype, ix.product(dims), "input")
+        self.program.inputs.append(Port(name, dtype, type_string(value), tuple(dims), tuple(_declared(value)), buffer))
+        return self.in_memory(buffer, dims)
+
+    def _entry_symbol(self, name: str | None, number: int, axis: int, symbols: dict[str, Dim]) -> Dim:
+        if name is not None and name in symbols:
+            return symbols[name]
+        symbol = ix.symbol(self.fresh("s"))
+        self.program.symbols.append(symbol)
+        self.program.entry.append((symbol, number, axis))
+        if name is not None:
+            symbols[name] = symbol
+        return symbol
+
+    def outputs(self) -> None:
+        """Put the graph's outputs into their own buffers."""
+        for number, value in enumerate(self.model.graph.outputs):
+            tensor = self.values[value]
+            name = value.name or f"output{number}"
+            if tensor.is_object:
+                port = Port(name, tensor.dtype, type_string(value), (), tuple(_declared(value)), None, tensor.slot)
+                self.program.outputs.append(port)
+                continue
+            buffer = Buffer(f"out{number}", tensor.dtype, tensor.size, "output")
+            self.materialize(tensor, Plain(tensor.shape), buffer)
+            kind = f"tensor({_onnx_name(tensor.dtype)})"
+            names = tuple(_declared(value)) or tuple(d if isinstance(d, int) else None for d in tensor.shape)
+            self.program.outputs.append(Port(name, tensor.dtype, kind, tensor.shape, names, buffer))
+
+    # Nodes.
+
+    def graph(self, graph: ir.Graph) -> list[Tensor]:
+        """Lower all nodes of `graph` into the current block; returns its outputs (lazy ones too)."""
+        for value in graph.initializers.values():
+            self.values.setdefault(value, self._initializer(value))
+        for node in graph:
+            self.lower_node(node)
+        return [self.value(output) for output in graph.outputs]
+
+    def value(self, value: ir.Value) -> Tensor:
+        """The tensor of a graph value."""
+        if value in self.values:
+            return self.values[value]
+        if value.const_value is not None:
+            self.values[value] = self._initializer(value)
+            return self.values[value]
+        raise errors.ModelError(f"value '{value.name}' is used before anything produces it", node=self.node)
+
+    def _initializer(self, value: ir.Value) -> Tensor:
+        assert value.const_value is not None
+        dtype = dtype_of_tensor(value.const_value)
+        array = value.const_value.numpy()
+        if not is_native(dtype):
+            return self.object_constant(array, dtype)
+        return self.constant(array, dtype)
+
+    def lower_node(self, node: ir.Node) -> None:
+        """Lower one node and bind its outputs."""
+        view = Node(node, self.opset(node.domain))
+        outer = self.node, self.operator
+        self.node, self.operator = view.name, node.op_type
+        try:
+            inputs = [None if value is None else self._operand(value) for value in node.inputs]
+            results = self._fold(view, inputs)
+            if results is None:
+                results = self._lower(view, inputs)
+            for value, tensor in zip(node.outputs, results, strict=False):
+                if value.name and tensor is not None:
+                    self._bind(value, tensor)
+        finally:
+            self.node, self.operator = outer
+
+    def _bind(self, value: ir.Value, tensor: Tensor) -> None:
+        uses = self.uses.get(value, 1)
+        if value in self.values.keys():
+            raise errors.ModelError(f"value '{value.name}' is produced twice", node=self.node)
+        tensor.uses = max(tensor.uses, uses)
+        self.values[value] = tensor
+
+    def _operand(self, value: ir.Value) -> Tensor:
+        tensor = self.value(value)
+        if tensor.uses > 1 and not tensor.is_object and tensor.array is None:
+            self.cheap(tensor)
+        elif tensor.cost > 160:
+            self.materialize(tensor)
+        return tensor
+
+    def _lower(self, view: Node, inputs: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        found = registry.find(view.domain, view.op_type, view.opset)
+        reason = f"no native code for {view.op_type}"
+        if found is not None:
+            block = self.block
+            try:
+                result = found.lower(self, view, *inputs)
+                self.program.placement.append(Placement(view.name, view.op_type, "native", "compiled"))
+                return result if isinstance(result, tuple | list) else (result,)
+            except Unsupported as problem:
+                self.block = block
+                reason = str(problem)
+        self.program.placement.append(Placement(view.name, view.op_type, "reference", reason))
+        return call_host(self, view, inputs)
+
+    def _fold(self, view: Node, inputs: Sequence[Tensor | None]) -> list[Tensor | None] | None:
+        """The outputs of a node whose inputs are all known, computed now by the reference."""
+        if view.op_type in NOT_FOLDED or any(a.type in _GRAPHS for a in view.ir.attributes.values()):
+            return None
+        arrays = [None if t is None else t.array for t in inputs]
+        if any(t is not None and (t.array is None or not is_native(t.dtype)) for t in inputs):
+            return None
+        if not inputs and view.op_type != "Constant":
+            return None
+        if not self._worth_folding(view, inputs):
+            return None
+        from sardonyx.runtime.reference import run_node
+
+        try:
+            results = run_node(view.ir, arrays, dict(self.model.opset_imports))
+        except Exception:  # whatever is wrong with the node is reported when it is lowered
+            return None
+        if not all(r is None or (isinstance(r, np.ndarray | np.generic) and is_native(_name(r))) for r in results):
+            return None
+        self.program.placement.append(Placement(view.name, view.op_type, "native", "constant"))
+        return [None if r is None else self.constant(np.asarray(r), _name(r)) for r in results]
+
+    def _worth_folding(self, view: Node, inputs: Sequence[Tensor | None]) -> bool:
+        known = sum(t.array.nbytes for t in inputs if t is not None and t.array is not None)
+        if view.op_type in ("ConstantOfShape", "Expand", "Tile", "EyeLike", "Range", "Resize", "Pad"):
+            sizes = [abs(int(v)) for t in inputs[:3] if t is not None and t.array is not None and t.array.dtype.kind in "if"
+                     for v in np.nan_to_num(t.array.ravel()[:64])]  # fmt: skip
+            grown = 1
+            for size in sizes:
+                grown *= max(size, 1)
+                if grown > FOLD_BYTES // 8:
+                    return False
+        return known <= FOLD_BYTES
+
+    # Python objects.
+
+    def object_tensor(self, value: ir.Value | None, type_proto: Any = None) -> Tensor:
+        """A tensor that only Python can hold, in a slot of its own."""
+        tensor = Tensor(self, dtype_of(value) if value is not None else "object", ())
+        tensor.slot = self.program.slots
+        tensor.type_proto = type_proto if type_proto is not None else value
+        self.program.slots += 1
+        return tensor
+
+    def object_constant(self, array: np.ndarray, dtype: str) -> Tensor:
+        """A constant of a dtype without native code."""
+        tensor = Tensor(self, dtype, ())
+        tensor.slot = self.program.slots
+        self.program.slots += 1
+        self.program.objects.append((tensor.slot, array))
+        return tensor
+
+
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+
+
+def _declared(value: ir.Value) -> Iterable[int | str | None]:
+    if value.shape is None:
+        return ()
+    return [dim if isinstance(dim, int) else dim.value for dim in value.shape]
+
+
+def _name(array: Any) -> str:
+    return str(np.asarray(array).dtype)
+
+
+def _onnx_name(dtype: str) -> str:
+    return {"float32": "float", "float64": "double"}.get(dtype, dtype)
+
+
+def dtype_of_tensor(tensor: Any) -> str:
+    """The element type of an `onnx_ir` tensor as a name."""
+    return _DTYPES.get(tensor.dtype.name, tensor.dtype.name.lower())
+
+
+_DTYPES = {"FLOAT": "float32", "DOUBLE": "float64"}
+
+
+def dtype_of(value: ir.Value) -> str:
+    """The element type of a graph value as a name."""
+    kind = value.type
+    while isinstance(kind, ir.SequenceType | ir.OptionalType):
+        kind = kind.elem_type
+    if kind is None or kind.dtype is None:
+        return "undefined"
+    return _DTYPES.get(kind.dtype.name, kind.dtype.name.lower())
+
+
+def type_string(value: ir.Value) -> str:
+    """The type of a graph value as ONNX prints it: ``tensor(float)``, ``seq(tensor(int64))``."""
+
+    def text(kind: Any) -> str:
+        if isinstance(kind, ir.SequenceType):
+            return f"seq({text(kind.elem_type)})"
+        if isinstance(kind, ir.OptionalType):
+            return f"optional({text(kind.elem_type)})"
+        return f"tensor({kind.dtype.name.lower()})" if kind is not None else "tensor(undefined)"
+
+    return text(value.type)
+
+
+def lower(model: ir.Model) -> Program:
+    """The Program of a prepared model."""
+    lowering = GraphLowering(model)
+    lowering.inputs()
+    lowering.graph(model.graph)
+    lowering.outputs()
+    return lowering.program

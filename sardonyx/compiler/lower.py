@@ -1,0 +1,330 @@
+"""Lowering: from an ONNX graph to a Program, one operator function at a time.
+
+`Lowering` is what operator functions (`sardonyx.ops`) work with: it makes tensors, puts them in memory, emits steps,
+and turns data into dims and checks. Tensors stay lazy as long as possible; a kernel call stays *open* until its output
+is needed, so that the arithmetic that follows becomes its epilogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from sardonyx import errors
+from sardonyx.compiler import expr as ex
+from sardonyx.compiler import index as ix
+from sardonyx.compiler.dtypes import is_native
+from sardonyx.compiler.expr import Expr
+from sardonyx.compiler.index import Dim
+from sardonyx.compiler.nest import as_epilogue, simplify
+from sardonyx.compiler.program import (
+    Block,
+    Buffer,
+    Check,
+    Define,
+    Kernel,
+    Nest,
+    Pointer,
+    Program,
+    Stage,
+    Step,
+    Store,
+    expr_buffers,
+)
+from sardonyx.compiler.tensor import Blocked, Layout, Plain, Tensor, variables
+
+MAX_COST = 160  # operations in one fused expression; beyond, compile time grows and registers spill
+
+
+class Unsupported(Exception):
+    """Raised by an operator function that has no native code for these types or attributes: the node runs on the host."""
+
+
+class Lowering:
+    """The state of one lowering, and the operations that operator functions build on."""
+
+    def __init__(self, name: str):
+        self.program = Program(name)
+        self.block = self.program.main
+        self.node = ""
+        self.operator = ""
+        self._names = 0
+        self._constants: dict[tuple, Buffer] = {}
+        self._moved: dict[Buffer, Buffer] = {}  # stored in place: the buffer asked for -> the one that it became
+
+    # Names, buffers, tensors.
+
+    def fresh(self, prefix: str) -> str:
+        """A new name."""
+        self._names += 1
+        return f"{prefix}{self._names}"
+
+    def temporary(self, dtype: str, size: Dim) -> Buffer:
+        """Memory for `size` elements, from here to its last use in this block."""
+        return Buffer(self.fresh("b"), dtype, size, block=self.block)
+
+    def constant_buffer(self, array: np.ndarray, dtype: str) -> Buffer:
+        """`array` among the weights, row-major; equal arrays share one."""
+        array = np.ascontiguousarray(array)
+        key = (dtype, array.nbytes, hash(array.tobytes()) if array.nbytes < 1 << 16 else id(array))
+        if key not in self._constants:
+            buffer = Buffer(f"w{len(self._constants)}", dtype, array.size, "constant", array)
+            self._constants[key] = buffer
+            self.program.constants.append(buffer)
+        return self._constants[key]
+
+    def constant(self, array: np.ndarray, dtype: str | None = None) -> Tensor:
+        """A tensor with a known value."""
+        array = np.asarray(array)
+        tensor = Tensor(self, dtype or str(array.dtype), array.shape)
+        tensor.array = array
+        return tensor
+
+    def lazy(
+        self,
+        dtype: str,
+        shape: Sequence[Dim],
+        element: Callable[[tuple[Dim, ...]], Expr],
+        *,
+        sources: Iterable[Tensor] = (),
+        cost: int = 0,
+    ) -> Tensor:
+        """A tensor whose element at a position is ``element(position)``.
+
+        Args:
+            dtype: element type of what `element` returns.
+            shape: dims.
+            element: position -> expression.
+            sources: the tensors that `element` reads once for each element of the result; their cost adds up.
+            cost: operations that `element` itself adds.
+        """
+        tensor = Tensor(self, dtype, shape, element)
+        sources = list(sources)
+        tensor.cost = cost + sum(source.cost for source in sources)
+        tensor.blocked = any(source.blocked and source.shape == tensor.shape for source in sources)
+        return tensor
+
+    def in_memory(self, buffer: Buffer, shape: Sequence[Dim], layout: Layout | None = None) -> Tensor:
+        """A tensor that lies in `buffer`."""
+        tensor = Tensor(self, buffer.dtype, shape)
+        tensor.buffer = buffer
+        tensor.layout = layout or Plain(tensor.shape)
+        tensor.blocked = isinstance(tensor.layout, Blocked)
+        return tensor
+
+    # Putting tensors in memory.
+
+    def materialize(self, tensor: Tensor, layout: Layout | None = None, target: Buffer | None = None) -> Buffer:
+        """Make sure that `tensor` is in memory (in `layout` and in `target`, when given) and return its buffer.
+
+        Without a layout, one that is already there is kept, and a lazy tensor takes the blocked layout when what it is
+        computed from is blocked.
+        """
+        if tensor.is_object:
+            raise Unsupported(f"{tensor.dtype} values have no native layout")
+        if target is None and tensor.buffer is not None and layout in (None, tensor.layout):
+            self.close(tensor.buffer)
+            return tensor.buffer
+        if target is None and tensor.array is not None and isinstance(layout or Plain(()), Plain):
+            return self.constant_buffer(tensor.array, tensor.dtype)
+        if layout is None:
+            layout = Blocked(tensor.shape) if tensor.blocked and tensor.rank > 2 else Plain(tensor.shape)
+        buffer = self._store(tensor, layout, target)
+        if tensor.array is None and (tensor.buffer is None or target is not None):
+            tensor.buffer, tensor.layout, tensor.cost = buffer, layout, 0
+            tensor.blocked = isinstance(layout, Blocked)
+        return buffer
+
+    def plain(self, tensor: Tensor) -> Tensor:
+        """`tensor` in memory, row-major."""
+        if tensor.layout == Plain(tensor.shape) or tensor.array is not None:
+            self.materialize(tensor, Plain(tensor.shape))
+            return tensor if tensor.buffer is not None else self.in_memory(
+                self.constant_buffer(tensor.array, tensor.dtype), tensor.shape
+            )
+        return self.in_memory(self.materialize(tensor, Plain(tensor.shape)), tensor.shape)
+
+    def blocked(self, tensor: Tensor) -> Tensor:
+        """`tensor` in memory as NCHW16c."""
+        layout = Blocked(tensor.shape)
+        return self.in_memory(self.materialize(tensor, layout), tensor.shape, layout)
+
+    def cheap(self, tensor: Tensor, limit: int = 0) -> Tensor:
+        """`tensor`, in memory if computing an element anew costs more than `limit` operations."""
+        if tensor.cost > limit and tensor.buffer is None and tensor.array is None:
+            self.materialize(tensor)
+        elif tensor.buffer is not None:
+            self.close(tensor.buffer)
+        return tensor
+
+    def _store(self, tensor: Tensor, layout: Layout, target: Buffer | None) -> Buffer:
+        loops, position, inside = layout.domain()
+        value = ex.guard(inside, tensor.at(position), ex.constant(0, tensor.dtype))
+        buffer = target or self.temporary(tensor.dtype, layout.size())
+        node, operator = tensor.origin
+        nest = Nest(loops, [Store(buffer, layout.offset(position), value)], node=node, operator=operator)
+        self.emit_nest(nest, in_place=target is None and buffer.kind == "temporary")
+        return self._moved.pop(buffer, buffer) if target is None else buffer
+
+    def emit_nest(self, nest: Nest, *, in_place: bool = False) -> None:
+        """Append a loop nest, or make it the epilogue of an open kernel call that it reads from."""
+        pending = [buffer for buffer in dict.fromkeys(nest.reads()) if buffer.pending is not None]
+        for buffer in reversed(pending):
+            kernel = buffer.pending
+            others = [other for other in pending if other is not buffer]
+            epilogue = as_epilogue(nest, kernel, buffer) if kernel is not None and kernel.epilogue is None else None
+            if epilogue is None:
+                continue
+            for other in others:
+                self.close(other)
+            self._attach(kernel, buffer, epilogue, in_place)
+            return
+        for buffer in pending:
+            self.close(buffer)
+        self.emit(simplify(nest))
+
+    def _attach(self, kernel: Kernel, buffer: Buffer, epilogue: Nest, in_place: bool) -> None:
+        (store,) = epilogue.stages
+        assert isinstance(store, Store)
+        loads = [n for n in ex.walk(store.value) if n.op == "load" and n.value[0] is buffer]
+        same_place = all(n.value[1] == store.offset for n in loads)
+        if in_place and same_place and store.buffer.dtype == buffer.dtype and store.buffer.size == buffer.size:
+            self._moved[store.buffer] = buffer
+            store.buffer = buffer
+        kernel.epilogue = epilogue
+        buffer.pending = None
+        self._emit_kernel(kernel)
+
+    def close(self, buffer: Buffer) -> None:
+        """Emit the kernel call that writes `buffer`, if it is still open."""
+        if buffer.pending is not None:
+            kernel, buffer.pending = buffer.pending, None
+            self._emit_kernel(kernel)
+
+    def _emit_kernel(self, kernel: Kernel) -> None:
+        self.block.steps.append(kernel)
+
+    def open_kernel(self, kernel: Kernel) -> None:
+        """Announce a kernel call that takes an epilogue: it is emitted when its output is needed."""
+        self._label(kernel)
+        for buffer in kernel.pointers():
+            if buffer not in kernel.output:
+                self.close(buffer)
+        kernel.output[0].pending = kernel
+
+    def emit(self, step: Step) -> None:
+        """Append a step; kernel calls that it reads from are closed first."""
+        for buffer in list(step.reads()):
+            self.close(buffer)
+        self._label(step)
+        self.block.steps.append(step)
+
+    def _label(self, step: Step) -> None:
+        step.node = step.node or self.node
+        step.operator = step.operator or self.operator
+
+    def nest(self, outer: Sequence[Dim], stages: list[Stage]) -> None:
+        """Emit a loop nest over the variables `outer`."""
+        self.emit_nest(Nest(tuple(outer), stages))
+
+    def pointer(self, tensor: Tensor) -> Pointer:
+        """The address of a tensor, row-major in memory."""
+        buffer = self.plain(tensor).buffer
+        assert buffer is not None
+        return Pointer(buffer)
+
+    def strided(self, tensor: Tensor) -> tuple[Pointer, list[Dim]] | None:
+        """``(address, strides in elements)`` when `tensor` is a strided view of memory (it is never copied), or None."""
+        position = variables(tensor.shape)
+        element = tensor.at(position)
+        if element.op != "load":
+            return None
+        buffer, offset = element.value
+        found = ix.linear(offset, position)
+        if found is None:
+            return None
+        self.close(buffer)
+        strides, base = found
+        return Pointer(buffer, base), strides
+
+    # Data to dims.
+
+    def elements(self, tensor: Tensor) -> list[Expr]:
+        """The elements of a small rank-0 or rank-1 tensor of static length, known ones as constants or indices."""
+        length = 1 if tensor.rank == 0 else tensor.shape[0]
+        if tensor.rank > 1 or not isinstance(length, int):
+            raise Unsupported("the number of elements of a shape-like input is not known")
+        values = [tensor.at((i,) * tensor.rank) for i in range(length)]
+        if tensor.buffer is None and any(ex.as_index(v) is None and v.op != "const" for v in values):
+            self.materialize(tensor, Plain(tensor.shape))
+            values = [tensor.at((i,) * tensor.rank) for i in range(length)]
+        return values
+
+    def dim(self, value: Expr, *, lower: int | None = 0) -> Dim:
+        """`value` as a dim: itself when it is known, else a symbol defined at run time (checked to be >= `lower`)."""
+        value = ex.cast(value, "int64")
+        known = ex.as_index(value)
+        if known is not None:
+            return known
+        symbol = ix.symbol(self.fresh("s"), lower=lower)
+        self.emit(Define(symbol, value))
+        if lower is not None:
+            self.check(ex.index(symbol) >= lower, "shape", f"a dimension below {lower}")
+        return symbol
+
+    def check(self, condition: Expr, code: str, message: str) -> None:
+        """Stop the run with an error unless `condition` holds; raised here when it is known to fail."""
+        if condition.op == "const" and condition.value:
+            return
+        if condition.op == "const":
+            kind = errors.ShapeError if code == "shape" else errors.ModelError
+            raise kind(message, node=self.node, operator=self.operator)
+        self.emit(Check(condition, code, message))
+
+    def equal_dims(self, x: Dim, y: Dim, message: str) -> Dim:
+        """Require two dims to be equal; returns the one that is known better."""
+        if x != y:
+            self.check(ex.index(x).equal(ex.index(y)), "shape", f"{message}: {x} and {y}")
+        return x if isinstance(x, int) else y
+
+    def requires(self, condition: bool, reason: str) -> None:
+        """Leave the node to the host, for `reason`, unless `condition`."""
+        if not condition:
+            raise Unsupported(reason)
+
+    def native(self, *tensors: Tensor | None) -> None:
+        """Leave the node to the host unless all `tensors` have native element types."""
+        for tensor in tensors:
+            if tensor is not None and (tensor.is_object or not is_native(tensor.dtype)):
+                raise Unsupported(f"{tensor.dtype} has no native code")
+
+    def force(self, tensors: Iterable[Tensor]) -> None:
+        """Put lazy tensors in memory before a block that may use them more than once or not at all."""
+        for tensor in tensors:
+            if tensor.is_object or tensor.array is not None:
+                continue
+            if tensor.buffer is not None:
+                self.close(tensor.buffer)
+            elif tensor.cost > 0 or any(b.pending for b in self._sources(tensor)):
+                self.materialize(tensor)
+
+    def _sources(self, tensor: Tensor) -> Iterable[Buffer]:
+        position = variables(tensor.shape)
+        return expr_buffers(tensor.at(position))
+
+    def enter(self) -> Block:
+        """Start a block inside the current one; steps go there until `leave`."""
+        self.block = Block(parent=self.block)
+        return self.block
+
+    def leave(self) -> None:
+        """Back to the enclosing block."""
+        assert self.block.parent is not None
+        self.block = self.block.parent
+
+
+def attributes(node: Any) -> dict[str, Any]:
+    """The attributes of an `onnx_ir.Node` as Python values."""
+    return {name: attr.value for name, attr in node.attributes.items()}

@@ -1,0 +1,170 @@
+"""Tensors during lowering: a dtype, a shape, and a function from an element's position to its value.
+
+A tensor is *lazy* until somebody needs it in memory. Movement and arithmetic only wrap the function, so a chain of them
+becomes one expression, and layouts are nothing but the map from a position to an offset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sardonyx.compiler import expr as ex
+from sardonyx.compiler import index as ix
+from sardonyx.compiler.expr import Expr
+from sardonyx.compiler.index import Dim
+from sardonyx.compiler.program import Buffer
+
+if TYPE_CHECKING:
+    from sardonyx.compiler.lower import Lowering
+
+LANES = 16  # channels of a block in the NCHW16c layout, on every target
+Position = tuple[Dim, ...]
+Element = Callable[[Position], Expr]
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Row-major elements."""
+
+    shape: tuple[Dim, ...]
+
+    def size(self) -> Dim:
+        """Elements in memory."""
+        return ix.product(self.shape)
+
+    def offset(self, position: Position) -> Dim:
+        """Where the element at `position` lies."""
+        result: Dim = 0
+        for extent, i in zip(self.shape, position, strict=True):
+            result = result * extent + i
+        return result
+
+    def domain(self, prefix: str = "i") -> tuple[tuple[Dim, ...], Position, Expr]:
+        """``(variables, position, inside)``: loop variables in memory order, the tensor position that they stand for,
+        and a condition that is false for padding."""
+        position = variables(self.shape, prefix)
+        return position, position, ex.constant(True, "bool")
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """NCHW16c: ``[N][C / 16][spatial...][16]``, channels beyond C stored as zero."""
+
+    shape: tuple[Dim, ...]
+
+    @property
+    def blocks(self) -> Dim:
+        """Channel blocks of one image."""
+        return ix.ceildiv(self.shape[1], LANES)
+
+    @property
+    def pixels(self) -> Dim:
+        """Spatial positions of one image."""
+        return ix.product(self.shape[2:])
+
+    def size(self) -> Dim:
+        """Elements in memory."""
+        return self.shape[0] * self.blocks * self.pixels * LANES
+
+    def offset(self, position: Position) -> Dim:
+        """Where the element at `position` lies."""
+        n, c, *spatial = position
+        block = ix.floordiv(c, LANES)
+        pixel = Plain(self.shape[2:]).offset(tuple(spatial))
+        return ((n * self.blocks + block) * self.pixels + pixel) * LANES + ix.mod(c, LANES)
+
+    def domain(self, prefix: str = "i") -> tuple[tuple[Dim, ...], Position, Expr]:
+        """See `Plain.domain`; the loops are image, channel block, spatial axes, lane."""
+        n_dim, c_dim, *spatial_dims = self.shape
+        loops = variables((n_dim, self.blocks, *spatial_dims, LANES), prefix)
+        n, block, *spatial, lane = loops
+        channel = block * LANES + lane
+        inside = ex.compare("lt", ex.index(channel), ex.index(c_dim))
+        if isinstance(c_dim, int) and c_dim % LANES == 0:
+            inside = ex.constant(True, "bool")
+        return loops, (n, channel, *spatial), inside
+
+
+Layout = Plain | Blocked
+
+
+def variables(shape: Sequence[Dim], prefix: str = "i") -> Position:
+    """One loop variable for each dim (the constant 0 where the dim is 1)."""
+    return tuple(ix.variable(f"{prefix}{axis}", extent) for axis, extent in enumerate(shape))
+
+
+class Tensor:
+    """A value of the graph being lowered.
+
+    Attributes:
+        dtype: element type.
+        shape: dims.
+        array: the value when it is a constant.
+        buffer, layout: where it lies, once it is in memory.
+        cost: rough number of operations to compute one element anew (0: a view or a constant).
+        blocked: computed from blocked tensors of the same shape, so better stored blocked.
+        uses: consumers that can't be fused into one.
+    """
+
+    def __init__(self, ctx: Lowering, dtype: str, shape: Sequence[Dim], element: Element | None = None):
+        self.ctx = ctx
+        self.dtype = dtype
+        self.shape = tuple(shape)
+        self.element = element
+        self.array: np.ndarray | None = None
+        self.buffer: Buffer | None = None
+        self.layout: Layout | None = None
+        self.cost = 0
+        self.blocked = False
+        self.uses = 1
+        self.origin = (ctx.node, ctx.operator)  # whose work it is, for profiles and errors
+        self.slot = -1  # a Python object: sequence, optional, string tensor, tensor of unknown rank
+        self.type_proto: object = None  # of an object: its ONNX type
+
+    @property
+    def rank(self) -> int:
+        """Number of dims."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> Dim:
+        """Number of elements."""
+        return ix.product(self.shape)
+
+    @property
+    def is_object(self) -> bool:
+        """True for values that only Python can hold."""
+        return self.slot >= 0
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.dtype}{list(self.shape)}, {self.buffer or ('constant' if self.array is not None else 'lazy')})"
+
+    def at(self, position: Sequence[Dim]) -> Expr:
+        """The element at `position`, one dim for each axis."""
+        position = tuple(position)
+        assert len(position) == self.rank, (position, self)
+        if self.array is not None:
+            return self._constant_at(position)
+        if self.buffer is not None:
+            assert self.layout is not None
+            return ex.load(self.buffer, self.layout.offset(position))
+        assert self.element is not None
+        return self.element(position)
+
+    def _constant_at(self, position: Position) -> Expr:
+        array = self.array
+        assert array is not None
+        if array.size == 1:
+            return ex.constant(array.reshape(-1)[0], self.dtype)
+        if all(isinstance(i, int) for i in position):
+            return ex.constant(array[position], self.dtype)
+        buffer = self.ctx.constant_buffer(array, self.dtype)
+        return ex.load(buffer, Plain(self.shape).offset(position))
+
+    def scalar(self) -> Expr:
+        """The first element (of a tensor with one)."""
+        return self.at((0,) * self.rank)

@@ -1,0 +1,1 @@
+"""Targets and bundles: how a model leaves this machine."""

@@ -1,0 +1,216 @@
+// matmul_f32 -- C[b0,b1,i,j] = sum over k of A[b0,b1,i,k] * B[b0,b1,k,j], then the epilogue, block by block.
+//
+// Each element is accumulated from 0 with SX_FMA, k ascending: neither tile nor blocks nor threads show in the bits.
+// Where K is cut into chunks, C holds the partial sums between them, which is exact.
+//
+//   task    some blocks of rows x panels (16 columns) of some batches; neighbours share panels and run as one block
+//   block   for each chunk of K: pack B's panels (unless they are packed, 0); for each MC rows: copy A (where it pays);
+//           for each group of panels: for each tile of <= MR rows: one call of a register tile
+//           (where nothing is packed, each MC rows are a block of their own: their C stays close between chunks)
+//
+// A chunk of one panel (16 KB) stays in L1 while the tiles of MC rows pass; MC rows of A and all packed panels stay in
+// L2. NaN and infinity pass through as they come: no product is ever skipped.
+#include "matmul_f32.h"
+
+#include "matmul_pack.h"
+#include "matmul_tile.h"
+
+// Tunables, in elements: chunk of K; rows of A in L2; most panels that a block packs; products worth a task (~20 us).
+#ifndef KC
+#define KC 384
+#endif
+#ifndef MC
+#define MC (120 / MR * MR)
+#endif
+#define STREAM_AHEAD 32
+#define PACKED_PANELS 16
+#define TASK_WORK (1 << 20)
+#define MOST_TASKS 256
+#ifndef WIDE_BLOCK
+#define WIDE_BLOCK 192
+#endif
+#ifndef WIDEST
+#define WIDEST 512
+#endif
+
+SX_INLINE int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
+SX_INLINE int64_t most(int64_t x, int64_t y) { return x > y ? x : y; }
+SX_INLINE int64_t ceil_div(int64_t x, int64_t y) { return (x + y - 1) / y; }
+
+// How a call is cut. It depends on shapes and strides alone, so that all tasks of a call agree.
+typedef struct {
+    int64_t panels;                 // of 16 columns
+    int64_t row_blocks, col_blocks; // of one batch; row blocks are numbered first
+    int64_t units, tasks;           // blocks in all, and the tasks that share them
+    int64_t kc;                     // length of a chunk of K
+    int pack_b;                     // pack panels into scratch; otherwise only a last, narrow one of an unpacked B
+} matmul_plan;
+
+static matmul_plan plan_of(const matmul_f32_args *g) {
+    matmul_plan plan = {.panels = ceil_div(g->n, 16)};
+    if (g->m == 0 || g->n == 0 || g->batch0 == 0 || g->batch1 == 0) return plan;
+    const int one_tile = g->m <= MR;
+    // Tiles of one row block use each element of B once, so it is read in place, but for a B stored by columns.
+    plan.pack_b = !g->b_packed && !(one_tile && g->b_col == 1);
+    plan.kc = one_tile && g->b_packed ? g->k : KC;
+    const int64_t chunks = most(1, ceil_div(g->k, most(1, plan.kc)));
+    plan.kc = (ceil_div(g->k, chunks) + 3) / 4 * 4;
+
+    // Few rows cost what reading B costs, about as much as 8 rows.
+    const int64_t batches = g->batch0 * g->batch1;
+    const int64_t work = batches * most(g->k, 1) * g->n * most(g->m, 8) / TASK_WORK;
+    const int64_t wanted = least(work <= 16 ? most(1, work) : 16 + (work - 16) / 4, MOST_TASKS);
+    const int64_t wanted_here = ceil_div(wanted, batches);
+    plan.row_blocks = 1;
+    plan.col_blocks = plan.pack_b ? ceil_div(plan.panels, PACKED_PANELS) : 1;
+    // Large blocks read A and B least often, so cut only as small as the wanted number of tasks demands.
+    static const int16_t smallest[][2] = {{8 * MR, WIDE_BLOCK}, {4 * MR, 64}, {MR, 32}};
+    for (int i = 0; i < 3; i++) {
+        const int64_t rows = g->m / smallest[i][0], cols = g->n / smallest[i][1];
+        plan.col_blocks = most(plan.col_blocks, least(cols, ceil_div(wanted_here, plan.row_blocks)));
+        plan.row_blocks = most(plan.row_blocks, least(rows, ceil_div(wanted_here, plan.col_blocks)));
+    }
+    plan.units = batches * plan.row_blocks * plan.col_blocks;
+    plan.tasks = batches <= wanted ? plan.units : least(plan.units, wanted);
+    return plan;
+}
+
+// Part `i` of `parts` of 0 .. n starts here: parts differ by one at most.
+SX_INLINE int64_t part(int64_t n, int64_t parts, int64_t i) { return n * i / parts; }
+
+// A tile of which only the first `width` of its `full` columns are C's: computed beside C, then stored in part.
+static void run_narrow(matmul_tile_function function, const matmul_tile *t, int64_t rows, int64_t full, int64_t width) {
+    float beside[MR * 4 * 16];
+    for (int64_t i = 0; i < rows && !t->fresh; i++)
+        for (int64_t j = 0; j < full; j++) beside[i * full + j] = j < width ? t->c[i * t->c_row + j] : 0;
+    matmul_tile narrow = *t;
+    narrow.c = beside;
+    narrow.c_row = full;
+    function(&narrow);
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < width; j++) t->c[i * t->c_row + j] = beside[i * full + j];
+}
+
+// Runs the tiles of `rows` rows for `cols` columns from the panels at `t.b`; `t` has the pointers of the block's corner.
+// What is read after that begins at `after`.
+static void run_tiles(matmul_tile t, int64_t rows, int64_t cols, const float *after) {
+    static const int8_t widths[MR + 1] = {
+#define WIDTH_ENTRY(R) [R] = WIDE(R),
+        EACH_ROW_COUNT(WIDTH_ENTRY)};
+    const int64_t tiles = ceil_div(rows, MR), height = rows / tiles, taller = rows % tiles; // the first ones by a row
+    const int64_t wide = widths[height + (taller > 0)]; // that of all tiles
+    const float *const a = t.a;
+    float *const c = t.c;
+    const int64_t c_row = t.c_row;
+    for (int64_t col = 0; col < cols;) {
+        const int64_t group = ceil_div(cols - col, 16) >= wide ? wide : 1;
+        const int64_t width = least(16 * group, cols - col);
+        const matmul_tile_function *const functions = group == 1 ? matmul_slim_tiles : matmul_wide_tiles;
+        const float *const next = col + width < cols ? t.b + group * t.b_panel : after;
+        // While one tile passes, B streams: fetch ahead in it. Many tiles share the work of fetching the next panels.
+        t.ahead = (const char *)(tiles == 1 ? t.b + STREAM_AHEAD * t.b_k : next);
+        t.ahead_step = tiles == 1 ? t.b_k * (int64_t)sizeof(float) : 64 / tiles;
+        t.a = a;
+        t.c = c + col;
+        for (int64_t i = 0; i < tiles; i++) {
+            const int64_t count = height + (i < taller);
+            if (width == 16 * group)
+                functions[count](&t);
+            else
+                run_narrow(functions[count], &t, count, 16 * group, width);
+            t.a += count * t.a_row;
+            t.c += count * c_row;
+            t.ahead += t.k * t.ahead_step;
+        }
+        t.b += group * t.b_panel;
+        col += width;
+    }
+}
+
+typedef struct {
+    int64_t batch0, batch1, row_lo, row_hi, col_lo, col_hi; // col_lo is a multiple of 16
+} matmul_block;
+
+// Copying A costs a pass over it, so several panels must use it. Contiguous rows are read as well in place.
+SX_INLINE int copies_a(const matmul_f32_args *g, int64_t cols) { return g->a_col != 1 && cols > 16; }
+
+static void run_block(const matmul_f32_args *g, const matmul_plan *plan, const matmul_block *s, float *scratch) {
+    const int64_t rows = s->row_hi - s->row_lo, cols = s->col_hi - s->col_lo, whole = cols / 16 * 16;
+    const float *const a = g->a + s->batch0 * g->a_batch0 + s->batch1 * g->a_batch1 + s->row_lo * g->a_row;
+    const float *const b = g->b + s->batch0 * g->b_batch0 + s->batch1 * g->b_batch1;
+    float *const c = g->c + s->batch0 * g->c_batch0 + s->batch1 * g->c_batch1 + s->row_lo * g->c_row + s->col_lo;
+    const int64_t parts = ceil_div(rows, MC);
+    float *const packed = scratch + matmul_a_copy_floats(MC, KC);
+
+    int64_t k_lo = 0;
+    do {
+        const int64_t k = least(plan->kc, g->k - k_lo);
+        const matmul_view view = {b + k_lo * g->b_row + s->col_lo * g->b_col, g->b_row, g->b_col};
+        if (plan->pack_b)
+            matmul_pack_b(view, k, cols, packed);
+        else if (!g->b_packed && whole < cols)
+            matmul_pack_b((matmul_view){view.data + whole, g->b_row, 1}, k, cols - whole, packed);
+        for (int64_t i = 0; i < parts; i++) {
+            const int64_t lo = part(rows, parts, i), count = part(rows, parts, i + 1) - lo;
+            matmul_view from = {a + lo * g->a_row + k_lo * g->a_col, g->a_row, g->a_col};
+            if (copies_a(g, cols) && k <= KC) from = matmul_copy_a(from, count, k, scratch);
+            matmul_tile t = {.a = from.data, .a_row = from.row, .a_k = from.col, .k = k, .fresh = k_lo == 0};
+            t.c = c + lo * g->c_row, t.c_row = g->c_row;
+            if (g->b_packed || plan->pack_b) {
+                t.b_k = 16;
+                t.b_panel = 16 * (g->b_packed ? g->k : k);
+                t.b = g->b_packed ? b + s->col_lo * g->k + k_lo * 16 : packed;
+                const float *const rest = k_lo + k < g->k ? t.b + 16 * k : b + s->col_hi * g->k;
+                run_tiles(t, count, cols, g->b_packed ? rest : packed);
+            } else {
+                t.b_k = g->b_row, t.b_panel = 16, t.b = view.data;
+                run_tiles(t, count, whole, packed);
+                t.b_k = 16, t.b = packed, t.c += whole;
+                run_tiles(t, count, cols - whole, packed);
+            }
+            if (g->epilogue && k_lo + k == g->k)
+                g->epilogue(g->operands, g->dims, s->batch0, s->batch1, s->row_lo + lo, s->row_lo + lo + count,
+                            s->col_lo, s->col_hi);
+        }
+        k_lo += k;
+    } while (k_lo < g->k);
+}
+
+int64_t matmul_f32_tasks(const matmul_f32_args *args) { return plan_of(args).tasks; }
+
+int64_t matmul_f32_scratch(const matmul_f32_args *args) {
+    const matmul_plan plan = plan_of(args);
+    const int64_t panels = plan.pack_b ? least(plan.panels, PACKED_PANELS) : args->b_packed ? 0 : 1;
+    return (matmul_a_copy_floats(MC, KC) + panels * plan.kc * 16) * (int64_t)sizeof(float);
+}
+
+void matmul_f32(const void *args, int64_t lo, int64_t hi, void *scratch) {
+    const matmul_f32_args *const g = args;
+    const matmul_plan plan = plan_of(g);
+    if (plan.tasks == 0) return;
+    const int64_t end = part(plan.units, plan.tasks, hi);
+    for (int64_t unit = part(plan.units, plan.tasks, lo); unit < end;) {
+        const int64_t row_block = unit % plan.row_blocks, col_block = unit / plan.row_blocks % plan.col_blocks;
+        const int64_t batch = unit / plan.row_blocks / plan.col_blocks;
+        const int64_t last_row = least(plan.row_blocks, row_block + end - unit);
+        int64_t last_col = col_block + 1;
+        if (last_row - row_block == plan.row_blocks && !plan.pack_b)
+            last_col = col_block + most(1, least(WIDEST * plan.col_blocks / g->n, (end - unit) / plan.row_blocks));
+        last_col = least(last_col, plan.col_blocks);
+        const int64_t row_lo = part(g->m, plan.row_blocks, row_block);
+        const int64_t rows = part(g->m, plan.row_blocks, last_row) - row_lo;
+        const int64_t parts = plan.pack_b ? 1 : ceil_div(rows, MC);
+        for (int64_t i = 0; i < parts; i++) {
+            const matmul_block block = {
+                .batch0 = batch / g->batch1,
+                .batch1 = batch % g->batch1,
+                .row_lo = row_lo + part(rows, parts, i),
+                .row_hi = row_lo + part(rows, parts, i + 1),
+                .col_lo = part(plan.panels, plan.col_blocks, col_block) * 16,
+                .col_hi = least(g->n, part(plan.panels, plan.col_blocks, last_col) * 16),
+            };
+            run_block(g, &plan, &block, scratch);
+        }
+        unit += (last_row - row_block) * (last_col - col_block);
+    }
+}

@@ -1,0 +1,74 @@
+"""What the standard says about an operator, looked up once per (domain, operator, opset)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+
+MIN_OPSET = 7  # before it, broadcasting and many attributes meant something else
+_REQUIRED = onnx.defs.OpSchema.FormalParameterOption.Single
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The parts of a schema that a node must agree with.
+
+    Attributes:
+        name: operator with the version that defined it, such as ``Conv-11``.
+        attributes: name -> (attribute type number, is required).
+        required_inputs: for each formal input, whether a node must give it.
+    """
+
+    name: str
+    schema: onnx.defs.OpSchema
+    attributes: dict[str, tuple[int, bool]]
+    required_inputs: tuple[bool, ...]
+    inputs: range
+    outputs: range
+
+
+@functools.lru_cache(maxsize=4096)
+def signature(domain: str, operator: str, opset: int) -> Signature | None:
+    """The signature in force in `opset` of `domain`; None if the standard has no such operator."""
+    if not onnx.defs.has(operator, opset, domain):
+        return None
+    schema = onnx.defs.get_schema(operator, opset, domain)
+    attributes = {key: (int(value.type), value.required) for key, value in schema.attributes.items()}
+    return Signature(
+        name=_full_name(domain, operator, schema.since_version),
+        schema=schema,
+        attributes=attributes,
+        required_inputs=tuple(formal.option == _REQUIRED for formal in schema.inputs),
+        inputs=range(schema.min_input, schema.max_input + 1),
+        outputs=range(schema.min_output, schema.max_output + 1),
+    )
+
+
+@functools.cache
+def newest_opset(domain: str) -> int | None:
+    """The newest opset of `domain` that the installed `onnx` package defines; None for foreign domains."""
+    return {"" if name == "ai.onnx" else name: v[1] for name, v in _version_map().items()}.get(domain)
+
+
+def _version_map() -> dict[str, tuple[int, int]]:
+    return onnx.defs.C.schema_version_map()
+
+
+def version_of(node: ir.Node, opset_imports: Mapping[str, int]) -> int:
+    """The opset whose definition `node` follows: its own version if set, else the model's for its domain."""
+    return node.version if node.version is not None else opset_imports.get(node.domain, 1)
+
+
+def operator_name(node: ir.Node, opset_imports: Mapping[str, int]) -> str:
+    """The operator with its version for messages, such as ``Conv-11`` or ``com.microsoft.Gelu-1``."""
+    version = version_of(node, opset_imports)
+    found = signature(node.domain, node.op_type, version)
+    return found.name if found else _full_name(node.domain, node.op_type, version)
+
+
+def _full_name(domain: str, operator: str, version: int) -> str:
+    return f"{domain}.{operator}-{version}" if domain else f"{operator}-{version}"

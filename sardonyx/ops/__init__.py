@@ -1,0 +1,1 @@
+"""Operators: one obvious place each, in the file of their family."""

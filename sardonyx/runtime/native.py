@@ -1,0 +1,318 @@
+"""The binding between Python and a compiled model: buffers in, one C call, arrays out.
+
+Nothing here imports onnx; a warm load needs numpy and ctypes alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sardonyx import errors
+from sardonyx.runtime.threads import Host, Pool
+
+_NUMPY = {"bool": np.dtype(bool)}
+ERRORS = {
+    1: (errors.RuntimeFailure, "an index is out of range"),
+    2: (errors.RuntimeFailure, "an integer is divided by zero"),
+    3: (errors.ShapeError, "shapes do not fit"),
+    4: (errors.RuntimeFailure, "not enough memory"),
+    5: (errors.RuntimeFailure, "the operator failed"),
+    6: (errors.RuntimeFailure, "a value is not allowed"),
+}
+
+
+class _Io(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("rank", ctypes.c_int64),
+        ("slot", ctypes.c_int64),
+        ("dtype", ctypes.c_char_p),
+        ("dims", ctypes.c_int64 * 16),
+    )
+
+
+class _Call(ctypes.Structure):
+    _fields_ = (
+        ("buffers", ctypes.c_void_p),
+        ("dims", ctypes.c_void_p),
+        ("weights", ctypes.c_void_p),
+        ("arena", ctypes.c_void_p),
+        ("arena_bytes", ctypes.c_int64),
+        ("planned", ctypes.c_void_p),
+        ("offsets", ctypes.c_void_p),
+        ("error", ctypes.c_int64),
+        ("step", ctypes.c_int64),
+        ("ticks", ctypes.c_void_p),
+        ("io", ctypes.POINTER(_Io)),
+        ("inputs", ctypes.c_int64),
+    )
+
+
+def numpy_dtype(name: str) -> np.dtype:
+    """The numpy dtype of an element type."""
+    if name not in _NUMPY:
+        if hasattr(np, name):
+            _NUMPY[name] = np.dtype(name)
+        else:
+            from sardonyx.compiler.dtypes import numpy_dtype as small
+
+            _NUMPY[name] = small(name)
+    return _NUMPY[name]
+
+
+class Port:
+    """An input or output of a compiled model."""
+
+    def __init__(self, facts: dict[str, Any]):
+        self.name: str = facts["name"]
+        self.type: str = facts["type"]
+        self.shape: tuple[int | str | None, ...] = tuple(facts["shape"])
+        self.dims: list[int | str] = facts["dims"]
+        self.known: bool = facts["known"]
+        self.slot: int = facts["slot"]
+        self.dtype_name: str = facts["dtype"]
+        self.dtype: np.dtype | str = facts["dtype"] if self.slot >= 0 else numpy_dtype(facts["dtype"])
+        self.fixed = all(isinstance(dim, int) for dim in self.dims)
+
+    def __repr__(self) -> str:
+        return f"{self.name}: {self.type}{list(self.shape)}"
+
+
+class Library:
+    """A compiled model: its code, weights and description; shared by all contexts that run it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        facts = json.loads((folder / "program.json").read_bytes())
+        self.facts = facts
+        self.inputs = [Port(port) for port in facts["inputs"]]
+        self.outputs = [Port(port) for port in facts["outputs"]]
+        self.entry: list[tuple[int, int]] = [(number, axis) for number, axis in facts["entry"]]
+        library = ctypes.CDLL(str(folder / "model.so"))
+        self.main = library.sx_main
+        self.main.restype = ctypes.c_int64
+        self.main.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+        self.output_dims = library.sx_output_dims
+        self.output_dims.restype = None
+        self.output_dims.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+        self._map, self.weights = _map_weights(folder / "weights.bin", facts["weights"])
+        self.rank_total = sum(len(port.dims) for port in self.outputs)
+
+    def fail(self, code: int, step: int, cause: BaseException | None) -> None:
+        """Raise the error that a run ended with."""
+        kind, message = ERRORS.get(code, (errors.RuntimeFailure, f"error {code}"))
+        node, operator = self.facts["steps"][step] if step < len(self.facts["steps"]) else ("", "")
+        message = self.facts["messages"].get(str(step), message) if code in (3, 6) else message
+        if isinstance(cause, errors.SardonyxError):
+            raise cause
+        if cause is not None:
+            message = f"{message}: {cause}"
+        raise kind(message, node=node, operator=operator) from cause
+
+
+def _map_weights(path: Path, size: int) -> tuple[Any, int]:
+    if size == 0:
+        return None, 0
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if os.fstat(descriptor).st_size < size:
+            raise errors.CacheError(f"{path} is shorter than the model's weights", hint="clear it: sardonyx cache clear")
+        mapped = mmap.mmap(descriptor, size, prot=mmap.PROT_READ | mmap.PROT_WRITE, flags=mmap.MAP_PRIVATE)
+    finally:
+        os.close(descriptor)
+    # Writable in name only: ctypes takes the address of writable memory alone. Pages stay shared, as nobody writes.
+    return mapped, ctypes.addressof(ctypes.c_char.from_buffer(mapped))
+
+
+_ALLOCATE = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+HostCall = Callable[[int, list[Any]], Sequence[Any]]
+
+
+class Context:
+    """What one run at a time needs: an arena, dims, a host handle. Contexts of a session are pooled."""
+
+    def __init__(self, library: Library, pool: Pool, threads: int | None, host_call: HostCall | None, profile: bool):
+        self.library = library
+        self.host = Host(pool, threads or pool.threads)
+        self._host_call = host_call
+        self.objects: list[Any] = [None] * library.facts["slots"]
+        self.failure: BaseException | None = None
+        inputs, outputs = len(library.inputs), len(library.outputs)
+        self.symbols = len(library.entry)
+        self.pointers = (ctypes.c_void_p * (inputs + outputs + 1))()
+        self.dims = (ctypes.c_int64 * (self.symbols + library.rank_total + 1))()
+        self._planned = (ctypes.c_int64 * (self.symbols + 1))()
+        self._offsets = (ctypes.c_int64 * (library.facts["planned"] + 1))()
+        self.ticks = (ctypes.c_int64 * (len(library.facts["steps"]) + 1))() if profile else None
+        self.runs = 0
+        self.call = _Call(
+            buffers=ctypes.addressof(self.pointers),
+            dims=ctypes.addressof(self.dims),
+            weights=library.weights,
+            planned=ctypes.addressof(self._planned),
+            offsets=ctypes.addressof(self._offsets),
+            ticks=ctypes.addressof(self.ticks) if self.ticks is not None else None,
+        )
+        self._call_address = ctypes.addressof(self.call)
+        self._output_dims_address = ctypes.addressof(self.dims) + 8 * self.symbols
+        if host_call is not None:
+            self.host.set_call(self._enter_host)
+
+    @property
+    def arena(self) -> int:
+        """Bytes of the arena."""
+        return self.call.arena_bytes
+
+    def run(self, values: Sequence[Any], out: Mapping[int, np.ndarray] | None = None) -> list[Any]:
+        """Run on checked, contiguous arrays (Python objects for object ports); returns all outputs."""
+        library = self.library
+        for number, (port, value) in enumerate(zip(library.inputs, values, strict=True)):
+            if port.slot >= 0:
+                self.objects[port.slot] = value
+            else:
+                self.pointers[number] = value.__array_interface__["data"][0]
+        for position, (number, axis) in enumerate(library.entry):
+            self.dims[position] = values[number].shape[axis]
+        results = self._outputs(out)
+        code = library.main(self.host.address, self._call_address)
+        self.runs += 1
+        if code or self.failure is not None:
+            cause, self.failure = self.failure, None
+            library.fail(code, self.call.step, cause)
+        return self._collect(results)
+
+    def _outputs(self, out: Mapping[int, np.ndarray] | None) -> list[np.ndarray | None]:
+        library = self.library
+        if self.symbols or not library.facts.get("static"):
+            library.output_dims(ctypes.addressof(self.dims), self._output_dims_address)
+        at = self.symbols
+        results: list[np.ndarray | None] = []
+        first = len(library.inputs)
+        for number, port in enumerate(library.outputs):
+            rank = len(port.dims)
+            array: np.ndarray | None = None
+            if port.slot < 0 and port.known:
+                shape = tuple(self.dims[at : at + rank])
+                array = out.get(number) if out else None
+                if array is None:
+                    array = np.empty(shape, port.dtype)
+                elif array.shape != shape:
+                    raise errors.InputError(f"out '{port.name}' has shape {array.shape}, expected {shape}")
+            self.pointers[first + number] = array.__array_interface__["data"][0] if array is not None else None
+            results.append(array)
+            at += rank
+        return results
+
+    def _collect(self, results: list[np.ndarray | None]) -> list[Any]:
+        library = self.library
+        at = self.symbols
+        found: list[Any] = []
+        for number, (port, array) in enumerate(zip(library.outputs, results, strict=True)):
+            rank = len(port.dims)
+            if port.slot >= 0:
+                found.append(self.objects[port.slot])
+            elif array is None:
+                found.append(self._take(len(library.inputs) + number, port, tuple(self.dims[at : at + rank])))
+            else:
+                found.append(array)
+            at += rank
+        return found
+
+    def _take(self, number: int, port: Port, shape: tuple[int, ...]) -> np.ndarray:
+        """Copy an output that the run allocated, and give its memory back."""
+        address = self.pointers[number]
+        array = np.empty(shape, port.dtype)
+        ctypes.memmove(array.__array_interface__["data"][0], address, array.nbytes)
+        self.host.release(address)
+        return array
+
+    def _enter_host(self, call: int, step: int) -> int:
+        try:
+            self._run_host(step)
+        except BaseException as problem:  # noqa: BLE001 - kept, and raised when C has returned
+            self.failure = problem
+            return 1
+        return 0
+
+    def _run_host(self, step: int) -> None:
+        assert self._host_call is not None
+        io, inputs = self.call.io, self.call.inputs
+        values = [self._read(io[i]) for i in range(inputs)]
+        outputs = self._host_call(step, values)
+        for position, value in enumerate(outputs):
+            self._write(io[inputs + position], value)
+
+    def _read(self, io: _Io) -> Any:
+        if io.rank == -2:
+            return None
+        if io.rank == -1:
+            return self.objects[io.slot]
+        dtype = numpy_dtype(io.dtype.decode())
+        shape = tuple(io.dims[: io.rank])
+        array = np.empty(shape, dtype)
+        if array.nbytes:
+            ctypes.memmove(array.__array_interface__["data"][0], io.data, array.nbytes)
+        return array
+
+    def _write(self, io: _Io, value: Any) -> None:
+        if io.rank == -2:
+            return
+        if io.rank == -1:
+            self.objects[io.slot] = value
+            return
+        array = np.ascontiguousarray(value, dtype=numpy_dtype(io.dtype.decode()))
+        if array.ndim != io.rank:
+            array = array.reshape(array.shape if array.ndim == io.rank else np.shape(value))
+        if array.ndim != io.rank:
+            raise errors.ShapeError(f"the operator gave rank {array.ndim}, expected {io.rank}")
+        if io.data is None:
+            io.data = self.host_allocate(max(array.nbytes, 1))
+            for axis, dim in enumerate(array.shape):
+                io.dims[axis] = dim
+        elif array.shape != tuple(io.dims[: io.rank]):
+            raise errors.ShapeError(f"the operator gave shape {array.shape}, expected {tuple(io.dims[: io.rank])}")
+        if array.nbytes:
+            ctypes.memmove(io.data, array.__array_interface__["data"][0], array.nbytes)
+
+    def host_allocate(self, size: int) -> int:
+        """Memory that compiled code will release."""
+        # The second member of sx_host.
+        function = ctypes.c_void_p.from_address(self.host.address + ctypes.sizeof(ctypes.c_void_p)).value
+        assert function is not None
+        address = _ALLOCATE(function)(self.host.address, size)
+        if not address:
+            raise errors.RuntimeFailure("not enough memory")
+        return address
+
+
+class Contexts:
+    """The contexts of a session: as many as runs overlap."""
+
+    def __init__(self, make: Callable[[], Context]):
+        self._make = make
+        self._free: list[Context] = []
+        self._lock = threading.Lock()
+        self.all: list[Context] = []
+
+    def take(self) -> Context:
+        """A context that nobody else uses."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            context = self._make()
+            with self._lock:
+                self.all.append(context)
+            return context
+
+    def give(self, context: Context) -> None:
+        """Put a context back."""
+        self._free.append(context)
