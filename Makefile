@@ -39,7 +39,8 @@ test: $(VENV)/.dev ## Run the default tests
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 .PHONY: test-models
-test-models: $(VENV)/.dev ## Run the tests on whole networks
+test-models: $(VENV)/.dev ## Fetch real networks (350 MB, once) and run the tests on them
+	$(BIN)/python tests/models/install.py
 	$(BIN)/python -m pytest -m models $(ARGS)
 
 .PHONY: test-long

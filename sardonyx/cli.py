@@ -408,7 +408,7 @@ def _summary(value: Any) -> dict[str, Any]:
             "values": "",
         }
     row: dict[str, Any] = {"type": str(value.dtype), "shape": list(value.shape)}
-    if (value.size and value.dtype.kind in "fiu") or value.dtype.name == "bfloat16":
+    if value.size and (value.dtype.kind in "fiu" or value.dtype.name == "bfloat16"):
         wide = value.astype(np.float64)
         low, mean, high = float(wide.min()), float(wide.mean()), float(wide.max())
         return {**row, "values": f"min {low:.6g}, mean {mean:.6g}, max {high:.6g}"}
@@ -478,7 +478,7 @@ def _print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row.values()))
     # Not a terminal: lines as long as they need to be, for grep.
-    Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200).print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _cell(value: Any) -> str:

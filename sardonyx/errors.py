@@ -100,7 +100,7 @@ class InputError(SardonyxError, ValueError):
     """An input of a run has a wrong name, type, rank or dimension."""
 
 
-class RuntimeFailure(SardonyxError, RuntimeError):  # noqa: N818 (RuntimeError is taken)
+class RuntimeFailure(SardonyxError, RuntimeError):
     """The run itself failed: index out of range, integer division by zero, no memory."""
 
 

@@ -217,10 +217,13 @@ def _compile(
     def make(folder: Path) -> None:
         source = folder / f"{_file_name(unit)}.c"
         source.write_text(unit.text())
-        defines = [f"-D{name}={value}" for name, value in unit.defines]
-        command = [*_compiler().compile, *_compile_flags(target, debug), *defines]
-        command += ["-I", str(SOURCES), "-c", str(source), "-o", str(folder / "unit.o")]
-        _run(command, f"cannot compile {unit.name} for {target.name}", store, cancelled)
+        command = [*_compiler().compile, *_compile_flags(target, debug)]
+        command += [f"-D{name}={value}" for name, value in unit.defines]
+        if debug:  # the source stays beside the object, for debuggers
+            command.append(f"-fdebug-prefix-map={folder}={store.root / 'entries' / key}")
+        # Names without folders: messages are shorter, and no temporary path gets into an object.
+        command += ["-I", str(SOURCES), "-c", source.name, "-o", "unit.o"]
+        _run(command, f"cannot compile {unit.name} for {target.name}", store, cancelled, folder)
         if not debug:
             source.unlink()
 
@@ -290,6 +293,7 @@ def _find_compiler(named: str) -> _Compiler:
         program = shutil.which(command[0])
         if program is None:
             raise CompileError(f"SARDONYX_CC names {command[0]!r}, which is not a program")
+        program = os.path.abspath(program)
         return _Compiler((program, *command[1:]), None, f"{_identity(Path(program))} {command[1:]}")
     zig = _find_zig()
     # Only the headers that belong to the compiler itself: what is compiled here includes nothing else.
@@ -319,7 +323,11 @@ def _identity(program: Path) -> str:
 
 
 def _run(
-    command: Sequence[str], failure: str, store: Cache, cancelled: threading.Event | None = None
+    command: Sequence[str],
+    failure: str,
+    store: Cache,
+    cancelled: threading.Event | None = None,
+    folder: Path | None = None,
 ) -> None:
     """Runs a compiler or linker.
 
@@ -330,14 +338,13 @@ def _run(
 
     if cancelled is not None and cancelled.is_set():
         raise CompileError(f"{failure}: cancelled")
-    folder = str(store.folder("zig"))
-    environment = dict(
-        os.environ, ZIG_GLOBAL_CACHE_DIR=folder, ZIG_LOCAL_CACHE_DIR=folder, LC_ALL="C"
-    )
+    own = str(store.folder("zig"))
+    environment = dict(os.environ, ZIG_GLOBAL_CACHE_DIR=own, ZIG_LOCAL_CACHE_DIR=own, LC_ALL="C")
     try:
         process = subprocess.Popen(
             command,
             env=environment,
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

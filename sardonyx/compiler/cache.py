@@ -85,10 +85,11 @@ class Cache:
             return None
         check_private(self.root)
         check_private(path.parent)
+        seen = _identity(path)
         try:
             manifest = _verify(path)
         except ValueError:
-            self._discard(path)
+            self._discard(path, seen)
             return None
         except OSError:  # out of descriptors, a sick disk: no reason to throw the entry away
             return None
@@ -125,9 +126,12 @@ class Cache:
                         raise
                 else:
                     return path
+                seen = _identity(path)
                 if self.entry(key) is not None:
                     return path  # another publisher was faster
-                self._discard(path)  # what is there cannot be used, and entry() could not tell why
+                self._discard(
+                    path, seen
+                )  # what is there cannot be used, and entry() could not tell why
             raise CacheError(f"cannot replace the damaged cache entry {path}")
         except OSError as error:
             raise explained(error, self.root) from error
@@ -153,7 +157,8 @@ class Cache:
 
     def remove(self, key: str) -> None:
         """Removes one entry, if it is there."""
-        self._discard(self._path(key))
+        path = self._path(key)
+        self._discard(path, _identity(path))
 
     def clear(self) -> None:
         """Removes everything; entries that other processes are just publishing are left to them."""
@@ -282,12 +287,17 @@ class Cache:
             raise explained(error, self.root) from error
         return path
 
-    def _discard(self, path: Path) -> None:
+    def _discard(self, path: Path, seen: tuple[int, int]) -> None:
+        """Removes an entry, unless somebody has replaced it since `seen` was taken."""
         # Renamed first: nobody sees an entry that is half removed.
-        trash = path.with_name(f".old-{_origin()}-{os.getpid()}-{time.monotonic_ns()}")
+        trash = path.with_name(f".old-{_origin()}-{os.getpid()}-{os.urandom(8).hex()}")
         with contextlib.suppress(OSError):
+            if _identity(path) != seen:
+                return
             os.rename(path, trash)
-            if trash.is_symlink() or not trash.is_dir():
+            if _identity(trash) != seen:
+                os.rename(trash, path)
+            elif trash.is_symlink() or not trash.is_dir():
                 trash.unlink()
             else:
                 _remove_tree(trash)
@@ -421,6 +431,15 @@ def _seal(work: Path, key: str) -> None:
 def _create(path: Path) -> TextIO:
     """A new file of our own, open for writing."""
     return open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Tells what lies at a path from what may be put there later; a rename does not change it."""
+    try:
+        facts = os.lstat(path)
+    except OSError:
+        return (0, 0)
+    return (facts.st_ino, facts.st_mtime_ns)
 
 
 def _remove_tree(path: Path) -> None:

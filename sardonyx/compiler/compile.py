@@ -87,7 +87,11 @@ def write_host_model(program: Program, model: ir.Model, path: Path) -> None:
     if not program.host_nodes:
         return
     nodes = [ir.serde.serialize_node(node) for node, _ in program.host_nodes]
-    graph = onnx.helper.make_graph(nodes, "host", [], [])
+    made = {name for node in nodes for name in node.output}
+    names = {name for node in nodes for name in node.input}
+    names |= {value.name or "" for _, captured in program.host_nodes for value in captured}
+    inputs = [onnx.ValueInfoProto(name=name) for name in sorted(names - made - {""})]
+    graph = onnx.helper.make_graph(nodes, "host", inputs, [])
     for slot, array in program.objects:
         graph.initializer.append(_object_tensor(array, f"slot{slot}"))
     imports = [onnx.helper.make_opsetid(d, v) for d, v in model.opset_imports.items()]

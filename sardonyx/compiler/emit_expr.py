@@ -14,6 +14,7 @@ HALF = ("float16", "bfloat16")
 EXACT = ("neg", "abs", "max", "min", "floor", "ceil", "trunc", "round_even", "sign", "select", "fmod")
 INFIX = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 ARITHMETIC = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
+FLOAT_NAMES = {"abs": "fabs"}
 BITWISE = {"and": "&", "or": "|", "xor": "^"}
 
 
@@ -240,7 +241,7 @@ def operation(expr: Expr, args: list[str], error: str) -> str:
     if op == "neg":
         return f"(-{args[0]})"
     suffix = "f64" if dtype == "float64" else "f32"
-    return f"{op}_{suffix}({', '.join(args)})"
+    return f"{FLOAT_NAMES.get(op, op)}_{suffix}({', '.join(args)})"
 
 
 def _integer(op: str, dtype: str, args: list[str], error: str) -> str:

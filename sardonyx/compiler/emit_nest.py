@@ -58,11 +58,12 @@ def form_of(nest: Nest) -> str:
     if all(isinstance(stage, Store) and not stage.inner for stage in nest.stages):
         return "map"
     reduces = [stage for stage in nest.stages if not (isinstance(stage, Store) and not stage.inner)]
-    inner = [inner_of(stage)[-1] for stage in reduces if inner_of(stage)]
+    reduces = [stage for stage in reduces if inner_of(stage)]
+    inner = [inner_of(stage)[-1] for stage in reduces]
     if not nest.outer or not inner or any(s.op.startswith("arg") for s in reduces if isinstance(s, Reduce)):
         return "row"
     column_score = _stride(nest.stages, nest.outer[-1])
-    row_score = max(_stride([stage], v) for stage, v in zip(reduces, inner, strict=False))
+    row_score = max(_stride([stage], v) for stage, v in zip(reduces, inner, strict=True))
     return "column" if column_score > max(row_score, 0) else "row"
 
 

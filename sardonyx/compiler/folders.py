@@ -23,6 +23,7 @@ _DISK_ERRNOS = {
     errno.EIO,
     errno.ENOENT,
     errno.ENOTDIR,
+    errno.EEXIST,  # a file where a folder should be
     errno.ELOOP,
     errno.ENAMETOOLONG,
 }

@@ -119,7 +119,7 @@ class GraphLowering(Lowering):
 
     def lower_node(self, node: ir.Node) -> None:
         """Lower one node and bind its outputs."""
-        view = Node(node, self.opset(node.domain))
+        view = Node(node, node.version or self.opset(node.domain))
         outer = self.node, self.operator
         self.node, self.operator = view.name, node.op_type
         try:

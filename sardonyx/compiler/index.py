@@ -238,7 +238,7 @@ def _extreme(x: Dim, *, upper: bool) -> Dim | None:
         for atom in monomial:
             at_top = (c > 0) == upper
             if atom.kind == "symbol" or (at_top and atom.extent is None):
-                if atom.kind != "symbol":
+                if atom.kind != "symbol" or atom.lower is None or atom.lower < 0:
                     return None
                 term = term * _of(atom)
             elif at_top:

@@ -52,6 +52,7 @@ class Lowering:
         self.operator = ""
         self._names = 0
         self._constants: dict[tuple, Buffer] = {}
+        self._defined: dict[tuple, Dim] = {}  # (block, value, lower bound) -> the symbol that holds it
         self._moved: dict[Buffer, Buffer] = {}  # stored in place: the buffer asked for -> the one that it became
 
     # Names, buffers, tensors.
@@ -132,7 +133,7 @@ class Lowering:
         if layout is None:
             layout = Blocked(tensor.shape) if tensor.blocked and tensor.rank > 2 else Plain(tensor.shape)
         buffer = self._store(tensor, layout, target)
-        if tensor.array is None and (tensor.buffer is None or target is not None):
+        if tensor.array is None and tensor.block is self.block and (tensor.buffer is None or target is not None):
             tensor.buffer, tensor.layout, tensor.cost = buffer, layout, 0
             tensor.blocked = isinstance(layout, Blocked)
         return buffer
@@ -256,10 +257,12 @@ class Lowering:
         length = 1 if tensor.rank == 0 else tensor.shape[0]
         if tensor.rank > 1 or not isinstance(length, int):
             raise Unsupported("the number of elements of a shape-like input is not known")
-        values = [tensor.at((i,) * tensor.rank) for i in range(length)]
-        if tensor.buffer is None and any(ex.as_index(v) is None and v.op != "const" for v in values):
-            self.materialize(tensor, Plain(tensor.shape))
-            values = [tensor.at((i,) * tensor.rank) for i in range(length)]
+        at = tensor.element or tensor.at  # what was known stays known when the tensor has been put in memory
+        values = [at((i,) * tensor.rank) for i in range(length)]
+        if not all(_is_known(value) for value in values):
+            stored = self.in_memory(self.materialize(tensor, Plain(tensor.shape)), tensor.shape)
+            loads = [stored.at((i,) * tensor.rank) for i in range(length)]
+            values = [value if _is_known(value) else load for value, load in zip(values, loads, strict=True)]
         return values
 
     def dim(self, value: Expr, *, lower: int | None = 0) -> Dim:
@@ -268,11 +271,13 @@ class Lowering:
         known = ex.as_index(value)
         if known is not None:
             return known
-        symbol = ix.symbol(self.fresh("s"), lower=lower)
-        self.emit(Define(symbol, value))
-        if lower is not None:
-            self.check(ex.index(symbol) >= lower, "shape", f"a dimension below {lower}")
-        return symbol
+        key = (self.block, value.key, lower)
+        if key not in self._defined:
+            if lower is not None:
+                self.check(value >= lower, "shape", f"a dimension below {lower}")
+            self._defined[key] = ix.symbol(self.fresh("s"), lower=lower)
+            self.emit(Define(self._defined[key], value))
+        return self._defined[key]
 
     def check(self, condition: Expr, code: str, message: str) -> None:
         """Stop the run with an error unless `condition` holds; raised here when it is known to fail."""
@@ -323,6 +328,10 @@ class Lowering:
         """Back to the enclosing block."""
         assert self.block.parent is not None
         self.block = self.block.parent
+
+
+def _is_known(value: Expr) -> bool:
+    return value.op == "const" or ex.as_index(value) is not None
 
 
 def attributes(node: Any) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def _real(variables: Sequence[Dim]) -> tuple[Dim, ...]:
 
 
 def _split_once(nest: Nest) -> Nest | None:
-    variables = [*nest.outer, *(v for s in nest.stages if not isinstance(s, Running) for v in inner_of(s))]
+    variables = [*nest.outer, *(v for s in nest.stages if not _needs_position(s) for v in inner_of(s))]
     by_atom = {atom_of(v): v for v in variables}
     for stage in nest.stages:
         for dim in stage_indices(stage):
@@ -86,6 +86,11 @@ def _split_once(nest: Nest) -> Nest | None:
                 if found is not None:
                     return _split(nest, *found)
     return None
+
+
+def _needs_position(stage: Stage) -> bool:
+    """True when the stage's one inner variable has to stay whole: a scan, or a search for a position."""
+    return isinstance(stage, Running) or (isinstance(stage, Reduce) and stage.op.startswith("arg"))
 
 
 def _split_candidate(atom: Atom, by_atom: dict[Atom, Dim]) -> tuple[Dim, Dim] | None:

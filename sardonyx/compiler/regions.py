@@ -24,7 +24,7 @@ def count_uses(graph: ir.Graph, opset: Callable[[str], int]) -> dict[ir.Value, i
     def visit(current: ir.Graph) -> None:
         for node in current:
             position[node] = len(position)
-            row = registry.find(node.domain, node.op_type, opset(node.domain))
+            row = registry.find(node.domain, node.op_type, node.version or opset(node.domain))
             elementwise[node] = row is not None and row.elementwise
             for value in node.inputs:
                 if value is not None:

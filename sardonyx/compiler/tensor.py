@@ -121,6 +121,7 @@ class Tensor:
         self.cost = 0
         self.blocked = False
         self.uses = 1
+        self.block = ctx.block  # where it was made: memory given to it in an inner block is not its own
         self.origin = (ctx.node, ctx.operator)  # whose work it is, for profiles and errors
         self.slot = -1  # a Python object: sequence, optional, string tensor, tensor of unknown rank
         self.type_proto: object = None  # of an object: its ONNX type

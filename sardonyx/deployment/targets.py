@@ -10,6 +10,7 @@ import platform
 import sys
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 __all__ = ["TARGETS", "Target", "find", "host_target"]
 
@@ -55,8 +56,7 @@ class Target:
         )
 
 
-@dataclass(frozen=True)
-class _Cpu:
+class _Cpu(NamedTuple):
     name: str
     arch: str
     cpu: str
@@ -70,7 +70,10 @@ class _Cpu:
 _V2 = "cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3"
 _V3 = f"{_V2} avx avx2 bmi1 bmi2 f16c fma abm movbe"
 _SKYLAKE = f"{_V3} avx512f avx512bw avx512cd avx512dq avx512vl adx"
-_ICELAKE = f"{_SKYLAKE} avx512vbmi avx512_vbmi2 avx512_vnni avx512_bitalg avx512ifma avx512_vpopcntdq gfni vaes vpclmulqdq"
+_ICELAKE = (
+    f"{_SKYLAKE} avx512vbmi avx512_vbmi2 avx512_vnni avx512_bitalg avx512ifma avx512_vpopcntdq"
+    " gfni vaes vpclmulqdq"
+)
 # Without this Clang splits 512-bit vectors for Intel into halves and spills them: 2.5 times slower.
 _WIDE = ("-mprefer-vector-width=512",)
 _SOFT = ("-DSX_PORTABLE",)

@@ -13,11 +13,11 @@ from pathlib import Path
 import onnx
 
 from sardonyx.errors import ModelError, UnsupportedError
-from sardonyx.model.schemas import newest_opset, signature
+from sardonyx.model.schemas import Signature, newest_opset, signature
 from sardonyx.model.tensors import check_tensor
 
 MAX_DEPTH = 32  # nested subgraphs; files cannot exceed this anyway (protobuf's own limit)
-_ATTRIBUTE_FIELDS = {
+_ATTRIBUTE_FIELDS: dict[int, str] = {
     onnx.AttributeProto.FLOAT: "f",
     onnx.AttributeProto.INT: "i",
     onnx.AttributeProto.STRING: "s",
@@ -33,7 +33,7 @@ _ATTRIBUTE_FIELDS = {
     onnx.AttributeProto.SPARSE_TENSORS: "sparse_tensors",
     onnx.AttributeProto.TYPE_PROTOS: "type_protos",
 }
-_TYPE_NAMES = dict(zip(onnx.AttributeProto.AttributeType.values(), onnx.AttributeProto.AttributeType.keys(), strict=True))
+_TYPE_NAMES: dict[int, str] = {int(number): name for name, number in onnx.AttributeProto.AttributeType.items()}
 
 
 @dataclass
@@ -101,6 +101,8 @@ def check_versions(proto: onnx.ModelProto) -> dict[str, int]:
 
 def _opsets(imports: Iterable[onnx.OperatorSetIdProto], owner: str) -> dict[str, int]:
     opsets: dict[str, int] = {}
+    imports = list(imports)
+    _check_text([entry.domain for entry in imports], owner)
     for entry in imports:
         domain = "" if entry.domain == "ai.onnx" else entry.domain
         if opsets.setdefault(domain, entry.version) != entry.version:
@@ -127,6 +129,9 @@ def _check_scope(root: _Scope, opsets: dict[str, int], functions: set, folder: P
         scope = pending.pop()
         if scope.depth > MAX_DEPTH:
             raise ModelError(f"subgraphs are nested deeper than {MAX_DEPTH}", node=scope.owner)
+        _check_text([*scope.inputs, *scope.outputs, *scope.initializers], scope.owner)
+        for node in scope.nodes:
+            _check_text(_texts(node), scope.owner)
         _declare(scope)
         late = False
         for node in scope.nodes:
@@ -144,10 +149,27 @@ def _check_scope(root: _Scope, opsets: dict[str, int], functions: set, folder: P
             _check_acyclic(scope.nodes)
             unsorted = True
         for name in scope.outputs:
-            if name not in scope.known and not _visible(name, scope.parent):
+            if not name or (name not in scope.known and not _visible(name, scope.parent)):
                 hint = "Name a value that a node produces."
                 raise ModelError(f"output {name!r} of {scope.owner} is produced by no node", hint=hint)
     return unsorted
+
+
+def _check_text(texts: Iterable[object], owner: str) -> None:
+    """Protobuf hands out bytes where a text is no UTF-8."""
+    for text in texts:
+        if not isinstance(text, str):
+            hint = "The file is damaged; export or download it again."
+            raise ModelError(f"a name in {owner} is not valid UTF-8: {text!r}", hint=hint)
+
+
+def _texts(node: onnx.NodeProto) -> Iterator[object]:
+    yield from (node.name, node.op_type, node.domain, node.overload)
+    yield from node.input
+    yield from node.output
+    for attribute in node.attribute:
+        yield attribute.name
+        yield attribute.ref_attr_name
 
 
 def _declare(scope: _Scope) -> None:
@@ -241,6 +263,9 @@ def _used_names(node: onnx.NodeProto) -> Iterator[str]:
 def _check_functions(proto: onnx.ModelProto) -> set[tuple[str, str, str]]:
     bodies: dict[tuple[str, str, str], onnx.FunctionProto] = {}
     for function in proto.functions:
+        _check_text([function.name, function.domain, function.overload, *function.attribute], "the functions")
+        for node in _all_nodes(function.node):
+            _check_text(_texts(node), function.name)
         key = ("" if function.domain == "ai.onnx" else function.domain, function.name, function.overload)
         if key in bodies:
             raise ModelError(f"function {function.name!r} is defined twice")
@@ -319,6 +344,8 @@ def _attribute_problem(node: onnx.NodeProto, attributes: dict[str, tuple[int, bo
         expected = attributes[attribute.name][0]
         if attribute.type == onnx.AttributeProto.UNDEFINED and not attribute.ref_attr_name:
             attribute.type = _guess_type(attribute, expected)  # written by very old exporters
+        if not _is_text(attribute):
+            return f"attribute {attribute.name!r} is not valid UTF-8"
         if attribute.type != expected:
             have, want = _TYPE_NAMES.get(attribute.type, attribute.type), _TYPE_NAMES.get(expected, expected)
             return f"attribute {attribute.name!r} is {have}, must be {want}"
@@ -329,13 +356,22 @@ def _attribute_problem(node: onnx.NodeProto, attributes: dict[str, tuple[int, bo
     return None
 
 
+def _is_text(attribute: onnx.AttributeProto) -> bool:
+    try:
+        for text in (attribute.s, *attribute.strings):
+            text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _guess_type(attribute: onnx.AttributeProto, expected: int) -> int:
     filled = _ATTRIBUTE_FIELDS.get(expected)
     present = {descriptor.name for descriptor, _ in attribute.ListFields()}
     return expected if filled in present or not present - {"name", "doc_string"} else attribute.type
 
 
-def _arity_problem(node: onnx.NodeProto, found) -> str | None:
+def _arity_problem(node: onnx.NodeProto, found: Signature) -> str | None:
     if len(node.input) not in found.inputs:
         return f"{len(node.input)} inputs, must be {_span(found.inputs)}"
     if len(node.output) not in found.outputs:

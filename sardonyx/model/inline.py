@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -26,11 +27,12 @@ def inline_functions(model: ir.Model) -> None:
     for function in model.functions.values():
         _pin_versions(function, model.opset_imports)
         _separate_outputs(function)
-    for body in [model.graph, *model.functions.values()]:
+    bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for body in bodies:
         for node in body.all_nodes():
-            function = model.functions.get(node.op_identifier())
-            if function is not None:
-                _complete_outputs(node, len(function.outputs))
+            callee = model.functions.get(node.op_identifier())
+            if callee is not None:
+                _complete_outputs(node, len(callee.outputs))
     try:
         common.InlinePass()(model)
     except (ValueError, ir.passes.PassError) as error:
@@ -108,7 +110,7 @@ def _separate_outputs(function: ir.Function) -> None:
         seen.add(output)
 
 
-def _schema(node: ir.Node, model: ir.Model) -> onnx.defs.OpSchema | None:
+def _schema(node: ir.Node, model: ir.Model) -> Any:
     found = signature(node.domain, node.op_type, version_of(node, model.opset_imports))
     return found.schema if found else None
 
@@ -183,12 +185,12 @@ def _closest(versions: list[int], version: int) -> int | None:
     return max((v for v in versions if v <= version), default=min(versions, default=None))
 
 
-def _plain_body(schema: onnx.defs.OpSchema, version: int) -> bytes | None:
+def _plain_body(schema: Any, version: int) -> bytes | None:
     chosen = _closest(schema.function_opset_versions, version)
     return None if chosen is None else schema.get_function_with_opset_version(chosen)
 
 
-def _typed_body(schema: onnx.defs.OpSchema, version: int, node: ir.Node, defaults: list) -> bytes | None:
+def _typed_body(schema: Any, version: int, node: ir.Node, defaults: list) -> bytes | None:
     chosen = _closest(schema.context_dependent_function_opset_versions, version)
     types = [onnx.TypeProto() if v is None else ir.serde.serialize_value(v).type for v in node.inputs]
     known = all(v is None or t.WhichOneof("value") for v, t in zip(node.inputs, types, strict=True))

@@ -60,8 +60,7 @@ def load(
     spans: dict[int, wire.Span] = {}
     data: mmap.mmap | memoryview = memoryview(b"")
     if isinstance(source, onnx.ModelProto):
-        proto = onnx.ModelProto()
-        proto.CopyFrom(source)
+        proto = _copy_proto(source)
     elif isinstance(source, (bytes, bytearray, memoryview)):
         data = memoryview(source).cast("B")
         proto, spans = _parse(data, "the model")
@@ -89,7 +88,7 @@ def load(
 def unknown_operators(model: ir.Model) -> dict[tuple[str, str, int], list[ir.Node]]:
     """Operators that neither the standard nor the model defines: (domain, operator, opset) -> nodes."""
     unknown: dict[tuple[str, str, int], list[ir.Node]] = {}
-    bodies = [(model.graph, model.opset_imports)]
+    bodies: list[tuple[ir.Graph | ir.Function, dict[str, int]]] = [(model.graph, model.opset_imports)]
     bodies += [(function, function.opset_imports) for function in model.functions.values()]
     for body, opsets in bodies:
         for node in body.all_nodes():
@@ -97,6 +96,18 @@ def unknown_operators(model: ir.Model) -> dict[tuple[str, str, int], list[ir.Nod
             if node.op_identifier() not in model.functions and signature(node.domain, node.op_type, version) is None:
                 unknown.setdefault((node.domain, node.op_type, version), []).append(node)
     return unknown
+
+
+def _all_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    pending: list[onnx.NodeProto] = [*proto.graph.node, *(node for f in proto.functions for node in f.node)]
+    yield from proto.graph.initializer
+    while pending:
+        for attribute in pending.pop().attribute:
+            yield attribute.t
+            yield from attribute.tensors
+            for graph in [attribute.g, *attribute.graphs]:
+                yield from graph.initializer
+                pending.extend(graph.node)
 
 
 def _map(path: Path) -> mmap.mmap:
@@ -147,7 +158,7 @@ def _build(proto: onnx.ModelProto, folder: Path | None) -> ir.Model:
     except RecursionError as error:
         raise ModelError("types or subgraphs are nested too deeply") from error
     except Exception as error:  # whatever is left that the checks did not name
-        cause = error
+        cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         raise ModelError(f"the model is malformed: {cause}", hint="Run onnx.checker on it for details.") from error
@@ -155,6 +166,15 @@ def _build(proto: onnx.ModelProto, folder: Path | None) -> ir.Model:
         for graph in model.graphs():
             ir.external_data.set_base_dir(graph, folder)
     return model
+
+
+def _copy_proto(source: onnx.ModelProto) -> onnx.ModelProto:
+    proto = onnx.ModelProto()
+    try:
+        proto.CopyFrom(source)
+    except DecodeError as error:  # protobuf copies by writing and reading, with a limit of depth
+        raise ModelError(f"the model cannot be copied, it is nested too deeply: {error}") from error
+    return proto
 
 
 def _copy(model: ir.Model) -> ir.Model:
@@ -172,7 +192,8 @@ def _upgrade(proto: onnx.ModelProto) -> onnx.ModelProto:
         return onnx.version_converter.convert_version(proto, MIN_OPSET)
     except Exception as error:  # it raises RuntimeError and its own types
         hint = "Export the model again with a current exporter."
-        raise UnsupportedError(f"the opset is older than {MIN_OPSET}, and converting failed: {error}", hint=hint) from error
+        message = f"the opset is older than {MIN_OPSET}, and converting failed: {error}"
+        raise UnsupportedError(message, hint=hint) from error
 
 
 @contextlib.contextmanager
@@ -238,8 +259,9 @@ def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
 
 
 def _sort(model: ir.Model) -> None:
-    for body in [model.graph, *model.functions.values()]:
-        body.sort()  # subgraphs included; `check` has excluded cycles
+    model.graph.sort()  # subgraphs included; `check` has excluded cycles
+    for function in model.functions.values():
+        function.sort()
 
 
 def external_files(path: str | os.PathLike[str]) -> list[Path]:
@@ -249,6 +271,6 @@ def external_files(path: str | os.PathLike[str]) -> list[Path]:
             proto, _ = _parse(data, str(path))
     except (OSError, ModelError):
         return []
-    tensors = [t for t in proto.graph.initializer if t.external_data]
+    tensors = [tensor for tensor in _all_tensors(proto) if tensor.data_location == onnx.TensorProto.EXTERNAL]
     names = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
     return [Path(path).parent / name for name in sorted(names)]

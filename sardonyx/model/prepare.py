@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from sardonyx.model.inline import inline_functions, inline_schema_functions
-from sardonyx.model.schemas import signature, version_of
+from sardonyx.model.schemas import VERSION_KEY, signature, version_of
 
 __all__ = ["prepare"]
 
@@ -49,6 +49,7 @@ def prepare(
         ("remove_unused", lambda: remove_unused(model)),
         ("share_initializers", lambda: share_initializers(model)),
         ("fix_names", lambda: fix_names(model)),
+        ("record_versions", lambda: record_versions(model)),
     ]
     for name, step in steps:
         step()
@@ -77,7 +78,8 @@ def lift_constants(model: ir.Model) -> None:
         if tensor is None or not isinstance(graph, ir.Graph):
             continue
         old = node.outputs[0]
-        new = ir.Value(name=old.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+        shape = ir.Shape([int(dim) for dim in tensor.shape])  # type: ignore[arg-type]
+        new = ir.Value(name=old.name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
         if new.name in graph.initializers or new.name is None:
             new.name = f"{node.name or 'constant'}_{id(node):x}"  # fix_names makes it pretty and unique
         old.replace_all_uses_with(new)
@@ -121,9 +123,10 @@ def _may_train(node: ir.Node, model: ir.Model) -> bool:
 
 
 def _bypass(node: ir.Node, source: ir.Value) -> None:
-    output = node.outputs[0]
+    output, graph = node.outputs[0], node.graph
+    if graph is None:
+        return
     if output.is_graph_output():
-        graph = node.graph
         producer = source.producer()
         # The output keeps its name, so its source must be free to take it: produced in this very graph (not
         # captured), and no output itself.
@@ -137,7 +140,7 @@ def _bypass(node: ir.Node, source: ir.Value) -> None:
     if source.shape is None:
         source.shape = output.shape
     if not any(other.uses() or other.is_graph_output() for other in node.outputs):
-        node.graph.remove(node, safe=True)
+        graph.remove(node, safe=True)
 
 
 def remove_unused(model: ir.Model) -> None:
@@ -215,6 +218,13 @@ def fix_names(model: ir.Model) -> None:
     common.NameFixPass(_Names())(model)
     for output in unnamed:  # "" means: this optional output is not wanted
         output.name = ""
+
+
+def record_versions(model: ir.Model) -> None:
+    """Note `Node.version` in the node's metadata too, which is saved with it; the host's reference reads it."""
+    for node in model.graph.all_nodes():
+        if node.version is not None:
+            node.metadata_props[VERSION_KEY] = str(node.version)
 
 
 def _bodies(node: ir.Node) -> Iterator[ir.Graph]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 import onnx_ir as ir
 
+VERSION_KEY = "sardonyx.opset"  # metadata of a node: the opset it follows, where that is not the model's
 MIN_OPSET = 7  # before it, broadcasting and many attributes meant something else
 _REQUIRED = onnx.defs.OpSchema.FormalParameterOption.Single
 
@@ -24,7 +26,7 @@ class Signature:
     """
 
     name: str
-    schema: onnx.defs.OpSchema
+    schema: Any  # onnx.defs.OpSchema; its stub lacks half of its methods
     attributes: dict[str, tuple[int, bool]]
     required_inputs: tuple[bool, ...]
     inputs: range
@@ -36,7 +38,7 @@ def signature(domain: str, operator: str, opset: int) -> Signature | None:
     """The signature in force in `opset` of `domain`; None if the standard has no such operator."""
     if not onnx.defs.has(operator, opset, domain):
         return None
-    schema = onnx.defs.get_schema(operator, opset, domain)
+    schema: Any = onnx.defs.get_schema(operator, opset, domain)
     attributes = {key: (int(value.type), value.required) for key, value in schema.attributes.items()}
     return Signature(
         name=_full_name(domain, operator, schema.since_version),
@@ -51,11 +53,8 @@ def signature(domain: str, operator: str, opset: int) -> Signature | None:
 @functools.cache
 def newest_opset(domain: str) -> int | None:
     """The newest opset of `domain` that the installed `onnx` package defines; None for foreign domains."""
-    return {"" if name == "ai.onnx" else name: v[1] for name, v in _version_map().items()}.get(domain)
-
-
-def _version_map() -> dict[str, tuple[int, int]]:
-    return onnx.defs.C.schema_version_map()
+    versions = onnx.defs.C.schema_version_map().get(domain)
+    return versions[1] if versions else None
 
 
 def version_of(node: ir.Node, opset_imports: Mapping[str, int]) -> int:
@@ -65,9 +64,13 @@ def version_of(node: ir.Node, opset_imports: Mapping[str, int]) -> int:
 
 def operator_name(node: ir.Node, opset_imports: Mapping[str, int]) -> str:
     """The operator with its version for messages, such as ``Conv-11`` or ``com.microsoft.Gelu-1``."""
-    version = version_of(node, opset_imports)
-    found = signature(node.domain, node.op_type, version)
-    return found.name if found else _full_name(node.domain, node.op_type, version)
+    return full_name(node.domain, node.op_type, version_of(node, opset_imports))
+
+
+def full_name(domain: str, operator: str, opset: int) -> str:
+    """`operator` with the version that is in force in `opset` (the opset itself, if the standard has none)."""
+    found = signature(domain, operator, opset)
+    return found.name if found else _full_name(domain, operator, opset)
 
 
 def _full_name(domain: str, operator: str, version: int) -> str:

@@ -8,11 +8,13 @@ of the map. (Field numbers: onnx.proto. Everything else is left to protobuf, err
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 MODEL_GRAPH, GRAPH_INITIALIZER, TENSOR_RAW_DATA = 7, 5, 9
 _LENGTH_DELIMITED = 2
 _FIXED = {1: 8, 5: 4}  # wire type -> bytes
+Bytes = mmap.mmap | memoryview
 SMALL = 4096  # bytes; a smaller tensor is not worth a view
 
 
@@ -28,7 +30,7 @@ class Span:
     stop: int
 
 
-def split(data: mmap.mmap | memoryview) -> tuple[bytes, dict[int, Span]]:
+def split(data: Bytes) -> tuple[bytes, dict[int, Span]]:
     """The model without its large weights, and where those are.
 
     Returns:
@@ -46,7 +48,7 @@ def split(data: mmap.mmap | memoryview) -> tuple[bytes, dict[int, Span]]:
     return b"".join(pieces), spans
 
 
-def _graph(data, start: int, stop: int, spans: dict[int, Span], count: int) -> tuple[bytes, int]:
+def _graph(data: Bytes, start: int, stop: int, spans: dict[int, Span], count: int) -> tuple[bytes, int]:
     pieces: list[bytes] = []
     kept = start  # everything from here on is copied as it is
     for field, begin, body, end in _fields(data, start, stop):
@@ -63,7 +65,7 @@ def _graph(data, start: int, stop: int, spans: dict[int, Span], count: int) -> t
     return b"".join(pieces), count
 
 
-def _tensor(data, start: int, stop: int) -> tuple[bytes, Span | None]:
+def _tensor(data: Bytes, start: int, stop: int) -> tuple[bytes, Span | None]:
     pieces, span = [], None
     for field, begin, body, end in _fields(data, start, stop):
         if field == TENSOR_RAW_DATA and end - body >= SMALL:
@@ -73,7 +75,7 @@ def _tensor(data, start: int, stop: int) -> tuple[bytes, Span | None]:
     return b"".join(pieces), span
 
 
-def _fields(data, position: int, stop: int):
+def _fields(data: Bytes, position: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
     """(field number, where it starts, where its content starts, where it ends) of one message."""
     while position < stop:
         start = position
@@ -94,7 +96,7 @@ def _fields(data, position: int, stop: int):
         position = end
 
 
-def _read_varint(data, position: int, stop: int) -> tuple[int, int]:
+def _read_varint(data: Bytes, position: int, stop: int) -> tuple[int, int]:
     value = shift = 0
     while position < stop and shift < 70:
         byte = data[position]

@@ -29,7 +29,7 @@ class NodeArg:
 
     @classmethod
     def of(cls, info: Any) -> NodeArg:
-        """From a `ValueInfo` of a `sardonyx.Session`."""
+        """From an input or output of a `sardonyx.Session`."""
         return cls(info.name, info.type, info.shape)
 
     @property

@@ -1,1 +1,268 @@
-"""(family to be written)"""
+"""Convolution and its transpose, in one to three dimensions.
+
+fp32 with constant weights runs in hand-written kernels on NCHW16c; everything else (other dtypes, computed weights, groups
+that are no whole blocks, three dimensions) as a loop nest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sardonyx import errors
+from sardonyx.compiler import expr as ex
+from sardonyx.compiler import index as ix
+from sardonyx.compiler.dtypes import is_float
+from sardonyx.compiler.index import Dim
+from sardonyx.compiler.lower import Lowering
+from sardonyx.compiler.program import Kernel, Pointer, Reduce, Store
+from sardonyx.compiler.tensor import LANES, Blocked, Plain, Tensor, variables
+from sardonyx.kernels import packing
+from sardonyx.ops.binary import map_elements
+from sardonyx.ops.node import Node
+from sardonyx.ops.registry import operator
+from sardonyx.ops.window import Window, both, window
+
+FIRST_CHANNELS = 4  # inputs with at most this many channels are read as NCHW
+
+
+@operator("Conv")
+def conv(ctx: Lowering, node: Node, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Convolution: sum over input channels and window taps."""
+    ctx.native(x, w, bias)
+    kernel = tuple(w.shape[2:])
+    groups = node.attr("group", 1)
+    _check(ctx, node, x, w, groups)
+    place = window(ctx, node, x.shape[2:], kernel)
+    return convolve(ctx, x, w, bias, place, groups)
+
+
+def convolve(ctx: Lowering, x: Tensor, w: Tensor, bias: Tensor | None, place: Window, groups: int) -> Tensor:
+    """The convolution of `x` [N, C, ...] with `w` [O, C / groups, ...] over window `place`."""
+    if x.dtype in ("float16", "bfloat16"):  # accumulated in float32, rounded once
+        wide = [None if t is None else _cast(ctx, t, "float32") for t in (x, w, bias)]
+        assert wide[0] is not None and wide[1] is not None
+        return _cast(ctx, convolve(ctx, wide[0], wide[1], wide[2], place, groups), x.dtype)
+    shape = (x.shape[0], w.shape[0], *place.output)
+    raw = _kernel(ctx, x, w, place, groups, shape)
+    if raw is None:
+        raw = _nest(ctx, x, w, place, groups, shape)
+    if bias is None:
+        return ctx.lazy(raw.dtype, shape, raw.at, sources=[raw], cost=1)
+    spread = ctx.lazy(bias.dtype, (1, w.shape[0], *(1 for _ in place.output)), lambda i: bias.at((i[1],)), sources=[bias])
+    return map_elements(ctx, lambda a, b: a + b, raw, spread, shape=shape)
+
+
+def _cast(ctx: Lowering, x: Tensor, dtype: str) -> Tensor:
+    if x.array is not None:
+        return ctx.constant(x.array.astype(np.float32), dtype)
+    return ctx.lazy(dtype, x.shape, lambda i: ex.cast(x.at(i), dtype), sources=[x], cost=1)
+
+
+def _check(ctx: Lowering, node: Node, x: Tensor, w: Tensor, groups: int) -> None:
+    if x.rank < 3 or w.rank != x.rank:
+        raise errors.ShapeError(
+            f"input of rank {x.rank} and weights of rank {w.rank}", node=node.name, operator=node.op_type
+        )
+    declared = node.attr("kernel_shape")
+    if declared is not None and all(isinstance(d, int) for d in w.shape[2:]) and tuple(declared) != tuple(w.shape[2:]):
+        raise errors.ModelError(
+            f"kernel_shape {declared} differs from the weights' {list(w.shape[2:])}", node=node.name, operator=node.op_type
+        )
+    outputs = w.shape[0]
+    if groups < 1 or (isinstance(outputs, int) and outputs % groups):
+        raise errors.ModelError(f"{outputs} output channels in {groups} groups", node=node.name, operator=node.op_type)
+    ctx.equal_dims(x.shape[1], w.shape[1] * groups, "input channels do not fit the weights")
+
+
+def _kernel(
+    ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, shape: tuple[Dim, ...]
+) -> Tensor | None:
+    """The raw sums by a hand-written kernel, or None where none fits."""
+    if x.dtype != "float32" or w.array is None or x.rank > 4:
+        return None
+    weight = w.array.reshape(w.array.shape[0], w.array.shape[1], *((1,) * (4 - w.rank)), *w.array.shape[2:])
+    outputs, inner = weight.shape[:2]
+    if weight.size == 0:
+        return None
+    if groups == 1 and inner <= FIRST_CHANNELS and not x.blocked:
+        name, packed = "conv_first_f32", packing.pack_conv_first(weight)
+    elif groups == outputs and inner == 1 and groups > 1:
+        name, packed = "depthwise_nchw16c_f32", packing.pack_depthwise(weight)
+    elif groups == 1 or (inner % LANES == 0 and (outputs // groups) % LANES == 0):
+        name, packed = "conv_nchw16c_f32", packing.pack_conv(weight, groups)
+    else:
+        return None
+    fields = _geometry(place)
+    blocks = ix.ceildiv(x.shape[1], LANES)
+    pixels = ix.product(place.size)
+    if name == "conv_first_f32":
+        source = ctx.pointer(x)
+        fields |= {"ic": inner, "oc_blocks": ix.ceildiv(outputs, LANES), "x_batch": inner * pixels}
+    else:
+        buffer = ctx.blocked(x).buffer
+        assert buffer is not None
+        source = Pointer(buffer)
+        fields["x_batch"] = blocks * pixels * LANES
+        if name == "conv_nchw16c_f32":
+            fields |= {"ic_blocks": blocks, "oc_blocks": ix.ceildiv(outputs, LANES), "groups": groups}
+        else:
+            fields["c_blocks"] = blocks
+    fields |= {"x": source, "w": Pointer(ctx.constant_buffer(packed, "float32")), "n": x.shape[0]}
+    return open_blocked(ctx, name, fields, shape)
+
+
+def _geometry(place: Window) -> dict[str, Dim | Pointer]:
+    """The window as fields of a two-dimensional kernel; one-dimensional data has a height of 1."""
+    flat = len(place.size) == 1
+
+    def pair(values: Sequence[Dim], single: Dim) -> tuple[Dim, Dim]:
+        return (single, values[0]) if flat else (values[0], values[1])
+
+    fields: dict[str, Dim | Pointer] = {}
+    for names, values, single in (
+        (("ih", "iw"), place.size, 1),
+        (("oh", "ow"), place.output, 1),
+        (("kh", "kw"), place.kernel, 1),
+        (("stride_h", "stride_w"), place.strides, 1),
+        (("dilation_h", "dilation_w"), place.dilations, 1),
+        (("pad_top", "pad_left"), place.begin, 0),
+    ):
+        fields |= dict(zip(names, pair(values, single), strict=True))
+    return fields
+
+
+def open_blocked(ctx: Lowering, name: str, fields: dict, shape: tuple[Dim, ...]) -> Tensor:
+    """The output [N, C, ...] of an open kernel call that writes NCHW16c."""
+    layout = Blocked(shape)
+    buffer = ctx.temporary("float32", layout.size())
+    image = layout.blocks * layout.pixels * LANES
+    fields = fields | {"y": Pointer(buffer), "y_batch": image}
+    domain = (shape[0], layout.blocks, layout.pixels, LANES)
+    strides = (image, layout.pixels * LANES, LANES, 1)
+    ctx.open_kernel(Kernel(name, fields, (buffer,), domain=domain, strides=strides))
+    return ctx.in_memory(buffer, shape, layout)
+
+
+def _nest(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, shape: tuple[Dim, ...]) -> Tensor:
+    """The raw sums as a loop nest, for any dtype and number of dimensions."""
+    ctx.cheap(x)
+    ctx.cheap(w)
+    outer = variables(shape)
+    inner = variables(w.shape[1:], "k")
+    channel, *taps = inner
+    where, inside = place.tap(outer[2:], taps)
+    group = ix.floordiv(outer[1], ix.floordiv(w.shape[0], groups)) if groups > 1 else 0
+    value = ex.guard(inside, x.at((outer[0], group * w.shape[1] + channel, *where)), 0)
+    term = value * w.at((outer[1], channel, *taps))
+    buffer = ctx.temporary(x.dtype, ix.product(shape))
+    total = Reduce("total", "sum", term, inner, x.dtype)
+    store = Store(buffer, Plain(shape).offset(outer), ex.local("total", x.dtype))
+    ctx.nest(outer, [total, store])
+    return ctx.in_memory(buffer, shape)
+
+
+@operator("ConvTranspose")
+def conv_transpose(ctx: Lowering, node: Node, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Transposed convolution: each input element adds the scaled kernel around its place in the output."""
+    ctx.native(x, w, bias)
+    ctx.requires(is_float(x.dtype), f"transposed convolution of {x.dtype}")
+    groups = node.attr("group", 1)
+    ctx.equal_dims(x.shape[1], w.shape[0], "input channels do not fit the weights")
+    place = _transposed_window(ctx, node, x, w)
+    return transposed(ctx, x, w, bias, place, groups)
+
+
+def transposed(ctx: Lowering, x: Tensor, w: Tensor, bias: Tensor | None, place: Window, groups: int) -> Tensor:
+    """See `conv_transpose`; `place` says kernel, strides, dilations, padding taken off, and output size."""
+    shape = (x.shape[0], w.shape[1] * groups, *place.output)
+    raw = _upsample(ctx, x, w, place, groups, shape)
+    if raw is None:
+        raw = _transposed_nest(ctx, x, w, place, groups, shape)
+    if bias is None:
+        return raw
+    spread = ctx.lazy(bias.dtype, (1, shape[1], *(1 for _ in place.output)), lambda i: bias.at((i[1],)), sources=[bias])
+    return map_elements(ctx, lambda a, b: a + b, raw, spread, shape=shape)
+
+
+def _transposed_window(ctx: Lowering, node: Node, x: Tensor, w: Tensor) -> Window:
+    size, kernel = x.shape[2:], w.shape[2:]
+    rank = len(size)
+    strides = node.attr("strides") or [1] * rank
+    dilations = node.attr("dilations") or [1] * rank
+    extra = node.attr("output_padding") or [0] * rank
+    pads = node.attr("pads") or [0] * (2 * rank)
+    wanted = node.attr("output_shape")
+    mode = node.attr("auto_pad", "NOTSET") or "NOTSET"
+    begin: list[Dim] = []
+    output: list[Dim] = []
+    for axis in range(rank):
+        full = (size[axis] - 1) * strides[axis] + extra[axis] + (kernel[axis] - 1) * dilations[axis] + 1
+        if wanted is None and mode in ("NOTSET", "VALID"):
+            begin.append(pads[axis] if mode == "NOTSET" else 0)
+            output.append(full - begin[-1] - (pads[rank + axis] if mode == "NOTSET" else 0))
+            continue
+        out = wanted[len(wanted) - rank + axis] if wanted is not None else size[axis] * strides[axis]
+        cut = full - out
+        begin.append(ix.floordiv(cut, 2) if mode == "SAME_UPPER" else cut - ix.floordiv(cut, 2))
+        output.append(out)
+    return Window(
+        tuple(size), tuple(kernel), tuple(strides), tuple(dilations), tuple(begin), tuple(begin), tuple(output)
+    )
+
+
+def _upsample(
+    ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, shape: tuple[Dim, ...]
+) -> Tensor | None:
+    """Kernel equal to stride: windows do not overlap, so it is one 1x1 convolution whose channels spread out in space."""
+    fits = groups == 1 and x.dtype == "float32" and w.array is not None and x.rank == 4
+    if not fits or place.kernel != place.strides or set(place.dilations) != {1} or set(place.begin) != {0}:
+        return None
+    assert w.array is not None
+    inputs, outputs, kh, kw = w.array.shape
+    padded = -(-outputs // LANES) * LANES
+    weight = np.zeros((kh, kw, padded, inputs, 1, 1), np.float32)
+    weight[:, :, :outputs, :, 0, 0] = w.array.transpose(2, 3, 1, 0)
+    whole = Window(place.size, (1, 1), (1, 1), (1, 1), (0, 0), (0, 0), place.size)
+    spread = convolve(ctx, x, ctx.constant(weight.reshape(kh * kw * padded, inputs, 1, 1)), None, whole, 1)
+    ctx.materialize(spread)
+
+    def element(i: tuple[Dim, ...]) -> ex.Expr:
+        tap = ix.mod(i[2], kh) * kw + ix.mod(i[3], kw)
+        value = spread.at((i[0], tap * padded + i[1], ix.floordiv(i[2], kh), ix.floordiv(i[3], kw)))
+        inside = both(ex.index(i[2]) < ex.index(place.size[0] * kh), ex.index(i[3]) < ex.index(place.size[1] * kw))
+        return ex.guard(inside, value, 0)
+
+    result = ctx.lazy("float32", shape, element, sources=[spread])
+    result.blocked = True
+    return result
+
+
+def _transposed_nest(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, shape: tuple[Dim, ...]) -> Tensor:
+    """For each output element, the taps that reach it."""
+    ctx.cheap(x)
+    ctx.cheap(w)
+    outer = variables(shape)
+    per_group = ix.floordiv(w.shape[0], groups)
+    inner = variables((per_group, *place.kernel), "k")
+    channel, *taps = inner
+    group = ix.floordiv(outer[1], w.shape[1]) if groups > 1 else 0
+    inside = ex.constant(True, "bool")
+    where: list[Dim] = []
+    for axis, (o, k) in enumerate(zip(outer[2:], taps, strict=True)):
+        reach = o + place.begin[axis] - k * place.dilations[axis]
+        stride = place.strides[axis]
+        inside = both(inside, both(ex.index(reach) >= 0, ex.index(ix.mod(reach, stride)).equal(0)))
+        at = ix.floordiv(reach, stride)
+        where.append(at)
+        inside = both(inside, ex.index(at) < ex.index(place.size[axis]))
+    source = group * per_group + channel
+    value = ex.guard(inside, x.at((outer[0], source, *where)), 0)
+    term = value * w.at((source, outer[1] - group * w.shape[1], *taps))
+    dtype = "float64" if x.dtype == "float64" else "float32"
+    buffer = ctx.temporary(x.dtype, ix.product(shape))
+    total = Reduce("total", "sum", ex.cast(term, dtype), inner, dtype)
+    store = Store(buffer, Plain(shape).offset(outer), ex.cast(ex.local("total", dtype), x.dtype))
+    ctx.nest(outer, [total, store])
+    return ctx.in_memory(buffer, shape)

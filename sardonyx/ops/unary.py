@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from sardonyx.compiler import expr as ex
+from sardonyx.compiler.dtypes import is_native
 from sardonyx.compiler.expr import Expr, maximum, minimum, select
+from sardonyx.compiler.host import dtype_name
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.tensor import Tensor
 from sardonyx.ops import registry
@@ -111,3 +113,20 @@ unary("BitwiseNot", op("bitnot"), since=18)
 unary("IsNaN", lambda x: ex.predicate("isnan", x), since=9)
 unary("IsInf", is_inf, since=10, detect_negative=1, detect_positive=1)
 unary("Identity", lambda x: x)
+
+
+def _cast(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
+    """The elements in another type: floats round, integers wrap, floats saturate on their way to integers."""
+    dtype = dtype_name(node.attr("to"))
+    ctx.requires(is_native(dtype), f"{dtype} has no native code")
+    return elementwise(ctx, x, lambda e: ex.cast(e, dtype))
+
+
+def _cast_like(ctx: Lowering, node: Node, x: Tensor, like: Tensor) -> Tensor:
+    """Cast to the element type of `like`."""
+    ctx.native(like)
+    return elementwise(ctx, x, lambda e: ex.cast(e, like.dtype))
+
+
+registry.add("Cast", _cast, since=6, domain="", elementwise=True, depth=1)
+registry.add("CastLike", _cast_like, since=15, domain="", elementwise=True, depth=1)

@@ -9,20 +9,25 @@ sequences, None for a missing input or an empty optional.
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator, op_run
 from onnx.reference.ops import _op_list
 
 from sardonyx.errors import InputError, SardonyxError, UnsupportedError
 from sardonyx.runtime.reference_fixes import FIXES
 
+if TYPE_CHECKING:  # at run time it would cost a second, which a host call of a cached model need not pay
+    import onnx_ir as ir
+
 __all__ = ["evaluate", "run_node"]
+
+VERSION_KEY = "sardonyx.opset"  # metadata of a node: the opset it follows, where that is not the model's
 
 
 def run_node(
@@ -49,21 +54,7 @@ def run_node(
         UnsupportedError: no meaning is known for this operator and version.
         InputError: the operator rejects its inputs.
     """
-    try:
-        with np.errstate(all="ignore"):  # overflow and 0/0 are results here, not mistakes
-            return _compiled(node, opset_imports, functions).run(list(inputs), captured or {})
-    except SardonyxError:
-        raise
-    except ImportError as error:
-        hint = f"Install the package it names: {error}"
-        raise _failure(UnsupportedError, node, error, hint) from error
-    except (NotImplementedError, onnx.defs.SchemaError) as error:
-        hint = "Register the operator, or express it with standard operators or a model function."
-        raise _failure(UnsupportedError, node, error, hint) from error
-    except Exception as error:  # the evaluator raises whatever numpy does
-        shown = ", ".join(_describe(value) for value in inputs)
-        hint = f"It was given ({shown}); compare with the operator's definition."
-        raise _failure(InputError, node, error, hint) from error
+    return _compiled(node, opset_imports, functions).run(list(inputs), captured or {})
 
 
 def evaluate(model: ir.Model, feeds: Mapping[str, Any]) -> list[Any]:
@@ -82,12 +73,12 @@ def evaluate(model: ir.Model, feeds: Mapping[str, Any]) -> list[Any]:
         if value.name not in values:
             raise InputError(f"input {value.name!r} is not fed", hint=f"Given: {sorted(feeds)}.")
     for node in model.graph:
-        inputs = [None if value is None else values[value.name] for value in node.inputs]
+        inputs = [None if value is None else values[str(value.name)] for value in node.inputs]
         results = run_node(node, inputs, model.opset_imports, captured=values, functions=functions)
         for output, result in zip(node.outputs, results, strict=False):
             if output.name:
                 values[output.name] = result
-    return [values[output.name] for output in model.graph.outputs]
+    return [values[str(output.name)] for output in model.graph.outputs]
 
 
 class Evaluator(ReferenceEvaluator):
@@ -96,19 +87,21 @@ class Evaluator(ReferenceEvaluator):
     def __init__(self, proto: Any, opsets: dict[str, int] | None = None, **options: Any) -> None:
         options["new_ops"] = options.get("new_ops") or FIXES
         super().__init__(proto, opsets, **options)
+        if isinstance(proto, onnx.FunctionProto):  # onnx.reference forgets attributes that have defaults
+            self.attributes_ += [default.name for default in proto.attribute_proto]
 
     def _load_impl(self, node: onnx.NodeProto, input_types: Any = None) -> Any:
         if node.domain == "ai.onnx":
             node.domain = ""
         key = (node.domain, node.op_type)
         if key in self.functions_:
-            return _call(self.functions_[key])
+            return _call(_ModelFunction, self.functions_[key])
         if key in self.new_ops_:
             return self.new_ops_[key]
         if node.domain == "" and node.op_type not in _registered():
             schema = onnx.defs.get_schema(node.op_type, self.opsets[""], "")
             if schema.has_function:
-                return _call(Evaluator(schema.function_body))
+                return _call(_Function, Evaluator(schema.function_body))
             if schema.has_context_dependent_function:
                 return lambda proto, params: _FunctionOfTypes(proto, params, schema)
         return super()._load_impl(node, input_types)
@@ -121,6 +114,19 @@ class _Function(op_run.OpFunction):
 
     def _check_and_fix_outputs(self, res: tuple[Any, ...]) -> tuple[Any, ...]:
         return res  # each node of the body was checked; an optional output may be empty
+
+
+class _ModelFunction(_Function):
+    """A function of the model; onnx.reference ignores the defaults of its attributes."""
+
+    op_schema = None  # else a standard operator of the same name, whatever its domain, would be asked
+
+    def __init__(self, proto: onnx.NodeProto, params: dict[str, Any], impl: ReferenceEvaluator) -> None:
+        given = {attribute.name for attribute in proto.attribute}
+        proto.attribute.extend(a for a in impl.proto_.attribute_proto if a.name not in given)
+        for name in impl.attributes_:
+            setattr(self, name, None)  # stays, if the call gives none and there is no default
+        super().__init__(proto, params, impl=impl)
 
 
 class _FunctionOfTypes(_Function):
@@ -143,22 +149,60 @@ class _FunctionOfTypes(_Function):
 
 
 class _Compiled:
-    """A node made ready to run; valid while `key` describes the node."""
+    """A node made ready to run; `key` describes the node that it is valid for."""
 
-    def __init__(self, node: ir.Node, key: tuple[Any, ...], opsets: dict[str, int], functions: Any) -> None:
+    def __init__(
+        self,
+        proto: onnx.NodeProto,
+        opsets: dict[str, int],
+        functions: Sequence[onnx.FunctionProto],
+        key: tuple[Any, ...] = (),
+    ) -> None:
         self.key = key
-        self.count = len(node.outputs)
-        proto = ir.serde.serialize_node(node)
-        proto.input[:] = [f"in{i}" for i in range(len(node.inputs))]
-        graph = onnx.GraphProto(name="node", node=[proto])
-        graph.input.extend(onnx.ValueInfoProto(name=name) for name in proto.input)
-        protos = [ir.serde.serialize_function(function) for function in functions]
-        self.node = Evaluator(graph, opsets, functions=protos).rt_nodes_[0]
+        self.opsets = opsets
+        self.functions = functions
+        self.proto = onnx.NodeProto()
+        self.proto.CopyFrom(proto)
+        self.proto.input[:] = [f"in{i}" for i in range(len(proto.input))]  # "" is refused for an absent input
+        self.node: Any = None
 
     def run(self, inputs: list[Any], captured: Mapping[str, Any]) -> list[Any]:
+        """The outputs; UnsupportedError or InputError, naming the node, where it cannot give any."""
+        try:
+            with np.errstate(all="ignore"):  # overflow and 0/0 are results here, not mistakes
+                return self._run(inputs, captured)
+        except SardonyxError:
+            raise
+        except ImportError as error:
+            hint = "Install the package that the message names (pip install)."
+            raise self._failure(UnsupportedError, error, hint) from error
+        except (NotImplementedError, onnx.defs.SchemaError) as error:
+            hint = "Register the operator, or express it with standard operators or a model function."
+            raise self._failure(UnsupportedError, error, hint) from error
+        except Exception as error:  # the evaluator raises whatever numpy does
+            shown = ", ".join(_describe(value) for value in inputs)
+            hint = f"It was given ({shown}); compare with the operator's definition."
+            raise self._failure(InputError, error, hint) from error
+
+    def _run(self, inputs: list[Any], captured: Mapping[str, Any]) -> list[Any]:
+        if self.node is None:
+            graph = onnx.GraphProto(name="node", node=[self.proto])
+            graph.input.extend(onnx.ValueInfoProto(name=name) for name in self.proto.input)
+            self.node = Evaluator(graph, self.opsets, functions=self.functions).rt_nodes_[0]
         options = {"context": dict(captured)} if self.node.need_context() else {}
         results = list(self.node.run(*inputs, **options))
-        return (results + [None] * self.count)[: self.count]
+        count = len(self.proto.output)
+        return (results + [None] * count)[:count]
+
+    def _failure(self, kind: type[Any], error: Exception, hint: str) -> SardonyxError:
+        from sardonyx.model.schemas import full_name
+
+        text = str(error).strip().split("\n")[0] or type(error).__name__
+        if error.__cause__ is not None and str(error.__cause__):
+            text += f" ({error.__cause__})"
+        domain, operator = self.proto.domain, self.proto.op_type
+        name = full_name(domain, operator, self.opsets[domain])
+        return kind(text, node=self.proto.name, operator=name, hint=hint)
 
 
 _cache: weakref.WeakKeyDictionary[ir.Node, _Compiled] = weakref.WeakKeyDictionary()
@@ -166,28 +210,52 @@ _cache: weakref.WeakKeyDictionary[ir.Node, _Compiled] = weakref.WeakKeyDictionar
 
 def _compiled(node: ir.Node, opset_imports: Mapping[str, int], functions: Iterable[ir.Function]) -> _Compiled:
     functions = tuple(functions)
-    opsets = {("" if domain == "ai.onnx" else domain): v for domain, v in opset_imports.items()}
-    if node.version is not None:
-        opsets[node.domain] = node.version
-    opsets.setdefault(node.domain, 1)  # contrib and function domains
-    # Attributes are compared by identity: an edit replaces the Attr object.
-    attributes = tuple(id(attribute) for attribute in node.attributes.values())
-    shape = (node.op_type, len(node.inputs), len(node.outputs), attributes)
-    key = (shape, tuple(opsets.items()), functions)
+    opsets = _domains(opset_imports)
+    version = node.version or node.metadata_props.get(VERSION_KEY)  # the latter survives being saved
+    opsets[node.domain] = int(version or opsets.get(node.domain, 1))  # 1: contrib and function domains
+    # Attributes are compared by identity: an edit replaces the Attr object, which the key keeps alive.
+    attributes = [_Same(attribute) for attribute in node.attributes.values()]
+    key = (node.op_type, len(node.inputs), len(node.outputs), attributes, opsets, functions)
     found = _cache.get(node)
     if found is None or found.key != key:
-        found = _cache[node] = _Compiled(node, key, opsets, functions)
+        from onnx_ir import serde
+
+        protos = [serde.serialize_function(function) for function in functions]
+        found = _cache[node] = _Compiled(_complete(serde.serialize_node(node), node), opsets, protos, key)
     return found
 
 
-def _call(body: Evaluator) -> Any:
-    return lambda proto, params: _Function(proto, params, impl=body)
+def _complete(proto: onnx.NodeProto, node: ir.Node) -> onnx.NodeProto:
+    """Serialising drops trailing absent inputs and outputs, which callers count."""
+    proto.input.extend([""] * (len(node.inputs) - len(proto.input)))
+    proto.output.extend([""] * (len(node.outputs) - len(proto.output)))
+    return proto
 
 
+class _Same:
+    """Equal to another only if both hold the very same object."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.held is self.held
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _domains(imports: Mapping[str, int]) -> dict[str, int]:
+    return {("" if domain == "ai.onnx" else domain): version for domain, version in imports.items()}
+
+
+def _call(kind: type[_Function], body: ReferenceEvaluator) -> Any:
+    return lambda proto, params: kind(proto, params, impl=body)
+
+
+@functools.cache
 def _registered() -> dict[str, Any]:
-    if _op_list._registered_operators is None:
-        _op_list._registered_operators = _op_list._build_registered_operators()
-    return _op_list._registered_operators
+    operators: dict[str, Any] = _op_list._build_registered_operators()
+    return operators
 
 
 def _type_of(value: Any) -> onnx.TypeProto:
@@ -204,7 +272,7 @@ def _type_of(value: Any) -> onnx.TypeProto:
 
 def _tensor_value(value: ir.Value) -> np.ndarray:
     array = value.const_value.numpy()
-    if value.const_value.dtype != ir.DataType.STRING:
+    if array.dtype != object:
         return array
     text = [item.decode() if isinstance(item, bytes) else item for item in array.reshape(-1)]
     return np.array(text, dtype=object).reshape(array.shape)
@@ -230,12 +298,3 @@ def _describe(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"{value.dtype}{list(value.shape)}"
     return type(value).__name__
-
-
-def _failure(kind: type[Any], node: ir.Node, error: Exception, hint: str) -> SardonyxError:
-    text = str(error).strip().split("\n")[0]
-    cause = error.__cause__
-    if cause is not None and str(cause):
-        text += f" ({cause})"
-    operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-    return kind(text or type(error).__name__, node=node.name, operator=operator, hint=hint)

@@ -65,22 +65,22 @@ class Loop(_AllowsEmpty, OpRun):
     def _run(self, M=None, cond=None, *state, body=None, context=None, attributes=None, **_):
         names, outputs = self.body.input_names, self.body.output_names
         count = len(names) - 2
-        state = list(state) + [None] * (count - len(state))
+        values: list[Any] = [*state, *[None] * (count - len(state))]
         scanned: list[list[np.ndarray]] = [[] for _ in outputs[1 + count :]]
         going = True if cond is None else bool(np.asarray(cond).item())
         limit = None if M is None else int(np.asarray(M).item())
         step = 0
         while going and (limit is None or step < limit):
-            feeds = dict(zip(names, [np.array(step, np.int64), np.array(going), *state], strict=True))
+            feeds = dict(zip(names, [np.array(step, np.int64), np.array(going), *values], strict=True))
             results = self._run_body({**(context or {}), **feeds}, attributes=attributes)
             going = bool(np.asarray(results[0]).item())
-            state = results[1 : 1 + count]
+            values = results[1 : 1 + count]
             for collected, value in zip(scanned, results[1 + count :], strict=True):
                 collected.append(value)
             step += 1
         types = self.body.output_types[1 + count :]
         stacked = [np.stack(c) if c else _no_steps(t) for c, t in zip(scanned, types, strict=True)]
-        return (*state, *stacked)
+        return (*values, *stacked)
 
 
 class Scan(OpRun):
@@ -333,10 +333,11 @@ class CategoryMapper(_ML):
     """Missing. Strings to integers or back, with a default."""
 
     def _run(self, x, cats_int64s=None, cats_strings=None, default_int64=-1, default_string="_Unused"):
+        kind: type
         if x.dtype.kind in "OUS":
             table, default, kind = dict(zip(cats_strings, cats_int64s, strict=True)), default_int64, np.int64
         else:
-            table, default, kind = dict(zip(cats_int64s, cats_strings, strict=True)), default_string, object
+            table, default, kind = dict(zip(cats_int64s, cats_strings, strict=True)), default_string, np.object_
         items = [table.get(item, default) for item in x.reshape(-1).tolist()]
         return (np.array(items, dtype=kind).reshape(x.shape),)
 

@@ -120,7 +120,7 @@ class Session:
     def _context(self) -> Context:
         hosted = bool(self._library.facts["captured"])
         if hosted and self._host_model is None:
-            from sardonyx.runtime.reference import HostModel
+            from sardonyx.runtime.host_model import HostModel
 
             self._host_model = HostModel(self._library.folder / "host.onnx", self._library.facts["captured"])
         call = self._host_model.run if hosted else None

@@ -199,9 +199,10 @@ def test_a_full_or_read_only_disk_is_explained(cache, monkeypatch, number):
         Cache(cache.root.parent / "other").publish(KEY, fill)
 
 
-def test_an_explicit_folder_that_cannot_be_made_is_an_error(tmp_path, monkeypatch):
+@pytest.mark.parametrize("below", ["cache", "more/cache"])
+def test_an_explicit_folder_that_cannot_be_made_is_an_error(tmp_path, monkeypatch, below):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("SARDONYX_CACHE_DIR", str(tmp_path / "file" / "more" / "cache"))
+    monkeypatch.setenv("SARDONYX_CACHE_DIR", str(tmp_path / "file" / below))
     with pytest.raises(CacheError, match="cannot use the cache"):
         default().publish(KEY, fill)
 

@@ -6,11 +6,14 @@
 #define UNARY(name, from, to) \
     void loop_##name(const from *x, to *y, int64_t n) { for (int64_t i = 0; i < n; ++i) y[i] = name(x[i]); }
 #define BINARY(name, type) \
-    void loop_##name(const type *a, const type *b, type *y, int64_t n) { for (int64_t i = 0; i < n; ++i) y[i] = name(a[i], b[i]); }
+    void loop_##name(const type *a, const type *b, type *y, int64_t n) { \
+        for (int64_t i = 0; i < n; ++i) y[i] = name(a[i], b[i]); \
+    }
 
 #define FLOAT_FUNCTIONS(X) \
     X(exp) X(expm1) X(log) X(log1p) X(sqrt) X(reciprocal) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) X(sinh) X(cosh) \
-    X(tanh) X(asinh) X(acosh) X(atanh) X(erf) X(sigmoid) X(softplus) X(floor) X(ceil) X(trunc) X(round_even) X(fabs) X(sign)
+    X(tanh) X(asinh) X(acosh) X(atanh) X(erf) X(sigmoid) X(softplus) \
+    X(floor) X(ceil) X(trunc) X(round_even) X(fabs) X(sign)
 #define BINARY_FUNCTIONS(X) X(pow) X(fmod) X(mod_floor) X(max) X(min) X(copysign)
 #define CONVERSIONS(X) \
     X(i8, int8_t) X(u8, uint8_t) X(i16, int16_t) X(u16, uint16_t) X(i32, int32_t) X(u32, uint32_t) X(i64, int64_t) \
@@ -19,7 +22,17 @@
 
 #define UNARY_BOTH(f) UNARY(f##_f32, float, float) UNARY(f##_f64, double, double)
 #define BINARY_BOTH(f) BINARY(f##_f32, float) BINARY(f##_f64, double)
-#define CONVERT_BOTH(t, type) UNARY(f32_to_##t, float, type) UNARY(f64_to_##t, double, type)
+#define CONVERT_BOTH(t, type) CONVERT(f32_to_##t, float, type) CONVERT(f64_to_##t, double, type)
+
+// QEMU 7.2 aborts on RISC-V's vector conversions with a static rounding mode.
+#ifdef SCALAR_CONVERSIONS
+#define CONVERT(name, from, to) \
+    void loop_##name(const from *x, to *y, int64_t n) { \
+        _Pragma("clang loop vectorize(disable)") for (int64_t i = 0; i < n; ++i) y[i] = name(x[i]); \
+    }
+#else
+#define CONVERT(name, from, to) UNARY(name, from, to)
+#endif
 
 FLOAT_FUNCTIONS(UNARY_BOTH)
 BINARY_FUNCTIONS(BINARY_BOTH)
@@ -81,7 +94,8 @@ static void write_out(const void *data, long size) {
 
 // NaNs differ in sign and payload between ISAs; they are written as one.
 #define WRITE(bits) do { \
-    for (int i = 0; i < N; ++i) if (y.f##bits[i] != y.f##bits[i]) y.f##bits[i] = from_bits_f##bits((uint##bits##_t)-1); \
+    for (int i = 0; i < N; ++i) \
+        if (y.f##bits[i] != y.f##bits[i]) y.f##bits[i] = from_bits_f##bits((uint##bits##_t)-1); \
     write_out(y.f##bits, sizeof y.f##bits); } while (0)
 
 // Random bits: every exponent, both signs, infinities, NaNs; every second number has an exponent near that of 1.

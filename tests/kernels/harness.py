@@ -25,10 +25,10 @@ SOURCES = Path(__file__).resolve().parents[2] / "sardonyx" / "kernels" / "c"
 CACHE = Path(os.environ.get("SARDONYX_TEST_CACHE", Path(tempfile.gettempdir()) / f"sardonyx-tests-{os.getuid()}"))
 
 # Product flags; symbols stay visible here, and one that is missing under -nostdlib is an error.
-FLAGS = (
-    "-O2 -g0 -std=gnu11 -ffreestanding -fno-sanitize=undefined -ffp-contract=off -fno-math-errno "
-    "-Wall -Wextra -Werror -Wno-unused-command-line-argument"
-).split()
+FLAGS = [
+    "-O2", "-g0", "-std=gnu11", "-ffreestanding", "-fno-sanitize=undefined", "-ffp-contract=off",
+    "-fno-math-errno", "-Wall", "-Wextra", "-Werror", "-Wno-unused-command-line-argument",
+]
 ISAS = {
     "x86_64_v2": ["-target", "x86_64-linux-gnu", "-mcpu=x86_64_v2"],
     "x86_64_v3": ["-target", "x86_64-linux-gnu", "-mcpu=x86_64_v3"],
@@ -36,6 +36,7 @@ ISAS = {
     "aarch64": ["-target", "aarch64-linux-gnu", "-mcpu=generic"],
     "riscv64_v": ["-target", "riscv64-linux-gnu", "-mcpu=generic_rv64+m+a+f+d+c+v"],
 }
+LIBC = ctypes.CDLL(None)
 GUARD = 4096  # bytes around a scratch buffer that must survive a call
 GUARD_BYTE = 0xA5
 
@@ -86,7 +87,7 @@ def compile_kernels(
     return output
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _load(path: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(path))
 
@@ -106,7 +107,7 @@ def _zig() -> str:
     return str(Path(spec.origin).with_name("zig"))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def struct(header: str, name: str) -> type[ctypes.Structure]:
     """The ctypes twin of `typedef struct {...} name;` in a header of `kernels/c`.
 
@@ -168,8 +169,7 @@ def at_page_end(array: np.ndarray) -> np.ndarray:
     length = -(-max(array.nbytes, 1) // page) * page
     memory = mmap.mmap(-1, length + page)
     base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.mprotect(ctypes.c_void_p(base + length), ctypes.c_size_t(page), 0) == 0
+    assert LIBC.mprotect(ctypes.c_void_p(base + length), ctypes.c_size_t(page), 0) == 0
     copy = np.frombuffer(memory, array.dtype, array.size, length - array.nbytes).reshape(array.shape)
     copy[...] = array
     return copy

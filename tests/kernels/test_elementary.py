@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.fixture(scope="module", params=BUILDS)
 def loops(request: pytest.FixtureRequest) -> ctypes.CDLL:
     """All loops, built with and without fused multiply-add."""
-    return harness.build(LOOPS, isa=request.param, defines=BUILDS[request.param], flags=("-Wno-missing-prototypes",))
+    return harness.build(LOOPS, isa=request.param, defines=BUILDS[request.param])
 
 
 def call(lib: ctypes.CDLL, name: str, *operands: np.ndarray, dtype: object = None, singly: bool = False) -> np.ndarray:
@@ -70,7 +70,7 @@ def special(dtype: type) -> np.ndarray:
     return np.array([*values, *np.negative(values), np.nan], dtype)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def samples(dtype: type, n: int) -> np.ndarray:
     """Random bits (all exponents), dense intervals about 0 and 1, integers, multiples of pi / 2, special values."""
     rng = np.random.default_rng(7)
@@ -89,7 +89,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def erf(x: np.ndarray) -> np.ndarray:
-    """erf in double to about 1e-16, far more than a float needs: 1 - erfc by its series and continued fraction."""
+    """erf by mpmath, rounded to double."""
     return np.array([float(mpmath.erf(float(v))) for v in x])
 
 
@@ -105,7 +105,7 @@ UNARY: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float, float, float]]
     "tan": (np.tan, 0.51, 0.51, 2.5), "asin": (np.arcsin, 0.51, 0.51, 2.5), "acos": (np.arccos, 0.51, 0.51, 2),
     "atan": (np.arctan, 0.51, 0.51, 2), "sinh": (np.sinh, 0.51, 0.51, 2), "cosh": (np.cosh, 0.51, 0.51, 2),
     "tanh": (np.tanh, 1.5, 1.5, 1.5), "asinh": (np.arcsinh, 0.51, 0.51, 2), "acosh": (np.arccosh, 0.51, 0.51, 2),
-    "atanh": (np.arctanh, 0.51, 0.51, 2), "sigmoid": (sigmoid, 2, 2.25, 2), "softplus": (softplus, 2, 2, 2),
+    "atanh": (np.arctanh, 0.51, 0.51, 2), "sigmoid": (sigmoid, 2, 2, 2), "softplus": (softplus, 2, 2, 2),
     "floor": (np.floor, 0, 0, 0), "ceil": (np.ceil, 0, 0, 0), "trunc": (np.trunc, 0, 0, 0),
     "round_even": (np.rint, 0, 0, 0), "fabs": (np.abs, 0, 0, 0), "sign": (np.sign, 0, 0, 0),
 }
@@ -134,8 +134,8 @@ def test_double_functions_are_within_their_bounds(loops: ctypes.CDLL, name: str)
 @pytest.mark.parametrize("name", ["exp", "log", "tanh", "erf", "sin", "cos", "log1p", "expm1", "asin", "atan"])
 def test_double_functions_agree_with_mpmath(loops: ctypes.CDLL, name: str) -> None:
     x = samples(np.float64, 1000)[::7]
-    x = x[np.isfinite(x) & (np.abs(x) < (1 if name == "asin" else 700)) | (np.abs(x) > 1e300) & (name in ("sin", "cos"))]
-    x = x[np.isfinite(x) & ((x > -1) | (name not in ("log", "log1p"))) & ((x > 0) | (name != "log"))]
+    limit = {"asin": 1, "sin": np.inf, "cos": np.inf}.get(name, 700)
+    x = x[(np.abs(x) < limit) & (x > {"log": 0, "log1p": -1}.get(name, -np.inf))]
     with mpmath.workprec(1300):
         wanted = [getattr(mpmath, name)(mpmath.mpf(float(v))) for v in x]
         high = np.array([float(v) for v in wanted]).astype(np.longdouble)
@@ -175,7 +175,9 @@ def test_pow_of_doubles(loops: ctypes.CDLL) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("name", "reference"), [("fmod", np.fmod), ("mod_floor", np.remainder), ("copysign", np.copysign)])
+@pytest.mark.parametrize(("name", "reference"), [
+    ("fmod", np.fmod), ("mod_floor", np.remainder), ("copysign", np.copysign),
+])
 def test_binary_functions_equal_numpy(loops: ctypes.CDLL, name: str, reference: np.ufunc, dtype: type) -> None:
     x, y = operands(dtype, 20_000)
     suffix = "f32" if dtype is np.float32 else "f64"
@@ -268,7 +270,8 @@ def test_every_f16_and_bf16_widens_exactly(loops: ctypes.CDLL) -> None:
 def halfway(bits: int) -> np.ndarray:
     """All 16-bit floats with `bits` of mantissa, the points between neighbours, and what lies next to those."""
     h = np.arange(0x7C00 if bits == 10 else 0x7F80, dtype=np.uint16)
-    exact = h.view(np.float16).astype(np.float64) if bits == 10 else (h.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    exact = h.view(np.float16) if bits == 10 else (h.astype(np.uint32) << 16).view(np.float32)
+    exact = exact.astype(np.float64)
     middle = (exact[1:] + exact[:-1]) / 2
     points = np.concatenate([exact, middle, [65519.0, 65520.0, 65521.0] if bits == 10 else [3.4e38]])
     points = np.concatenate([points, np.nextafter(points, np.inf), np.nextafter(points, 0)])
@@ -315,20 +318,29 @@ def test_hot_loops_are_vectorised_without_calls_or_spills(name: str, isa: str, r
     lines = [line.split() for line in body.splitlines() if line.startswith("\t")]
     assert register in body or (name == "sin" and ".2d" in body)
     assert not any(words[0] in ("call", "callq", "bl") for words in lines)
-    # Saving callee-saved registers around the loop is allowed; a slot that is both written and read in it is not.
-    assert "-byte Spill" not in body
-    assert "-byte Folded Spill" not in body or isa == "aarch64"
+    # Outside the loop (callee-saved registers, a constant too many for the register file) the stack may be written.
+    loop = body[body.index("Inner Loop Header") :]
+    assert "Spill" not in loop
 
 
 # ---- ISAs -----------------------------------------------------------------------------------------------------------
 
-EMULATED = {"aarch64": ["qemu-aarch64"], "riscv64_v": ["qemu-riscv64", "-cpu", "rv64,v=true,vlen=256"]}
+EMULATED = {
+    "aarch64": ["qemu-aarch64"],
+    "riscv64": ["qemu-riscv64"],
+    "riscv64_v": ["qemu-riscv64", "-cpu", "rv64,v=true,vlen=256"],
+}
+TARGETS = {
+    **harness.ISAS,
+    "riscv64": ["-target", "riscv64-linux-gnu", "-mcpu=generic_rv64+m+a+f+d+c"],
+    "riscv64_v": [*harness.ISAS["riscv64_v"], "-DSCALAR_CONVERSIONS"],
+}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def static_program(isa: str, *macros: str) -> Path:
     """The loops as a program without libc that writes the results of all of them to standard output."""
-    options = [*harness.ISAS[isa], *harness.FLAGS, f"-I{harness.SOURCES}", "-DELEMENTARY_MAIN", *macros,
+    options = [*TARGETS[isa], *harness.FLAGS, f"-I{harness.SOURCES}", "-DELEMENTARY_MAIN", *macros,
                "-fno-builtin", "-nostdlib", "-static"]
     digest = hashlib.sha256(repr(options).encode() + LOOPS.read_bytes())
     for header in sorted(harness.SOURCES.glob("*.h")):

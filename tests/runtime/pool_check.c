@@ -52,7 +52,8 @@ static void crowd_task(const void *pointer, int64_t lo, int64_t hi, void *scratc
     (void)scratch;
     int64_t count = __atomic_add_fetch(&c->now, 1, __ATOMIC_SEQ_CST);
     int64_t peak = __atomic_load_n(&c->peak, __ATOMIC_SEQ_CST);
-    while (peak < count && !__atomic_compare_exchange_n(&c->peak, &peak, count, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {}
+    while (peak < count &&
+           !__atomic_compare_exchange_n(&c->peak, &peak, count, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {}
     for (volatile int64_t i = 0; i < (hi - lo) * 300; i++) {}
     __atomic_sub_fetch(&c->now, 1, __ATOMIC_SEQ_CST);
 }

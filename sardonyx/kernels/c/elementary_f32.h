@@ -69,12 +69,15 @@ SX_INLINE float expm1_f32(float x) {
     return fabs_f32(x) < 0x1p-25f ? x : 2.0f * fma1(p, s, s - 0.5f);
 }
 
-// 1 / (1 + e^-x), through e^-|x| <= 1: neither overflow nor cancellation. On the negative side 1 + t is multiplied in
-// only after the division, unrounded.
+// 1 / (1 + e^-x), through e^-|x| <= 1: neither overflow nor cancellation. On the negative side e^-|x| = 2^n (1 + t) is
+// multiplied in only after the division, unrounded, together with what the sum d lost: 3 ULP become 2.
 SX_INLINE float sigmoid_f32(float x) {
     exp_parts_f32 e = exp_split_f32(-fabs_f32(x));
-    float q = 1.0f / (1.0f + (1.0f + e.t) * e.half * e.rest);
-    return x < 0.0f ? fma1(q, e.t, q) * e.half * e.rest : q;
+    float p = 1.0f + e.t, z = p * e.half * e.rest;
+    float d = 1.0f + z, lost = z - (d - 1.0f);
+    float q = 1.0f / d;
+    float t = fma1(-q * lost, p, e.t);
+    return x < 0.0f ? fma1(q, t, q) * e.half * e.rest : q;
 }
 
 // Below 0.6 an odd polynomial (28.4 bits), above it 1 - 2 / (e^2|x| + 1), where errors of the exponential fade.

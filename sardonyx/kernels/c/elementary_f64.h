@@ -1,7 +1,7 @@
 // elementary_f64.h -- the elementary functions in double: exponentials, logarithms, powers, error function, arcs.
 //
-// Branch-free and table-free (see elementary_trig_f64.h for the exception). Logarithms and pow carry about 68 bits as an
-// unevaluated sum hi + lo. Coefficients are minimax fits to the relative error of the function, stated in bits.
+// Branch-free and table-free (see elementary_trig_f64.h for the exception). Logarithms and pow carry about 68 bits,
+// as a sum hi + lo. Coefficients are minimax fits to the relative error of the function, stated in bits.
 #ifndef SARDONYX_ELEMENTARY_F64_H
 #define SARDONYX_ELEMENTARY_F64_H
 
@@ -76,8 +76,8 @@ SX_INLINE double exp_sum_f64(double hi, double lo, int k) {
     c = c < -800.0 ? -800.0 : c;
     lo = c == hi ? lo : 0.0;
     double z = fma1_f64(c, SX_LOG2E_F64, SX_MAGIC_F64), n = z - SX_MAGIC_F64;
-    double r1 = fma1_f64(n, -SX_LN2_HI_F64, c), w = n * SX_LN2_LO_F64;
-    double r = r1 - w, e = ((r1 - r) - w) + lo;
+    double r1 = fma1_f64(n, -SX_LN2_HI_F64, c), w = n * SX_LN2_LO_F64 - lo;
+    double r = r1 - w, e = (r1 - r) - w;
     double p = 1.0 + (r + fma1_f64(exp_poly_f64(r), r * r, e));
     uint64_t i = bits_f64(z) - bits_f64(SX_MAGIC_F64) + (uint64_t)(k + 4096); // positive
     uint64_t a = i >> 1, b = i - a;

@@ -4,8 +4,8 @@
 
 #include "sardonyx.h"
 
-// C[b0,b1,i,j] = sum over k of A[b0,b1,i,k] * B[b0,b1,k,j]. Strides count elements; those of inputs may be 0 (broadcast)
-// or negative.
+// C[b0,b1,i,j] = sum over k of A[b0,b1,i,k] * B[b0,b1,k,j]. Strides count elements; those of inputs may be 0
+// (broadcast) or negative.
 typedef struct {
     const float *a;
     int64_t a_batch0, a_batch1, a_row, a_col; // a_col == 1: rows are contiguous; a_row == 1: A is stored transposed

@@ -1,12 +1,12 @@
 // matmul_tile.h -- the register tiles of matmul_f32: C[R][16 P] = (fresh ? 0 : C) + A[R][k] * B[k][16 P].
 //
 //   A: element (i, k) at a[i * a_row + k * a_k], so rows in place, transposed A and copied blocks are one case.
-//   B: 16 columns of panel p at b[p * b_panel + k * b_k ...], all 16 readable; C: row stride c_row, all columns written.
+//   B: 16 columns of panel p at b[p * b_panel + k * b_k ...], all readable.   C: row stride c_row, all columns written.
 // Every element is accumulated k-sequentially with SX_FMA, whatever the tile.
 //
-// Tunables: MR, WIDE(R). Registers: R * P * LANES for sums, P * LANES for B (none with R == 1, where loads fold into the
-// FMA) and 1 for A, of VREGS. A tile needs 8 independent sums to hide the latency of the FMA, hence several panels at
-// once (WIDE) where rows are few; 4 panels are enough to stream B at the speed of L2.
+// Tunables: MR, WIDE(R). Registers: R * P * LANES for sums, P * LANES for B (none with R == 1, where loads fold into
+// the FMA) and 1 for A, of VREGS. A tile needs 8 independent sums to hide the latency of the FMA, hence several panels
+// at once (WIDE) where rows are few; 4 panels are enough to stream B at the speed of L2.
 #ifndef SARDONYX_MATMUL_TILE_H
 #define SARDONYX_MATMUL_TILE_H
 
@@ -49,9 +49,6 @@ typedef void (*matmul_tile_function)(const matmul_tile *);
 // Hides how a pointer was made: otherwise Clang steps one pointer through all rows, a chain as long as the FMAs take.
 #define OPAQUE(p) __asm__("" : "+r"(p))
 
-#ifndef PREFETCH
-#define PREFETCH 1
-#endif
 #define UNROLL _Pragma("clang loop unroll(full)")
 
 SX_INLINE void matmul_tile_body(const matmul_tile *t, const int rows, const int panels) {
@@ -84,7 +81,7 @@ SX_INLINE void matmul_tile_body(const matmul_tile *t, const int rows, const int 
             if (rows > 6) OPAQUE(a[g]); // or else one general register a row, which are too many
         }
         b += b_k;
-        UNROLL for (int p = 0; p < panels && PREFETCH; p++)
+        UNROLL for (int p = 0; p < panels; p++)
             __builtin_prefetch(ahead + p * b_panel * (int64_t)sizeof(float), 0, 2);
         ahead += ahead_step;
     }

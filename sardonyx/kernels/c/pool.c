@@ -1,11 +1,11 @@
 // pool -- the host's side of sardonyx.h inside one process: threads, memory, clock. Freestanding: what it needs of the
 // operating system comes in as function pointers (sx_system), threads come in as callers of sx_pool_worker.
 //
-// A job is one call of parallel(). Its caller owns a slot, always works on its own job and never waits for a thread that
-// has not begun: correctness needs no worker at all. Workers and caller claim chunks of units by one compare-and-swap on
-// `claim` = (generation << 32 | next unit); the generation proves that the fields read before the swap belong to this
-// job, so a worker that was descheduled between reading and claiming holds nobody up. Chunks shrink towards the end.
-// Running threads (callers and workers) stay at or under `limit` as long as there are no more callers than that.
+// A job is one call of parallel(). Its caller owns a slot, always works on its own job and never waits for a thread
+// that has not begun: correctness needs no worker at all. Workers and caller claim chunks of units by one compare-and-
+// swap on `claim` = (generation << 32 | next unit); the generation proves that the fields read before the swap belong
+// to this job, so a worker that was descheduled between reading and claiming holds nobody up. Chunks shrink towards
+// the end. Running threads (callers and workers) stay at or under `limit` unless there are more callers than that.
 #include "sardonyx.h"
 
 #define SLOTS 32           // jobs at one time; further callers run alone
@@ -266,10 +266,10 @@ static void announce(sx_pool *pool, int32_t wanted) {
     if (missing > 0 && load_ordered(&pool->sleepers) > 0) wake_word(&pool->system, &pool->epoch, missing);
 }
 
-// Waits until the epoch is no longer `seen`: spinning at first, since the next step of a model comes within microseconds.
-// While it spins it offers its processor to others: the system likes to wake a worker in the place of the very caller that
-// woke it. Without the offer jobs of 3 us every 80 us took 3 us + SPIN_NS (28, 38, 58 us at 20, 30, 50 us of spinning); with
-// it 2.5 us.
+// Waits until the epoch is no longer `seen`: spinning at first, since the next step of a model comes within
+// microseconds. While it spins it offers its processor to others: the system likes to wake a worker in the place of
+// the very caller that woke it. Without the offer jobs of 3 us every 80 us took 3 us + SPIN_NS (28, 38, 58 us at 20,
+// 30, 50 us of spinning); with it 2.5 us.
 static void idle(sx_pool *pool, uint32_t seen) {
     add(&pool->spinners, 1);
     int64_t end = now(&pool->system) + SPIN_NS;
