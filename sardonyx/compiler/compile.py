@@ -124,7 +124,7 @@ def describe(program: Program, memory: Plan, source: Source, weights: int, model
         "objects": [slot for slot, _ in program.objects],
         "captured": [[value.name for value in captured] for _, captured in program.host_nodes],
         "kernels": source.kernels,
-        "metadata": _metadata(model),
+        "metadata": metadata(model),
     }
 
 
@@ -146,7 +146,8 @@ def _port(port: Port, entry: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def _metadata(model: ir.Model) -> dict[str, Any]:
+def metadata(model: ir.Model) -> dict[str, Any]:
+    """What the model says of itself."""
     return {
         "producer_name": model.producer_name or "",
         "producer_version": model.producer_version or "",

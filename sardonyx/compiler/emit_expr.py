@@ -184,7 +184,7 @@ class Printer:
         code = operation(expr, args, self.error)
         if self.error in code:
             self.raises = True
-        if expr.dtype in HALF and expr.op not in EXACT and expr.op != "cast":
+        if expr.dtype in HALF and expr.op not in EXACT and expr.op not in ("cast", "bitcast"):
             return decode(encode(code, expr.dtype), expr.dtype)
         return code
 
@@ -228,6 +228,9 @@ def operation(expr: Expr, args: list[str], error: str) -> str:
         return f"({args[0]} ? {args[1]} : {args[2]})"
     if op == "cast":
         return convert(args[0], operand, dtype)
+    if op == "bitcast":
+        stored, kind = encode(args[0], operand), (NATIVE[operand][1], NATIVE[dtype][1])
+        return decode(f"(union {{ {kind[0]} from; {kind[1]} to; }}){{{stored}}}.to", dtype)
     if op == "not":
         return f"(!{args[0]})"
     if op in BITWISE:

@@ -114,6 +114,7 @@ def _opsets(imports: Iterable[onnx.OperatorSetIdProto], owner: str) -> dict[str,
 
 
 def _graph_scope(graph: onnx.GraphProto, parent: _Scope | None, owner: str = "the graph") -> _Scope:
+    _check_text([graph.name, *(info.name for info in graph.value_info)], owner)
     initializers = [tensor.name for tensor in graph.initializer]
     initializers += [tensor.values.name for tensor in graph.sparse_initializer]
     inputs, outputs = [v.name for v in graph.input], [v.name for v in graph.output]

@@ -35,9 +35,12 @@ def inline_functions(model: ir.Model) -> None:
                 _complete_outputs(node, len(callee.outputs))
     try:
         common.InlinePass()(model)
-    except (ValueError, ir.passes.PassError) as error:
+    except (ValueError, RuntimeError) as error:  # the inliner's own errors derive from these
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
         hint = "Inline it before exporting, for example with onnx.inliner."
-        raise UnsupportedError(f"a function of the model cannot be inlined: {error}", hint=hint) from error
+        raise UnsupportedError(f"a function of the model cannot be inlined: {cause}", hint=hint) from error
     model.functions.clear()  # what is left is not called
 
 

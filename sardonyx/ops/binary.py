@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
 
 from sardonyx.compiler import expr as ex
 from sardonyx.compiler import index as ix
+from sardonyx.compiler.dtypes import is_float
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.tensor import Element, Tensor
 from sardonyx.ops import registry
 from sardonyx.ops.node import Node
-from sardonyx.ops.unary import cost_of
+from sardonyx.ops.unary import cost_of, elementwise
 
 BROADCAST_COST = 2  # an operand computed anew for each element that it is broadcast to may cost this much
 
@@ -112,3 +114,49 @@ for _name in ("Max", "Min"):
     variadic(_name, op(_name.lower()), since=1)
 variadic("Sum", lambda x, y: x + y)
 row("Where", ex.select, since=9)
+
+
+def _mean(ctx: Lowering, node: Node, *inputs: Tensor) -> Tensor:
+    """The sum divided by how many there are."""
+    return map_elements(ctx, lambda *values: functools.reduce(operator.add, values) / len(values), *inputs)
+
+
+def _parametric_relu(ctx: Lowering, node: Node, x: Tensor, slope: Tensor) -> Tensor:
+    """x, or slope * x below 0; the slope broadcasts to x."""
+    return map_elements(ctx, lambda e, s: ex.select(e < 0, e * s, e), x, slope, shape=x.shape)
+
+
+def _modulo(ctx: Lowering, node: Node, x: Tensor, y: Tensor) -> Tensor:
+    """The rest of a division, with the sign of the divisor or, with fmod, of the dividend."""
+    return map_elements(ctx, op("fmod" if node.attr("fmod", 0) else "mod"), x, y)
+
+
+def _bit_shift(ctx: Lowering, node: Node, x: Tensor, y: Tensor) -> Tensor:
+    """Bits moved to the LEFT or RIGHT."""
+    return map_elements(ctx, op("shl" if node.attr("direction") == "LEFT" else "shr"), x, y)
+
+
+def power(x: Expr, y: Expr) -> Expr:
+    """x to the power of y, in the type of x; small whole powers are multiplications."""
+    if y.op == "const" and y.value in (1, 2, 3):
+        return {1: x, 2: x * x, 3: x * x * x}[int(y.value)]
+    if x.dtype == y.dtype or is_float(x.dtype):
+        return ex.binary("pow", x, ex.cast(y, x.dtype))
+    wide = "float64" if is_float(y.dtype) else "int64"
+    return ex.cast(ex.binary("pow", ex.cast(x, wide), ex.cast(y, wide)), x.dtype)
+
+
+def _pow(ctx: Lowering, node: Node, x: Tensor, y: Tensor) -> Tensor:
+    """The first to the power of the second, in the type of the first."""
+    if y.array is not None and y.array.size == 1 and y.rank <= x.rank:
+        ctx.native(x, y)
+        exponent = y.scalar()
+        return elementwise(ctx, x, lambda e: power(e, exponent))
+    return map_elements(ctx, power, x, y)
+
+
+for _name, _lower, _since in (
+    ("Mean", _mean, 1), ("PRelu", _parametric_relu, 7), ("Mod", _modulo, 10), ("BitShift", _bit_shift, 11),
+    ("Pow", _pow, 7),
+):  # fmt: skip
+    registry.add(_name, _lower, since=_since, domain="", elementwise=True, depth=1)

@@ -12,10 +12,9 @@ from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Nest, Store
 from sardonyx.compiler.tensor import LANES, Blocked, Layout, Plain, Position, Tensor
-from sardonyx.ops.binary import broadcast, broadcast_shape
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
-from sardonyx.ops.shapes import axes_of, axis_of, dims, integers, is_listed, moved, reshaped, vector
+from sardonyx.ops.shapes import are_known, axes_of, axis_of, by_axis, dims, integers, is_listed, moved, names_axis, reshaped, vector
 
 FAR = 1 << 31  # starts and ends beyond this mean "as far as there is something"
 
@@ -133,9 +132,53 @@ def _squeeze(ctx: Lowering, x: Tensor, axes: Sequence[int] | None) -> Tensor:
     return moved(ctx, x, shape, origin)
 
 
+def _by_symbols(ctx: Lowering, x: Tensor, shape: Sequence[Expr]) -> Tensor:
+    """`x` in memory as a tensor of a shape that only the run knows."""
+    ctx.native(x)
+    found = [ctx.dim(value) for value in shape]
+    same = ex.index(ix.product(found)).equal(ex.index(x.size))
+    ctx.check(same, "shape", "axes that do not fit")
+    return reshaped(ctx, ctx.plain(x), found)
+
+
+def _squeeze_by_symbols(ctx: Lowering, x: Tensor, axes: Sequence[Expr]) -> Tensor:
+    """Output axis j is the j-th input axis that `axes` does not name."""
+    one, zero = ex.constant(1, "int64"), ex.constant(0, "int64")
+    shape = [one] * (x.rank - len(axes))
+    before = zero
+    for k, dim in enumerate(x.shape):
+        kept = one
+        for axis in axes:
+            kept = ex.select(names_axis(axis, k, x.rank), zero, kept)
+        for j, so_far in enumerate(shape):
+            shape[j] = ex.select(kept.equal(1) & before.equal(j), ex.index(dim), so_far)
+        before = before + kept
+    return _by_symbols(ctx, x, shape)
+
+
+def _unsqueeze_by_symbols(ctx: Lowering, x: Tensor, axes: Sequence[Expr]) -> Tensor:
+    """Output axis k is 1 where `axes` names it, else the next input axis."""
+    one, zero = ex.constant(1, "int64"), ex.constant(0, "int64")
+    rank = x.rank + len(axes)
+    shape, used = [], zero
+    for k in range(rank):
+        own = zero
+        for j, dim in enumerate(x.shape):
+            own = ex.select(used.equal(j), ex.index(dim), own)
+        taken = one
+        for axis in axes:
+            new = names_axis(axis, k, rank)
+            own, taken = ex.select(new, one, own), ex.select(new, zero, taken)
+        shape.append(own)
+        used = used + taken
+    return _by_symbols(ctx, x, shape)
+
+
 @operator("Squeeze", since=13)
 def squeeze(ctx: Lowering, node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
     """Without the axes of size 1 (those given, or all)."""
+    if axes is not None and not are_known(ctx, axes):
+        return _squeeze_by_symbols(ctx, x, ctx.elements(axes))
     return _squeeze(ctx, x, None if axes is None else integers(ctx, axes, "axes"))
 
 
@@ -158,6 +201,8 @@ def _unsqueeze(ctx: Lowering, x: Tensor, axes: Sequence[int]) -> Tensor:
 @operator("Unsqueeze", since=13)
 def unsqueeze(ctx: Lowering, node: Node, x: Tensor, axes: Tensor) -> Tensor:
     """With new axes of size 1, at the places given by `axes` in the result."""
+    if not are_known(ctx, axes):
+        return _unsqueeze_by_symbols(ctx, x, ctx.elements(axes))
     return _unsqueeze(ctx, x, integers(ctx, axes, "axes"))
 
 
@@ -356,9 +401,14 @@ def slice_(
 ) -> Tensor:
     """From `starts` to `ends` (not included) by `steps` along `axes`, by numpy's rules."""
     ctx.native(x)
+    first, last = ctx.elements(starts), ctx.elements(ends)
+    pace = [ex.constant(1, "int64")] * len(first) if steps is None else ctx.elements(steps)
+    if axes is not None and not are_known(ctx, axes):
+        first, last, pace = by_axis(ctx.elements(axes), (first, last, pace), (0, FAR, 1), x.rank)
+        axes = None
     cut = None if axes is None else integers(ctx, axes, "axes")
-    pace = None if steps is None else dims(ctx, steps, lower=None)
-    return sliced(ctx, x, dims(ctx, starts, lower=None), dims(ctx, ends, lower=None), cut, pace)
+    begin, end, step = ([ctx.dim(value, lower=None) for value in values] for values in (first, last, pace))
+    return sliced(ctx, x, begin, end, cut, step)
 
 
 @operator("Slice", since=1)

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from sardonyx import errors
 from sardonyx.compiler import expr as ex
 from sardonyx.compiler import index as ix
-from sardonyx.compiler.dtypes import is_float, is_integer
+from sardonyx.compiler.dtypes import SHORT, is_float
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Dim
-from sardonyx.compiler.lower import Lowering, Unsupported
-from sardonyx.compiler.program import Kernel, Reduce, Running, Stage, Store
+from sardonyx.compiler.lower import Lowering
+from sardonyx.compiler.program import Kernel, Pointer, Reduce, Running, Stage, Store
 from sardonyx.compiler.tensor import Blocked, Plain, Tensor, variables
 from sardonyx.ops import registry
 from sardonyx.ops.node import Node
@@ -421,3 +421,40 @@ def cum_sum(ctx: Lowering, node: Node, x: Tensor, axis: Tensor) -> Tensor:
 def cum_prod(ctx: Lowering, node: Node, x: Tensor, axis: Tensor) -> Tensor:
     """Products of the elements up to each one along an axis."""
     return _scan(ctx, node, x, axis, "prod")
+
+
+# Selection.
+
+
+def _top_k(ctx: Lowering, node: Node, x: Tensor, k: Dim) -> tuple[Tensor, Tensor]:
+    ctx.native(x)
+    ctx.requires(x.dtype != "bool", "an order of bool")
+    axis = checked_axis(ctx, node.attr("axis", -1), x.rank)
+    ctx.check(ex.index(k) <= ex.index(x.shape[axis]), "shape", "k is larger than the axis")
+    shape = (*x.shape[:axis], k, *x.shape[axis + 1 :])
+    values, positions = ctx.temporary(x.dtype, ix.product(shape)), ctx.temporary("int64", ix.product(shape))
+    fields = {
+        "x": ctx.pointer(x),
+        "values": Pointer(values),
+        "positions": Pointer(positions),
+        "outer": ix.product(x.shape[:axis]),
+        "extent": x.shape[axis],
+        "inner": ix.product(x.shape[axis + 1 :]),
+        "k": k,
+        "type": f"TOPK_{SHORT[x.dtype].upper()}",
+        "largest": bool(node.attr("largest", 1)),
+    }
+    ctx.emit(Kernel("topk", fields, (values, positions)))
+    return ctx.in_memory(values, shape), ctx.in_memory(positions, shape)
+
+
+@operator("TopK", since=1)
+def top_k_attribute(ctx: Lowering, node: Node, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The k largest elements along an axis and their positions."""
+    return _top_k(ctx, node, x, int(node.attr("k")))
+
+
+@operator("TopK", since=10)
+def top_k(ctx: Lowering, node: Node, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """The k largest (smallest) elements along an axis and their positions, in order."""
+    return _top_k(ctx, node, x, ctx.dim(ctx.elements(k)[0]))

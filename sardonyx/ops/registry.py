@@ -18,6 +18,7 @@ FAMILIES = (
     "binary",
     "reduction",
     "movement",
+    "padding",
     "indexing",
     "generator",
     "convolution",

@@ -40,6 +40,33 @@ def integers(ctx: Lowering, tensor: Tensor, what: str) -> list[int]:
     return known
 
 
+def are_known(ctx: Lowering, tensor: Tensor) -> bool:
+    """True when all elements of a shape-like input are known before the run."""
+    return all(isinstance(ex.as_index(value), int) for value in ctx.elements(tensor))
+
+
+def names_axis(value: Expr, axis: int, rank: int) -> Expr:
+    """True when `value`, negative ones counted from the end, means `axis`."""
+    value = ex.cast(value, "int64")
+    return value.equal(axis) | value.equal(axis - rank)
+
+
+def by_axis(
+    axes: Sequence[Expr], lists: Sequence[Sequence[Expr]], defaults: Sequence[int], rank: int
+) -> list[list[Expr]]:
+    """For each list of values that belong to run-time `axes`, one value for every axis."""
+    result = []
+    for values, default in zip(lists, defaults, strict=True):
+        spread = []
+        for k in range(rank):
+            chosen = ex.constant(default, "int64")
+            for axis, value in zip(axes, values, strict=True):
+                chosen = ex.select(names_axis(axis, k, rank), ex.cast(value, "int64"), chosen)
+            spread.append(chosen)
+        result.append(spread)
+    return result
+
+
 def dims(ctx: Lowering, tensor: Tensor, *, lower: int | None = 0) -> list[Dim]:
     """The elements of a rank-1 input as dims."""
     return [ctx.dim(value, lower=lower) for value in ctx.elements(tensor)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sardonyx import errors
 from sardonyx.compiler import expr as ex
-from sardonyx.compiler.dtypes import is_native
+from sardonyx.compiler.dtypes import is_native, itemsize
 from sardonyx.compiler.expr import Expr, maximum, minimum, select
 from sardonyx.compiler.host import dtype_name
 from sardonyx.compiler.lower import Lowering
@@ -130,3 +131,46 @@ def _cast_like(ctx: Lowering, node: Node, x: Tensor, like: Tensor) -> Tensor:
 
 registry.add("Cast", _cast, since=6, domain="", elementwise=True, depth=1)
 registry.add("CastLike", _cast_like, since=15, domain="", elementwise=True, depth=1)
+
+
+# Clip: bounds are attributes, later inputs; either may be missing.
+
+
+def clipped(ctx: Lowering, x: Tensor, low: Expr | None, high: Expr | None) -> Tensor:
+    """`x` limited from below, then from above (so `high` wins); NaN stays NaN."""
+
+    def body(e: Expr) -> Expr:
+        e = e if low is None else maximum(e, low)
+        return e if high is None else minimum(e, high)
+
+    return elementwise(ctx, x, body)
+
+
+def _clip(ctx: Lowering, node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+    """Limited to low..high."""
+    ctx.native(x, low, high)
+    bounds = [None if bound is None else ctx.cheap(bound).scalar() for bound in (low, high)]
+    return clipped(ctx, x, bounds[0], bounds[1])
+
+
+def _clip_1(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
+    """Clip with its bounds as attributes."""
+    ctx.native(x)
+    bounds = [node.attr(name) for name in ("min", "max")]
+    low, high = (None if bound is None else ex.constant(bound, x.dtype) for bound in bounds)
+    return clipped(ctx, x, low, high)
+
+
+def _bit_cast(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
+    """The same bits as another type of the same size."""
+    dtype = dtype_name(node.attr("to"))
+    ctx.native(x)
+    ctx.requires(is_native(dtype), f"{dtype} has no native code")
+    if itemsize(dtype) != itemsize(x.dtype):
+        raise errors.ModelError(f"{x.dtype} to {dtype}: sizes differ", node=ctx.node, operator=ctx.operator)
+    return elementwise(ctx, x, lambda e: ex.call("bitcast", dtype, e))
+
+
+registry.add("Clip", _clip, since=11, domain="", elementwise=True, depth=1)
+registry.add("Clip", _clip_1, since=1, domain="", elementwise=True, depth=1)
+registry.add("BitCast", _bit_cast, since=26, domain="", elementwise=True, depth=1)

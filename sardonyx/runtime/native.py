@@ -106,6 +106,8 @@ class Library:
         self.output_dims.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
         self._map, self.weights = _map_weights(folder / "weights.bin", facts["weights"])
         self.rank_total = sum(len(port.dims) for port in self.outputs)
+        self.shaped = [number for number, port in enumerate(self.inputs) if port.slot < 0 and not port.fixed]
+        self.simple = all(port.slot < 0 and port.known for port in self.outputs)
 
     def fail(self, code: int, step: int, cause: BaseException | None) -> None:
         """Raise the error that a run ended with."""
@@ -117,6 +119,18 @@ class Library:
         if cause is not None:
             message = f"{message}: {cause}"
         raise kind(message, node=node, operator=operator) from cause
+
+
+class Uncompiled(Library):
+    """Stands in for a library where another engine runs the whole model."""
+
+    def __init__(self, inputs: list[Port], outputs: list[Port], model: Any, provider: str):
+        from sardonyx.compiler.compile import metadata
+
+        self.inputs, self.outputs = inputs, outputs
+        placement = [[node.name or "", node.op_type, provider, "asked for"] for node in model.graph]
+        sizes = {"weights": 0, "arena": None, "bound": None, "slots": 0, "planned": 0}
+        self.facts = {"placement": placement, "metadata": metadata(model), "steps": [], "captured": [], **sizes}
 
 
 def _map_weights(path: Path, size: int) -> tuple[Any, int]:
@@ -134,6 +148,14 @@ def _map_weights(path: Path, size: int) -> tuple[Any, int]:
 
 
 _ALLOCATE = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+
+
+def _fitting(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if array.shape != shape:
+        raise errors.InputError(f"an array given by out= has shape {array.shape}, expected {shape}")
+    return array
+
+
 HostCall = Callable[[int, list[Any]], Sequence[Any]]
 
 
@@ -154,6 +176,8 @@ class Context:
         self._offsets = (ctypes.c_int64 * (library.facts["planned"] + 1))()
         self.ticks = (ctypes.c_int64 * (len(library.facts["steps"]) + 1))() if profile else None
         self.runs = 0
+        self._shapes: list[tuple[int, ...]] | None = None
+        self._known: list[tuple[tuple[int, ...] | None, Any]] = []  # shape and dtype of each output, where known
         self.call = _Call(
             buffers=ctypes.addressof(self.pointers),
             dims=ctypes.addressof(self.dims),
@@ -174,43 +198,45 @@ class Context:
 
     def run(self, values: Sequence[Any], out: Mapping[int, np.ndarray] | None = None) -> list[Any]:
         """Run on checked, contiguous arrays (Python objects for object ports); returns all outputs."""
-        library = self.library
-        for number, (port, value) in enumerate(zip(library.inputs, values, strict=True)):
-            if port.slot >= 0:
-                self.objects[port.slot] = value
+        library, pointers = self.library, self.pointers
+        number = 0
+        for value in values:
+            if library.inputs[number].slot < 0:
+                pointers[number] = value.__array_interface__["data"][0]
             else:
-                self.pointers[number] = value.__array_interface__["data"][0]
-        for position, (number, axis) in enumerate(library.entry):
-            self.dims[position] = values[number].shape[axis]
-        results = self._outputs(out)
+                self.objects[library.inputs[number].slot] = value
+            number += 1
+        shapes = [values[n].shape for n in library.shaped]
+        if shapes != self._shapes:
+            self._set_shapes(values, shapes)
+        results: list[np.ndarray | None] = []
+        for position, (shape, dtype) in enumerate(self._known):
+            array: np.ndarray | None = None
+            if shape is not None:
+                array = np.empty(shape, dtype) if not out or position not in out else _fitting(out[position], shape)
+            pointers[number] = None if array is None else array.__array_interface__["data"][0]
+            results.append(array)
+            number += 1
         code = library.main(self.host.address, self._call_address)
         self.runs += 1
         if code or self.failure is not None:
             cause, self.failure = self.failure, None
             library.fail(code, self.call.step, cause)
-        return self._collect(results)
+        return results if library.simple else self._collect(results)
 
-    def _outputs(self, out: Mapping[int, np.ndarray] | None) -> list[np.ndarray | None]:
+    def _set_shapes(self, values: Sequence[Any], shapes: list[tuple[int, ...]]) -> None:
+        """Take over new input shapes: the symbols, and the shapes of the outputs that follow from them."""
         library = self.library
-        if self.symbols or not library.facts.get("static"):
-            library.output_dims(ctypes.addressof(self.dims), self._output_dims_address)
-        at = self.symbols
-        results: list[np.ndarray | None] = []
-        first = len(library.inputs)
-        for number, port in enumerate(library.outputs):
+        for position, (number, axis) in enumerate(library.entry):
+            self.dims[position] = values[number].shape[axis]
+        library.output_dims(ctypes.addressof(self.dims), self._output_dims_address)
+        self._known, at = [], self.symbols
+        for port in library.outputs:
             rank = len(port.dims)
-            array: np.ndarray | None = None
-            if port.slot < 0 and port.known:
-                shape = tuple(self.dims[at : at + rank])
-                array = out.get(number) if out else None
-                if array is None:
-                    array = np.empty(shape, port.dtype)
-                elif array.shape != shape:
-                    raise errors.InputError(f"out '{port.name}' has shape {array.shape}, expected {shape}")
-            self.pointers[first + number] = array.__array_interface__["data"][0] if array is not None else None
-            results.append(array)
+            known = port.slot < 0 and port.known
+            self._known.append((tuple(self.dims[at : at + rank]) if known else None, port.dtype))
             at += rank
-        return results
+        self._shapes = shapes
 
     def _collect(self, results: list[np.ndarray | None]) -> list[Any]:
         library = self.library

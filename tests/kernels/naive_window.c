@@ -1,5 +1,5 @@
-// naive_window.c -- what the convolution and pooling kernels must give bit for bit: plain loops over plain layouts, each
-// output in the order that the kernels state. Shares no code with them but SX_PORTABLE's meaning.
+// naive_window.c -- what the convolution and pooling kernels must give bit for bit: plain loops over plain layouts,
+// each output in the order that the kernels state. Shares no code with them but SX_PORTABLE's meaning.
 #include <stddef.h>
 #include <stdint.h>
 

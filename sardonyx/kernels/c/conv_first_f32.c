@@ -1,20 +1,22 @@
-// conv_first_f32.c -- convolution of a plain NCHW image by register tiles of CONV_MR positions x CONV_NB channel blocks.
+// conv_first_f32.c -- convolution of a plain NCHW image by tiles of CONV_MR positions x CONV_NB channel blocks.
 //
 // A task is one image, up to OC_GROUP blocks of output channels and one range of output rows. It first copies the input
-// rows it needs to scratch, with zeros outside of the image and each row cut into stride_w phases,
+// rows it needs to scratch, with zeros outside of the image, cut into stride_h * stride_w phases,
 //
-//   rows[c][ih - first][phase][i] = x[c][ih][i * stride_w + phase - pad_left]
+//   copy[c][fh][fw][i][j] = x[c][first + i * stride_h + fh][j * stride_w + fw - pad_left]
 //
-// so that neighbouring output positions are neighbours there at any stride and dilation, borders included.
+// so that neighbouring output positions are neighbours there at any stride and dilation, borders included. Where
+// filters do not overlap (patches), so are the end of a row and the start of the next, and tiles run on.
 #include "conv_first_f32.h"
 
 #define CONV_UNIT 1
 #include "conv_tile.h"
 
-// Steps whose weights stay in L1 over a range (16 KB), positions of a range (more of them copy fewer input rows twice),
-// blocks of output channels of a task. Tunables.
+// Steps whose weights (10 KB) and lines of x (another 10 KB: one line a step) stay in L1 (256: 16x16 patches are 15 %
+// slower); positions of a range (more of them copy fewer input rows twice); blocks of output channels of a task.
+// Tunables.
 #ifndef CHUNK
-#define CHUNK (256 / CONV_NB)
+#define CHUNK (160 / CONV_NB)
 #endif
 #ifndef POSITIONS
 #define POSITIONS 1024
@@ -27,8 +29,8 @@
 typedef struct {
     int64_t oc_part, oc_parts;  // blocks of output channels of a task, and how many such parts there are
     int64_t range, ranges;      // output rows of a task, and how many such ranges an image has
-    int64_t rows;               // input rows of a full range
-    int64_t phase, row, plane;  // scratch: floats from phase to phase, row to row, channel to channel
+    int64_t width;              // scratch: floats from row to row
+    int64_t fw, fh, channel;    // scratch: floats from phase to phase and from channel to channel
 } conv_plan;
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -47,10 +49,10 @@ static conv_plan make_plan(const conv_first_f32_args *a) {
     if (ranges > a->oh) ranges = a->oh;
     p.range = ceil_div(a->oh, ranges);
     p.ranges = ceil_div(a->oh, p.range);
-    p.rows = (p.range - 1) * a->stride_h + (a->kh - 1) * a->dilation_h + 1;
-    p.phase = a->ow + (a->kw - 1) * a->dilation_w / a->stride_w;
-    p.row = p.phase * a->stride_w;
-    p.plane = p.row * p.rows;
+    p.width = a->ow + (a->kw - 1) * a->dilation_w / a->stride_w;
+    p.fw = p.width * (p.range + (a->kh - 1) * a->dilation_h / a->stride_h);
+    p.fh = p.fw * a->stride_w;
+    p.channel = p.fh * a->stride_h;
     return p;
 }
 
@@ -61,7 +63,7 @@ int64_t conv_first_f32_tasks(const conv_first_f32_args *a) {
 
 int64_t conv_first_f32_scratch(const conv_first_f32_args *a) {
     conv_plan p = make_plan(a);
-    return (CHUNK * (int64_t)sizeof(int64_t)) + a->ic * p.plane * (int64_t)sizeof(float);
+    return (CHUNK * (int64_t)sizeof(int64_t)) + a->ic * p.channel * (int64_t)sizeof(float);
 }
 
 SX_INLINE int64_t clamp(int64_t x, int64_t lo, int64_t hi) { return x < lo ? lo : x > hi ? hi : x; }
@@ -88,18 +90,18 @@ static void copy_row(const conv_first_f32_args *a, const conv_plan *p, const flo
     int64_t s = a->stride_w;
     int64_t pairs_lo = 0, pairs_hi = 0;
     if (x && s == 2) {  // both phases at once where both lie inside
-        pairs_lo = clamp(ceil_div(a->pad_left, 2), 0, p->phase);
-        pairs_hi = clamp((a->iw + a->pad_left) / 2, pairs_lo, p->phase);
-        copy_pairs(x + (2 * pairs_lo - a->pad_left), pairs_hi - pairs_lo, to + pairs_lo, to + p->phase + pairs_lo);
+        pairs_lo = clamp(ceil_div(a->pad_left, 2), 0, p->width);
+        pairs_hi = clamp((a->iw + a->pad_left) / 2, pairs_lo, p->width);
+        copy_pairs(x + (2 * pairs_lo - a->pad_left), pairs_hi - pairs_lo, to + pairs_lo, to + p->fw + pairs_lo);
     }
-    for (int64_t f = 0; f < s; f++, to += p->phase) {
+    for (int64_t f = 0; f < s; f++, to += p->fw) {
         // 0 <= i * s + f - pad_left < iw  <=>  lo <= i < hi
         int64_t lo = a->pad_left > f ? ceil_div(a->pad_left - f, s) : 0;
         int64_t hi = a->iw + a->pad_left > f ? ceil_div(a->iw + a->pad_left - f, s) : 0;
-        lo = clamp(lo, 0, p->phase);
-        hi = x ? clamp(hi, lo, p->phase) : lo;
+        lo = clamp(lo, 0, p->width);
+        hi = x ? clamp(hi, lo, p->width) : lo;
         for (int64_t i = 0; i < lo; i++) to[i] = 0;
-        for (int64_t i = hi; i < p->phase; i++) to[i] = 0;
+        for (int64_t i = hi; i < p->width; i++) to[i] = 0;
         const float *from = x ? x + (f - a->pad_left) : x;
         if (pairs_hi > pairs_lo) {
             for (int64_t i = lo; i < pairs_lo; i++) to[i] = from[i * s];
@@ -115,7 +117,8 @@ static void copy_rows(const conv_first_f32_args *a, const conv_plan *p, const fl
     for (int64_t c = 0; c < a->ic; c++)
         for (int64_t r = 0; r < rows; r++) {
             int inside = ih + r >= 0 && ih + r < a->ih;
-            copy_row(a, p, inside ? x + (c * a->ih + ih + r) * a->iw : NULL, to + c * p->plane + r * p->row);
+            copy_row(a, p, inside ? x + (c * a->ih + ih + r) * a->iw : NULL,
+                     to + c * p->channel + r % a->stride_h * p->fh + r / a->stride_h * p->width);
         }
 }
 
@@ -123,8 +126,9 @@ static void copy_rows(const conv_first_f32_args *a, const conv_plan *p, const fl
 static void make_steps(const conv_first_f32_args *a, const conv_plan *p, int64_t k, int64_t count, int64_t *offset) {
     int64_t c = k / (a->kh * a->kw), kh = k / a->kw % a->kh, kw = k % a->kw;
     for (int64_t j = 0; j < count; j++) {
-        int64_t column = kw * a->dilation_w;
-        offset[j] = c * p->plane + kh * a->dilation_h * p->row + column % a->stride_w * p->phase + column / a->stride_w;
+        int64_t row = kh * a->dilation_h, column = kw * a->dilation_w;
+        offset[j] = c * p->channel + row % a->stride_h * p->fh + column % a->stride_w * p->fw +
+                    row / a->stride_h * p->width + column / a->stride_w;
         if (++kw == a->kw) kw = 0, kh++;
         if (kh == a->kh) kh = 0, c++;
     }
@@ -136,8 +140,11 @@ static void run_task(const conv_first_f32_args *a, const conv_plan *p, int64_t t
     int64_t lo = range * p->range, hi = lo + p->range < a->oh ? lo + p->range : a->oh;
     int64_t block = part * p->oc_part, end = block + p->oc_part < a->oc_blocks ? block + p->oc_part : a->oc_blocks;
     int64_t steps = a->ic * a->kh * a->kw, w_block = steps * 16, y_block = a->oh * a->ow * 16;
-    int64_t tiles = conv_tiles(a->ow);
-    float *y = a->y + image * a->y_batch;
+    // Lines of positions that are neighbours in scratch: rows, or all rows of the range as one.
+    int64_t lines = hi - lo, line = a->ow;
+    if (p->width == a->ow) line *= lines, lines = 1;
+    int64_t tiles = conv_tiles(line);
+    float *y = a->y + image * a->y_batch + lo * a->ow * 16;
 
     copy_rows(a, p, a->x + image * a->x_batch, lo * a->stride_h - a->pad_top,
               (hi - lo - 1) * a->stride_h + (a->kh - 1) * a->dilation_h + 1, rows);
@@ -146,12 +153,11 @@ static void run_task(const conv_first_f32_args *a, const conv_plan *p, int64_t t
         make_steps(a, p, k, count, offset);
         for (int64_t b = block; b < end; b += CONV_NB) {
             int64_t nb = end - b < CONV_NB ? end - b : CONV_NB;
-            for (int64_t oh = lo; oh < hi; oh++)
+            for (int64_t l = 0; l < lines; l++)
                 for (int64_t t = 0; t < tiles; t++) {
-                    int64_t ow = conv_tile_start(a->ow, tiles, t), next = conv_tile_start(a->ow, tiles, t + 1);
-                    conv_tile(next - ow, nb, rows + (oh - lo) * a->stride_h * p->row + ow, offset, count,
-                              a->w + b * w_block + k * 16, w_block, y + b * y_block + (oh * a->ow + ow) * 16, y_block,
-                              k == 0);
+                    int64_t at = conv_tile_start(line, tiles, t), next = conv_tile_start(line, tiles, t + 1);
+                    conv_tile(next - at, nb, rows + l * p->width + at, offset, count, a->w + b * w_block + k * 16,
+                              w_block, y + b * y_block + (l * a->ow + at) * 16, y_block, k == 0);
                 }
             if (a->epilogue && k + count == steps)
                 for (int64_t i = 0; i < nb; i++)

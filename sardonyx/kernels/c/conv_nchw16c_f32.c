@@ -1,4 +1,4 @@
-// conv_nchw16c_f32.c -- direct convolution over NCHW16c by register tiles of CONV_MR positions x CONV_NB channel blocks.
+// conv_nchw16c_f32.c -- direct convolution over NCHW16c by tiles of CONV_MR positions x CONV_NB channel blocks.
 //
 // A task is one image, one group, up to OC_GROUP blocks of output channels and one range of output positions (p = oh *
 // OW + ow, tiles may run over the end of a row). It walks over its steps (ib, kh, kw) in chunks whose weights fit L1;

@@ -7,8 +7,8 @@
 // starting from 0, with SX_FMA: the tile's shape never changes a bit, nor does splitting the steps over several calls.
 //
 // The includer defines CONV_UNIT: 16 where x is NCHW16c, 1 where x is a plain row of one channel.
-// Tunables: CONV_MR, CONV_NB, CONV_UNROLL.  Need CONV_MR * CONV_NB * 16 / VL + CONV_NB * 16 / VL + 1 <= VREGS, CONV_MR <= 14,
-// CONV_NB <= 2.
+// Tunables: CONV_MR, CONV_NB, CONV_UNROLL.  Need CONV_MR * CONV_NB * 16 / VL + CONV_NB * 16 / VL + 1 <= VREGS,
+// CONV_MR <= 14, CONV_NB <= 2.
 #ifndef SARDONYX_CONV_TILE_H
 #define SARDONYX_CONV_TILE_H
 
@@ -46,7 +46,7 @@ SX_INLINE int64_t conv_tile_start(int64_t length, int64_t tiles, int64_t i) {
 
 SX_INLINE void conv_tile_body(int mr, int nb, const float *x, const int64_t *offset, int64_t steps, const float *w,
                               int64_t w_block, float *y, int64_t y_block, int first) {
-    vf acc[CONV_MR][CONV_NB * CONV_V];
+    vf acc[14][CONV_NB * CONV_V];
 #pragma clang loop unroll(full)
     for (int i = 0; i < mr; i++)
 #pragma clang loop unroll(full)

@@ -16,7 +16,8 @@ typedef struct {
     int64_t tasks;
 } plane_tasks;
 
-// `work`: operations of 16 lanes in all. A function of the arguments alone; about 10 us a task, at most 16 by this rule.
+// `work`: operations of 16 lanes in all. A function of the arguments alone; about 10 us a task, at most 16 by this
+// rule.
 static inline plane_tasks cut_planes(int64_t planes, int64_t oh, int64_t ow, int64_t work) {
     plane_tasks p = {planes, 1, 0, 0, 0};
     if (planes == 0 || oh * ow == 0) return p;

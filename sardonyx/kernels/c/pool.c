@@ -83,7 +83,6 @@ typedef struct {
     sx_pool *pool;
     _Atomic int32_t threads;
     _Atomic uint32_t busy;                   // a job of this host is running: whoever comes now is nested in it
-    _Atomic uint32_t failed;                 // a task could not run for want of memory
     _Atomic uint32_t lock;                   // of what follows
     int64_t live_bytes, peak_bytes, cached_bytes, live_blocks, cached_blocks;
     block *newest, *oldest;
@@ -359,7 +358,7 @@ static void run_job(host_t *host, slot_t *slot, uint32_t at, sx_task task, const
 static void run_nested(host_t *host, sx_task task, const void *args, int64_t tasks, int64_t scratch_bytes) {
     scratch_t scratch = {0, 0};
     if (!grow(&host->pool->system, &scratch, scratch_bytes)) {
-        store_release(&host->failed, 1);
+        __atomic_store_n(&host->api.failed, 1, __ATOMIC_RELEASE);
         return;
     }
     task(args, 0, tasks, scratch.memory);
@@ -375,7 +374,7 @@ static void host_parallel(sx_host *api, sx_task task, const void *args, int64_t 
         return;
     }
     if (!grow(&pool->system, &host->scratch, scratch_bytes)) {
-        store_release(&host->failed, 1);
+        __atomic_store_n(&host->api.failed, 1, __ATOMIC_RELEASE);
         store_release(&host->busy, 0);
         return;
     }
@@ -535,7 +534,7 @@ void sx_host_set_call(sx_host *api, int (*call)(sx_host *host, void *call, int64
 void sx_host_set_threads(sx_host *api, int32_t threads) { store(&((host_t *)api)->threads, threads); }
 
 // 1 when since the last question a task could not run for want of memory: the results are worthless.
-int32_t sx_host_failed(sx_host *api) { return (int32_t)swap(&((host_t *)api)->failed, 0); }
+int32_t sx_host_failed(sx_host *api) { return (int32_t)__atomic_exchange_n(&api->failed, 0, __ATOMIC_ACQ_REL); }
 
 void sx_host_release(sx_host *api, void *memory) { host_release(api, memory); }
 

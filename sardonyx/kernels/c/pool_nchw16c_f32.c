@@ -59,8 +59,10 @@ SX_INLINE void pool_tile(int T, int kind, const pool_nchw16c_f32_args *a, tap_ra
             for (int64_t kw = w.lo; kw < w.hi; kw++) {
                 const float *tap = x + (kh * a->dilation_h * a->iw + kw * a->dilation_w) * 16 + v;
 #pragma clang loop unroll(full)
-                for (int i = 0; i < T * R; i++)
-                    p[i / R][i % R] = pool_add(kind, p[i / R][i % R], v_load(tap + i / R * a->stride_w * 16 + i % R * VL));
+                for (int i = 0; i < T * R; i++) {
+                    vf xv = v_load(tap + i / R * a->stride_w * 16 + i % R * VL);
+                    p[i / R][i % R] = pool_add(kind, p[i / R][i % R], xv);
+                }
             }
 #pragma clang loop unroll(full)
         for (int i = 0; i < T * R; i++)

@@ -32,6 +32,8 @@ struct sx_host {
     int (*call)(sx_host *host, void *call, int64_t step);
     // Monotonic time in nanoseconds.
     int64_t (*clock)(sx_host *host);
+    // Set when `parallel` could not run a task for want of memory; whoever finds it set clears it.
+    int64_t failed;
 };
 
 // A tensor that crosses from a program to Python in `sx_host.call`.

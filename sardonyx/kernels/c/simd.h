@@ -51,4 +51,74 @@ SX_INLINE float fma1(float x, float y, float z) { return x * y + z; }
 SX_INLINE float fma1(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
 #endif
 
+// Integers: one register of 32-bit words, and its dot product of bytes or halves.
+typedef int32_t vi __attribute__((vector_size(VL * 4)));
+typedef int32_t vi_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_alias));
+
+SX_INLINE vi vi_load(const int32_t *p) { return *(const vi_unaligned *)p; }
+SX_INLINE void vi_store(int32_t *p, vi x) { *(vi_unaligned *)p = x; }
+SX_INLINE vi vi_set1(int32_t x) { return x - (vi){}; }
+
+// vi_dot(sum, x, y): each word of `sum` plus the dot product of the same words of x and y, seen as SX_DOT_GROUP numbers;
+// it wraps and never saturates. SX_DOT_GROUP 4: bytes, those of y signed, those of x unsigned if SX_DOT_A_UNSIGNED.
+// SX_DOT_GROUP 2: int16. SX_DOT_FALLBACK picks the plain versions, which every target has.
+#if !defined(SX_DOT_GROUP) && (defined(__AVX512VNNI__) || (VL == 8 && defined(__AVXVNNI__)))
+#define SX_DOT_GROUP 4
+#define SX_DOT_A_UNSIGNED 1
+#elif !defined(SX_DOT_GROUP) && defined(__ARM_FEATURE_DOTPROD)
+#define SX_DOT_GROUP 4
+#define SX_DOT_A_UNSIGNED 0
+#elif !defined(SX_DOT_GROUP)
+#define SX_DOT_GROUP 2
+#endif
+
+typedef int16_t vi_halves __attribute__((vector_size(VL * 4)));
+
+SX_INLINE vi vi_dot2_plain(vi sum, vi x, vi y) {
+    const vi x0 = x << 16 >> 16, x1 = x >> 16, y0 = y << 16 >> 16, y1 = y >> 16;
+    return sum + (x0 * y0 + x1 * y1);
+}
+
+SX_INLINE vi vi_dot4_plain(vi sum, vi x, vi y, const int x_unsigned) {
+    typedef uint32_t vu __attribute__((vector_size(VL * 4)));
+    for (int i = 0; i < 4; i++) {
+        const int up = 24 - 8 * i;
+        const vi x_byte = x_unsigned ? (vi)((vu)x << up >> 24) : x << up >> 24;
+        sum += x_byte * (y << up >> 24);
+    }
+    return sum;
+}
+
+SX_INLINE vi vi_dot(vi sum, vi x, vi y) {
+#if SX_DOT_GROUP == 4 && defined(SX_DOT_FALLBACK)
+    return vi_dot4_plain(sum, x, y, SX_DOT_A_UNSIGNED);
+#elif SX_DOT_GROUP == 4 && (defined(__AVX512VNNI__) || defined(__AVXVNNI__))
+#if defined(__AVX512VNNI__)
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(y));
+#else
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(x), "x"(y));
+#endif
+    return sum;
+#elif SX_DOT_GROUP == 4
+    __asm__("sdot %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(x), "w"(y));
+    return sum;
+#elif defined(SX_DOT_FALLBACK)
+    return vi_dot2_plain(sum, x, y);
+#elif VL == 16 && defined(__AVX512BW__)
+    return sum + (vi)__builtin_ia32_pmaddwd512((vi_halves)x, (vi_halves)y);
+#elif VL == 8 && defined(__AVX2__)
+    return sum + (vi)__builtin_ia32_pmaddwd256((vi_halves)x, (vi_halves)y);
+#elif VL == 4 && defined(__SSE2__)
+    return sum + (vi)__builtin_ia32_pmaddwd128((vi_halves)x, (vi_halves)y);
+#elif defined(__aarch64__)
+    vi low, high; // as text, since Clang spreads the four steps out until they spill
+    __asm__("smull %1.4s, %3.4h, %4.4h\n\tsmull2 %2.4s, %3.8h, %4.8h\n\t"
+            "addp %1.4s, %1.4s, %2.4s\n\tadd %0.4s, %0.4s, %1.4s"
+            : "+w"(sum), "=&w"(low), "=&w"(high) : "w"(x), "w"(y));
+    return sum;
+#else
+    return vi_dot2_plain(sum, x, y);
+#endif
+}
+
 #endif
