@@ -107,11 +107,12 @@ def _object_tensor(array: np.ndarray, name: str) -> onnx.TensorProto:
 def describe(program: Program, memory: Plan, source: Source, weights: int, model: ir.Model) -> dict[str, Any]:
     """What the loader needs, as JSON."""
     entry = {str(symbol): number for number, symbol in enumerate(program.symbols)}
+    known = {str(symbol) for symbol in program.entry_symbols()}
     return {
         "version": sardonyx.__version__,
         "name": program.name,
-        "inputs": [_port(port, entry) for port in program.inputs],
-        "outputs": [_port(port, entry) for port in program.outputs],
+        "inputs": [_port(port, entry, known) for port in program.inputs],
+        "outputs": [_port(port, entry, known) for port in program.outputs],
         "entry": [[number, axis] for _, number, axis in program.entry],
         "weights": weights,
         "planned": len(memory.planned),
@@ -128,20 +129,18 @@ def describe(program: Program, memory: Plan, source: Source, weights: int, model
     }
 
 
-def _port(port: Port, entry: dict[str, int]) -> dict[str, Any]:
+def _port(port: Port, entry: dict[str, int], known: set[str]) -> dict[str, Any]:
     dims: list[int | str] = []
     for dim in port.shape:
         dims.append(dim if isinstance(dim, int) else f"s{entry[str(dim)]}" if str(dim) in entry else "?")
-    known = all(
-        str(ix.symbol(atom.key)) in entry for dim in port.shape for atom in ix.atoms(dim) if atom.kind == "symbol"
-    )
+    atoms = {atom for dim in port.shape for atom in ix.atoms(dim) if atom.kind == "symbol"}
     return {
         "name": port.name,
         "dtype": port.dtype,
         "type": port.type,
         "shape": list(port.names),
         "dims": dims,
-        "known": known,
+        "known": all(str(ix.symbol(atom.key)) in known for atom in atoms),
         "slot": port.slot,
     }
 

@@ -2,7 +2,8 @@
 
 Three forms, chosen from the nest alone:
 
-* *map*: stores only; the innermost variable is the vector loop.
+* *map*: stores only; the innermost variable is the vector loop. Where it jumps through memory that another variable walks
+  (a transposition), the two go in tiles, so that each cache line is fetched once.
 * *row*: each point of the outer loops does its stages, whose own innermost variable is the vector loop. Sums run in
   16 lanes, so that every target adds in the same order.
 * *column*: as row, but the innermost outer variable walks memory and the stages' own do not; a tile of 64 columns goes
@@ -15,7 +16,7 @@ program compiles one of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sardonyx.compiler import index as ix
 from sardonyx.compiler.dtypes import NATIVE, compute_type, is_float, is_integer
@@ -27,6 +28,8 @@ from sardonyx.compiler.program import Buffer, Nest, Reduce, Running, Stage, Stor
 
 MAP_BLOCK = 8192  # elements of the vector loop in one task
 COLUMNS = 64  # columns of a tile in the column form
+TILE = 32  # rows and columns of a tile in a transposing map: two cache lines of floats
+SHORT_RUN = 128  # a strided run this short stays in the first cache until the next row reads beside it
 LANES = 16
 VECTORIZE = "#pragma clang loop vectorize(assume_safety)"
 
@@ -67,6 +70,28 @@ def form_of(nest: Nest) -> str:
     return "column" if column_score > max(row_score, 0) else "row"
 
 
+def crossing_variable(nest: Nest) -> Dim | None:
+    """The variable that walks memory where the innermost one of a map jumps over a long way, or None."""
+    if len(nest.outer) < 2:
+        return None
+    *others, vector = nest.outer
+    extent = extent_of(vector)
+    if isinstance(extent, int) and extent < TILE:
+        return None
+    for stage in nest.stages:
+        for dim in stage_indices(stage):
+            jump = ix.coefficient(dim, atom_of(vector))
+            if jump is None or jump in (0, 1):
+                continue
+            for v in others:
+                near = v is others[-1] and isinstance(extent, int) and extent <= SHORT_RUN
+                size = extent_of(v)
+                small = isinstance(size, int) and size < TILE
+                if not near and not small and ix.coefficient(dim, atom_of(v)) == 1:
+                    return v
+    return None
+
+
 class NestEmitter:
     """Prints one nest."""
 
@@ -79,12 +104,19 @@ class NestEmitter:
         """The nest as an ``sx_task``."""
         out, outer = self.out, list(self.nest.outer)
         out.push()
+        crossing = crossing_variable(self.nest) if self.form == "map" else None
         vector = outer.pop() if self.form in ("map", "column") and outer else None
         block = MAP_BLOCK if self.form == "map" else COLUMNS
+        if crossing is not None:
+            assert vector is not None
+            outer.remove(crossing)
+            inner, vector, block = vector, crossing, TILE
         tasks = ix.product(extent_of(v) for v in outer)
         blocks = ix.ceildiv(extent_of(vector), block) if vector is not None else 1
         self._decode(outer, vector, blocks, block)
-        if self.form == "map":
+        if crossing is not None:
+            self._tiles(crossing, inner)
+        elif self.form == "map":
             self._map(vector)
         else:
             for stage in self.nest.stages:
@@ -94,7 +126,11 @@ class NestEmitter:
         lines += ["  (void)scratch;", "  const sx_nest *a = args;", *self._preamble("a->p", "a->d")]
         lines += [f"  {line}" for line in out.scopes[0].lines]
         lines += ["  for (int64_t t = lo; t < hi; ++t) {", *(f"    {line}" for line in row), "  }", "}"]
-        return self._function(lines, tasks * blocks, vector, block)
+        function = self._function(lines, tasks * blocks, vector, block)
+        if crossing is not None and function.work is not None:
+            extent = extent_of(inner)
+            return replace(function, work=function.work * extent if isinstance(extent, int) else None)
+        return function
 
     def epilogue(self) -> Function:
         """The nest, over i0..i3, as an ``sx_epilogue``."""
@@ -188,6 +224,30 @@ class NestEmitter:
         body = self.out.pop()
         self.out.line(VECTORIZE)
         self.out.line("for (int64_t j = begin; j < end; ++j) {")
+        self._append(body)
+
+    def _tiles(self, row: Dim, column: Dim) -> None:
+        """Rows begin..end by all columns, a tile at a time."""
+        out = self.out
+        extent = out.dim(extent_of(column))
+        out.push()
+        out.line(f"const int64_t stop = min_i64(start + {TILE}, {extent});")
+        out.push()
+        out.define(atom_of(row).key, "i")
+        out.push()
+        out.define(atom_of(column).key, "j")
+        for store in self.nest.stages:
+            assert isinstance(store, Store)
+            self._store(store)
+        body = out.pop()
+        out.line(VECTORIZE)
+        out.line("for (int64_t j = start; j < stop; ++j) {")
+        self._append(body)
+        body = out.pop()
+        out.line("for (int64_t i = begin; i < end; ++i) {")
+        self._append(body)
+        body = out.pop()
+        out.line(f"for (int64_t start = 0; start < {extent}; start += {TILE}) {{")
         self._append(body)
 
     def _append(self, body: list[str]) -> None:

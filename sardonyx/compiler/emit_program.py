@@ -338,31 +338,47 @@ class ProgramEmitter:
 
     def _main(self, body: list[str]) -> None:
         self.depth = 0
-        entry = [self._dim(symbol) for symbol in self.program.symbols]
-        self._output_dims(entry)
+        inputs = [self._dim(symbol) for symbol in self.program.symbols]
+        entry = [self._dim(symbol) for symbol in self.program.entry_symbols()]
+        self._output_dims(inputs, entry)
         self.line("")
         self.line("int64_t sx_main(sx_host *host, sx_call *call) {")
         self.depth = 1
         self.line("int64_t error = 0;")
         self.line("int64_t last = call->ticks ? host->clock(host) : 0;")
-        for number, symbol in enumerate(entry):
-            self.line(f"const int64_t {symbol} = call->dims[{number}];")
+        self._entry(inputs, "call->dims")
         for symbol in self.symbols:
             if symbol not in entry:
                 self.line(f"int64_t {symbol} = 0;")
-        self._buffers(entry)
+        self._buffers(inputs)
         self.lines += body
-        self._finish(entry)
+        self._finish(inputs)
         self.depth = 0
         self.line("}")
 
-    def _output_dims(self, entry: list[str]) -> None:
+    def _entry(self, inputs: list[str], source: str) -> None:
+        """The symbols that the inputs define, and those that follow from them."""
+        for number, symbol in enumerate(inputs):
+            self.line(f"const int64_t {symbol} = {source}[{number}];")
+            self.line(f"(void){symbol};")
+        for symbol, value in self.program.derived:
+            lines, code = self._value(value)
+            name = self._dim(symbol)
+            self.line(f"int64_t {name};")
+            self.line("{")
+            for text in lines:
+                self.line(f"  {text}")
+            self.line(f"  {name} = {code};")
+            self.line("}")
+            self.line(f"(void){name};")
+
+    def _output_dims(self, inputs: list[str], entry: list[str]) -> None:
         """Dims that the inputs determine; the others are given as -1."""
         self.line("void sx_output_dims(const int64_t *symbols, int64_t *dims) {")
         self.line("  (void)symbols, (void)dims;")
-        for number, symbol in enumerate(entry):
-            self.line(f"  const int64_t {symbol} = symbols[{number}];")
-            self.line(f"  (void){symbol};")
+        self.depth = 1
+        self._entry(inputs, "symbols")
+        self.depth = 0
         at = 0
         for port in self.program.outputs:
             for dim in port.shape:

@@ -37,6 +37,8 @@ from sardonyx.compiler.tensor import Blocked, Layout, Plain, Tensor, variables
 
 MAX_COST = 160  # operations in one fused expression; beyond, compile time grows and registers spill
 
+MOST_KNOWN = 64  # elements of a vector that is followed one by one, as shapes are
+
 
 class Unsupported(Exception):
     """Raised by an operator function that has no native code for these types or attributes: the node runs on the host."""
@@ -155,10 +157,20 @@ class Lowering:
     def cheap(self, tensor: Tensor, limit: int = 0) -> Tensor:
         """`tensor`, in memory if computing an element anew costs more than `limit` operations."""
         if tensor.cost > limit and tensor.buffer is None and tensor.array is None:
-            self.materialize(tensor)
+            if not self.is_known(tensor):
+                self.materialize(tensor)
         elif tensor.buffer is not None:
             self.close(tensor.buffer)
         return tensor
+
+    def is_known(self, tensor: Tensor) -> bool:
+        """True for a short vector of shape arithmetic: its elements are dims, better kept as such than in memory."""
+        length = 1 if tensor.rank == 0 else tensor.shape[0]
+        if tensor.rank > 1 or tensor.dtype not in ("int64", "int32") or tensor.element is None:
+            return False
+        if not isinstance(length, int) or not 0 < length <= MOST_KNOWN:
+            return False
+        return all(_is_known(tensor.element((i,) * tensor.rank)) for i in range(length))
 
     def _store(self, tensor: Tensor, layout: Layout, target: Buffer | None) -> Buffer:
         loops, position, inside = layout.domain()
@@ -275,9 +287,23 @@ class Lowering:
         if key not in self._defined:
             if lower is not None:
                 self.check(value >= lower, "shape", f"a dimension below {lower}")
-            self._defined[key] = ix.symbol(self.fresh("s"), lower=lower)
-            self.emit(Define(self._defined[key], value))
+            symbol = self._defined[key] = ix.symbol(self.fresh("s"), lower=lower)
+            if self._follows_from_inputs(value):
+                self.program.derived.append((symbol, value))
+            else:
+                self.emit(Define(symbol, value))
         return self._defined[key]
+
+    def _follows_from_inputs(self, value: Expr) -> bool:
+        """True when `value` is made of the inputs' dims alone, so that it can be computed before the first step."""
+        known = {atom for symbol in self.program.entry_symbols() for atom in ix.atoms(symbol)}
+        for node in ex.walk(value):
+            if node.op in ("load", "local", "checked_index") or (node.op in ("div", "mod") and node.dtype != "float32"):
+                return False
+            used = {atom for dim in node.indices() for atom in ix.atoms(dim)}
+            if any(atom.kind in ("symbol", "variable", "element") and atom not in known for atom in used):
+                return False
+        return True
 
     def check(self, condition: Expr, code: str, message: str) -> None:
         """Stop the run with an error unless `condition` holds; raised here when it is known to fail."""

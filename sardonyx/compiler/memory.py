@@ -47,7 +47,7 @@ def _is_planned(buffer: Buffer, program: Program, moved: set[Buffer], entry: set
 
 def plan(program: Program) -> Plan:
     """Decide where every temporary of `program` lives."""
-    entry = {atom for symbol in program.symbols for atom in ix.atoms(symbol)}
+    entry = {atom for symbol in program.entry_symbols() for atom in ix.atoms(symbol)}
     moved: set[Buffer] = set()
     for step in program.main.walk():
         if isinstance(step, Move):

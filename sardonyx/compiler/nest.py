@@ -13,6 +13,8 @@ from sardonyx.compiler import index as ix
 from sardonyx.compiler.index import Atom, Dim
 from sardonyx.compiler.program import Buffer, Kernel, Nest, Reduce, Running, Stage, Store
 
+UNROLLED = 4  # iterations of an innermost loop that are written out
+
 
 def atom_of(variable: Dim) -> Atom:
     """The atom of a loop variable."""
@@ -67,7 +69,19 @@ def simplify(nest: Nest) -> Nest:
         if changed is None:
             break
         nest = changed
-    return _merge(nest)
+    return _unroll(_merge(nest))
+
+
+def _unroll(nest: Nest) -> Nest:
+    """Write out a short innermost loop around plain stores, so that the longer one outside it becomes the vector loop."""
+    if len(nest.outer) < 2 or not all(isinstance(s, Store) and not s.inner for s in nest.stages):
+        return nest
+    last, extent, outside = nest.outer[-1], extent_of(nest.outer[-1]), extent_of(nest.outer[-2])
+    short = isinstance(extent, int) and extent <= UNROLLED
+    if not short or (isinstance(outside, int) and outside <= extent):
+        return nest
+    stages = [_replaced(stage, {atom_of(last): i}, ()) for i in range(extent) for stage in nest.stages]
+    return Nest(nest.outer[:-1], stages, node=nest.node, operator=nest.operator)
 
 
 def _real(variables: Sequence[Dim]) -> tuple[Dim, ...]:

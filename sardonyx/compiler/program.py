@@ -364,8 +364,13 @@ class Program:
     main: Block = field(default_factory=Block)
     constants: list[Buffer] = field(default_factory=list)
     symbols: list[Dim] = field(default_factory=list)  # defined at entry: dims of inputs
+    derived: list[tuple[Dim, Expr]] = field(default_factory=list)  # symbols computed from those before the first step
     entry: list[tuple[Dim, int, int]] = field(default_factory=list)  # (symbol, input number, axis)
     slots: int = 0
     objects: list[tuple[int, np.ndarray]] = field(default_factory=list)  # constants without native type: (slot, value)
     host_nodes: list[Any] = field(default_factory=list)  # `onnx_ir.Node`, by the number of their host step
     placement: list[Placement] = field(default_factory=list)
+
+    def entry_symbols(self) -> list[Dim]:
+        """Symbols whose values follow from the inputs' shapes alone."""
+        return [*self.symbols, *(symbol for symbol, _ in self.derived)]

@@ -166,7 +166,7 @@ def host_target() -> Target:
     machine = platform.machine().lower()
     arch = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
     system = {"darwin": "macos", "win32": "windows"}.get(sys.platform, "linux")
-    flags = _cpu_flags(system)
+    flags = cpu_flags()
     fitting = [
         row
         for row in TARGETS.values()
@@ -177,8 +177,10 @@ def host_target() -> Target:
     return fitting[-1]
 
 
-def _cpu_flags(system: str) -> frozenset[str]:
+@cache
+def cpu_flags() -> frozenset[str]:
     """What this processor can do, in the words of Linux's /proc/cpuinfo; empty when unknown."""
+    system = {"darwin": "macos", "win32": "windows"}.get(sys.platform, "linux")
     if system == "linux":
         try:
             # The first processors are enough, and all of a large machine cost milliseconds to read.

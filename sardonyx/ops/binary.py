@@ -15,6 +15,7 @@ from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.tensor import Element, Tensor
 from sardonyx.ops import registry
 from sardonyx.ops.node import Node
+from sardonyx.ops.shapes import reshaped
 from sardonyx.ops.unary import cost_of, elementwise
 
 BROADCAST_COST = 2  # an operand computed anew for each element that it is broadcast to may cost this much
@@ -122,13 +123,19 @@ def _mean(ctx: Lowering, node: Node, *inputs: Tensor) -> Tensor:
 
 
 def _parametric_relu(ctx: Lowering, node: Node, x: Tensor, slope: Tensor) -> Tensor:
-    """x, or slope * x below 0; the slope broadcasts to x."""
+    """x, or slope * x below 0; the slope broadcasts to x, or has one element for each channel."""
+    if slope.rank == 1 and slope.shape[0] not in (1, x.shape[-1]) and x.rank > 1:
+        ctx.equal_dims(slope.shape[0], x.shape[1], "one slope for each channel")
+        slope = reshaped(ctx, slope, (slope.shape[0], *(1 for _ in x.shape[2:])))
+    broadcast_shape(ctx, [x.shape, slope.shape])
     return map_elements(ctx, lambda e, s: ex.select(e < 0, e * s, e), x, slope, shape=x.shape)
 
 
 def _modulo(ctx: Lowering, node: Node, x: Tensor, y: Tensor) -> Tensor:
     """The rest of a division, with the sign of the divisor or, with fmod, of the dividend."""
-    return map_elements(ctx, op("fmod" if node.attr("fmod", 0) else "mod"), x, y)
+    if node.attr("fmod", 0):
+        return map_elements(ctx, op("fmod"), x, y)
+    return map_elements(ctx, op("mod_floor" if is_float(x.dtype) else "mod"), x, y)
 
 
 def _bit_shift(ctx: Lowering, node: Node, x: Tensor, y: Tensor) -> Tensor:

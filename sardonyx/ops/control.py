@@ -250,7 +250,7 @@ def _collect(ctx: GraphLowering, outer: Block, x: Tensor, iteration: Dim) -> Ten
     """Gather one element per iteration behind each other."""
     if x.is_object:
         raise Unsupported("the loop collects a value that is no tensor of known rank")
-    known = {atom for symbol in ctx.program.symbols for atom in ix.atoms(symbol)}
+    known = {atom for symbol in ctx.program.entry_symbols() for atom in ix.atoms(symbol)}
     shape: list[Dim] = []
     for dim in x.shape:
         if all(atom in known for atom in ix.atoms(dim) if atom.kind == "symbol"):

@@ -233,8 +233,10 @@ class Context:
         self._known, at = [], self.symbols
         for port in library.outputs:
             rank = len(port.dims)
-            known = port.slot < 0 and port.known
-            self._known.append((tuple(self.dims[at : at + rank]) if known else None, port.dtype))
+            shape = tuple(self.dims[at : at + rank])
+            # A negative dim is an error that the run itself reports.
+            known = port.slot < 0 and port.known and min(shape, default=0) >= 0
+            self._known.append((shape if known else None, port.dtype))
             at += rank
         self._shapes = shapes
 

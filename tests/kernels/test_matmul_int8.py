@@ -191,4 +191,4 @@ def test_it_compiles_for_other_targets_without_spills_in_the_hot_loops(isa):
             continue
         loops += 1
         assert not [step for step in body if re.search(r"%rsp|%rbp\)|\[sp", step)], isa
-    assert loops >= 6 or isa == "riscv64_v"
+    assert loops >= 5 or isa == "riscv64_v"

@@ -1,6 +1,6 @@
 // integer.h -- integer arithmetic with defined results everywhere, and the checks that generated code reports errors by.
 //
-// Signed arithmetic wraps (done in unsigned), shifts by the width or more give 0, and a division by zero or an index out of
+// Signed arithmetic wraps (done in unsigned), shifts by the width or more leave the sign alone, and a division by zero or an index out of
 // range stores an error code and goes on with a harmless value: no operation here has undefined behaviour.
 #ifndef SARDONYX_INTEGER_H
 #define SARDONYX_INTEGER_H
@@ -76,7 +76,7 @@ SX_INLINE int64_t checked_index(int64_t i, int64_t extent, int64_t *error) {
     SX_INLINE T max_##S(T a, T b) { return a > b ? a : b; }                                             \
     SX_INLINE T min_##S(T a, T b) { return a < b ? a : b; }                                             \
     SX_INLINE T shl_##S(T a, T b) { return (W)b < BITS ? (T)((W)a << (W)b) : 0; }                       \
-    SX_INLINE T shr_##S(T a, T b) { return (W)b < BITS ? (T)(a >> (W)b) : 0; }                          \
+    SX_INLINE T shr_##S(T a, T b) { return (T)(a >> ((W)b < BITS ? (W)b : BITS - 1) >> ((W)b >= BITS)); }   \
     SX_INLINE T pow_##S(T a, T b) {                                                                     \
         if (b < 0) return a == 1 ? 1 : a == (T)-1 ? (b & 1 ? a : 1) : 0;                                \
         W result = 1, base = (W)a;                                                                      \
@@ -104,7 +104,7 @@ SX_COMMON(uint64_t, uint64_t, u64, 64)
 #undef SX_UNSIGNED
 #undef SX_COMMON
 SX_INLINE int64_t shl_i64(int64_t a, int64_t b) { return (uint64_t)b < 64 ? (int64_t)((uint64_t)a << b) : 0; }
-SX_INLINE int64_t shr_i64(int64_t a, int64_t b) { return (uint64_t)b < 64 ? a >> b : 0; }
+SX_INLINE int64_t shr_i64(int64_t a, int64_t b) { return (uint64_t)b < 64 ? a >> b : a >> 63; }
 SX_INLINE int64_t pow_i64(int64_t a, int64_t b) {
     if (b < 0) return a == 1 ? 1 : a == -1 ? (b & 1 ? a : 1) : 0;
     uint64_t result = 1, base = (uint64_t)a;

@@ -25,6 +25,11 @@
 
 typedef int8_t i8x32_unaligned __attribute__((vector_size(32), aligned(1), may_alias));
 typedef int8_t i8x32 __attribute__((vector_size(32)));
+typedef int8_t i8x16 __attribute__((vector_size(16)));
+typedef int8_t i8x16_unaligned __attribute__((vector_size(16), aligned(1), may_alias));
+typedef int8_t i8x64 __attribute__((vector_size(64)));
+typedef int8_t i8x64_unaligned __attribute__((vector_size(64), aligned(1), may_alias));
+typedef int16_t i16x16 __attribute__((vector_size(32)));
 typedef int16_t i16x32 __attribute__((vector_size(64)));
 typedef int32_t i32x8 __attribute__((vector_size(32)));
 typedef int32_t i32x8_unaligned __attribute__((vector_size(32), aligned(4), may_alias));
@@ -107,18 +112,34 @@ static int32_t lay_out_row(const void *from, int64_t k, int64_t is_signed, int32
 #endif
 }
 
+// Four rows of 16 bytes as [16][4].
+SX_INLINE i8x64 interleave(const uint8_t *b, int64_t row) {
+    const i8x16 r0 = *(const i8x16_unaligned *)b, r1 = *(const i8x16_unaligned *)(b + row);
+    const i8x16 r2 = *(const i8x16_unaligned *)(b + 2 * row), r3 = *(const i8x16_unaligned *)(b + 3 * row);
+#define PAIRS(x, y) __builtin_shufflevector(x, y, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, \
+                                            10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+    const i16x16 low = (i16x16)PAIRS(r0, r1), high = (i16x16)PAIRS(r2, r3);
+    return (i8x64)PAIRS(low, high);
+#undef PAIRS
+}
+
 // A panel of an unpacked B: `k` rows of `cols` columns into [ceil(k/4)][16][4], adding up the columns if asked.
 static void pack_panel(const matmul_int8_args *g, const uint8_t *b, int64_t k, int64_t cols, int8_t *out, int32_t *sums) {
     const uint8_t flip = g->b_signed ? 0 : 0x80;
-    for (int64_t q = 0; q < ceil_div(k, 4); q++)
+    int64_t q = 0;
+    for (; g->b_col == 1 && cols == 16 && 4 * q + 4 <= k; q++)
+        *(i8x64_unaligned *)(out + q * 64) = interleave(b + 4 * q * g->b_row, g->b_row) ^ (int8_t)flip;
+    for (; q < ceil_div(k, 4); q++)
         for (int64_t j = 0; j < 16; j++)
             for (int64_t i = 0; i < 4; i++) {
                 const int64_t at = 4 * q + i;
                 const int inside = at < k && j < cols;
                 out[q * 64 + j * 4 + i] = inside ? (int8_t)(b[at * g->b_row + j * g->b_col] ^ flip) : 0;
             }
-    for (int64_t j = 0; sums && j < cols; j++)
-        for (int64_t i = 0; i < k; i++) sums[j] += out[i / 4 * 64 + j * 4 + i % 4];
+    if (!sums) return;
+    for (q = 0; q < ceil_div(k, 4); q++)
+        for (int64_t j = 0; j < cols; j++)
+            for (int64_t i = 0; i < 4; i++) sums[j] += out[q * 64 + j * 4 + i];
 }
 
 #if SX_DOT_GROUP == 2
@@ -175,7 +196,7 @@ static const int32_t *lay_out_panels(const matmul_int8_args *g, const int8_scrat
         for (int64_t p = 0; p < group; p++) {
             const int64_t at = col + 16 * p;
             pack_panel(g, b + at * g->b_col, k, least(16, g->n - at), s->packed + p * KC * 16,
-                       add_up ? s->col_sums + at - col_lo : NULL);
+                       SX_DOT_GROUP == 4 && add_up ? s->col_sums + at - col_lo : NULL);
         }
         from = s->packed;
         panel_bytes = KC * 16;

@@ -1,0 +1,9 @@
+// recurrent_f32.h -- the steps of recurrent layers in float.
+#ifndef SARDONYX_RECURRENT_F32_H
+#define SARDONYX_RECURRENT_F32_H
+
+#include "recurrent.h"
+
+RECURRENT_INTERFACE(recurrent_f32, float)
+
+#endif

@@ -1,0 +1,9 @@
+// recurrent_f64.h -- the steps of recurrent layers in double.
+#ifndef SARDONYX_RECURRENT_F64_H
+#define SARDONYX_RECURRENT_F64_H
+
+#include "recurrent.h"
+
+RECURRENT_INTERFACE(recurrent_f64, double)
+
+#endif

@@ -1,0 +1,188 @@
+// tree_ensemble_walk.h -- the body of tree_ensemble_f32 and _f64, which define REAL, KEY, NODE and what reads a node.
+//
+// Rows are walked in groups of LANES at a time through one tree, and a single row through LANES trees: the walks are
+// independent, so that the latency of one hides behind the others. A batch of rows goes chunk by chunk (keys in L1)
+// through a block of trees (in L2) before the next block. The order in which a row adds up its trees is always theirs.
+#include "simd.h"
+#include "tree_ensemble.h"
+
+#define LANES 8
+#define CHUNK_BYTES 16384    // keys of the rows that go through a tree together
+#define TASK_BYTES 131072    // keys of the rows of one task
+#define BLOCK_BYTES 196608   // nodes of the trees that a task's rows go through together
+#define CHECK_LEVELS 12      // how often a walk looks whether all of its lanes have reached leaves
+#define TASK_STEPS 40000     // steps of a walk in the smallest task
+
+SX_INLINE KEY key_of(REAL value, KEY nan) {
+    union { REAL real; KEY bits; } v = {.real = value + (REAL)0};
+    const KEY top = (KEY)1 << (sizeof(KEY) * 8 - 1);
+    return value != value ? nan : v.bits & top ? ~v.bits : v.bits | top;
+}
+
+SX_INLINE REAL real_of(KEY bits) {
+    union { KEY bits; REAL real; } v = {.bits = bits};
+    return v.real;
+}
+
+static KEY is_missing(const KEY *set, int64_t count, KEY key) {
+    int64_t lo = 0;
+    for (int64_t n = count; n > 1; n -= n / 2) lo += set[lo + n / 2] <= key ? n / 2 : 0;
+    return count == 0 || set[lo] != key;
+}
+
+// The columns of one row, `step` keys apart.
+static void make_keys(const tree_ensemble_args *a, const REAL *x, KEY *keys, int64_t step) {
+    int64_t plain = a->columns - a->tests - 1;
+    for (int64_t c = 0; c < plain; c++) keys[c * step] = key_of(x[a->sources[2 * c]], a->sources[2 * c + 1] ? 0 : ~(KEY)0);
+    for (int64_t t = 0; t < a->tests; t++) {
+        const int32_t *m = a->members + 4 * t;
+        REAL value = x[m[0]];
+        KEY missing = value != value ? !m[3] : is_missing((const KEY *)a->member_keys + m[1], m[2] - m[1], key_of(value, 0));
+        keys[(plain + t) * step] = missing;
+    }
+    keys[(a->columns - 1) * step] = 0;
+}
+
+SX_INLINE int all_at_leaves(const NODE *nodes, const uint64_t *i) {
+    uint64_t offsets = 0;
+#pragma clang loop unroll(full)
+    for (int l = 0; l < LANES; l++) {
+        NODE_AT(n, nodes, i[l]);
+        offsets |= NODE_OFFSET(n);
+    }
+    return offsets == 0;
+}
+
+// Walks LANES rows through the tree at `root`, or (`spread`) one row through LANES trees.
+SX_INLINE void walk(const NODE *nodes, const KEY *keys, int spread, const int32_t *root, int64_t depth, uint64_t *at) {
+    uint64_t i[LANES];
+#pragma clang loop unroll(full)
+    for (int l = 0; l < LANES; l++) i[l] = (uint64_t)root[spread ? l : 0];
+#pragma clang loop unroll(disable)
+    for (int64_t d = 0; d < depth; d++) {
+#pragma clang loop unroll(full)
+        for (int l = 0; l < LANES; l++) {
+            NODE_AT(n, nodes, i[l]);
+            i[l] = i[l] + NODE_OFFSET(n) + (NODE_KEY(n) < COLUMN(keys, n, spread ? 1 : LANES, spread ? 0 : l));
+        }
+        if (d % CHECK_LEVELS == CHECK_LEVELS - 1 && all_at_leaves(nodes, i)) break;
+    }
+#pragma clang loop unroll(full)
+    for (int l = 0; l < LANES; l++) at[l] = i[l];
+}
+
+SX_INLINE REAL join(int64_t aggregate, REAL sum, REAL w) {
+    if (aggregate == TREE_SUM) return sum + w;
+    return (aggregate == TREE_MIN ? w < sum : w > sum) ? w : sum;
+}
+
+SX_INLINE void add_leaf(const tree_ensemble_args *a, KEY leaf, REAL *sum) {
+    const REAL *weights = a->weights;
+    if (a->leaf == LEAF_VALUE) {
+        sum[0] = join(a->aggregate, sum[0], real_of(leaf));
+    } else if (a->leaf == LEAF_ROW) {
+        const REAL *row = weights + (int64_t)leaf * a->targets;
+        for (int64_t k = 0; k < a->targets; k++) sum[k] = join(a->aggregate, sum[k], row[k]);
+    } else {
+        for (int64_t e = a->starts[leaf]; e < a->starts[leaf + 1]; e++)
+            sum[a->targets_of[e]] = join(a->aggregate, sum[a->targets_of[e]], weights[e]);
+    }
+}
+
+static void clear(const tree_ensemble_args *a, REAL *sum, int64_t count) {
+    REAL start = a->aggregate == TREE_SUM ? (REAL)0 : a->aggregate == TREE_MIN ? MOST : -MOST;
+    for (int64_t k = 0; k < count; k++) sum[k] = start;
+}
+
+static void run_row(const tree_ensemble_args *a, int64_t row, KEY *keys) {
+    const NODE *nodes = a->nodes;
+    REAL *sum = (REAL *)a->y + row * a->targets;
+    make_keys(a, (const REAL *)a->x + row * a->features, keys, 1);
+    clear(a, sum, a->targets);
+    for (int64_t t = 0; t < a->trees; t += LANES) {
+        int32_t root[LANES];
+        uint64_t at[LANES];
+        int64_t count = a->trees - t < LANES ? a->trees - t : LANES, depth = 0;
+        for (int l = 0; l < LANES; l++) {
+            int64_t tree = t + (l < count ? l : 0);
+            root[l] = a->roots[tree];
+            depth = a->depths[tree] > depth ? a->depths[tree] : depth;
+        }
+        walk(nodes, keys, 1, root, depth, at);
+        for (int l = 0; l < count; l++) {
+            NODE_AT(n, nodes, at[l]);
+            add_leaf(a, NODE_KEY(n), sum);
+        }
+    }
+}
+
+// Rows lo..hi through trees first..last; keys and sums of the groups of LANES rows are given.
+static void run_chunk(const tree_ensemble_args *a, int64_t groups, int64_t first, int64_t last, const KEY *keys, REAL *sums) {
+    const NODE *nodes = a->nodes;
+    for (int64_t t = first; t < last; t++) {
+        const KEY *k = keys;
+        REAL *sum = sums;
+        for (int64_t g = 0; g < groups; g++, k += a->columns * LANES, sum += LANES * a->targets) {
+            uint64_t at[LANES];
+            walk(nodes, k, 0, a->roots + t, a->depths[t], at);
+            for (int l = 0; l < LANES; l++) {
+                NODE_AT(n, nodes, at[l]);
+                add_leaf(a, NODE_KEY(n), sum + l * a->targets);
+            }
+        }
+    }
+}
+
+static int64_t row_bytes(const tree_ensemble_args *a) { return a->columns * (int64_t)sizeof(KEY); }
+
+// Rows of a task: a multiple of LANES, unless there are few.
+static int64_t task_rows(const tree_ensemble_args *a) {
+    int64_t steps = 1;
+    for (int64_t t = 0; t < a->trees; t++) steps += a->depths[t];
+    int64_t rows = (a->rows + 15) / 16, most = TASK_BYTES / row_bytes(a);
+    if (rows < TASK_STEPS / steps) rows = TASK_STEPS / steps;
+    if (rows > most) rows = most;
+    return rows < 1 ? 1 : rows > LANES ? rows / LANES * LANES : rows;
+}
+
+static void run_rows(const tree_ensemble_args *a, int64_t lo, int64_t hi, void *scratch) {
+    int64_t groups = (hi - lo + LANES - 1) / LANES, width = a->columns * LANES;
+    KEY *keys = scratch;
+    REAL *sums = (REAL *)(keys + groups * width);
+    if (hi - lo < LANES) {
+        for (int64_t row = lo; row < hi; row++) run_row(a, row, keys);
+        return;
+    }
+    for (int64_t row = lo; row < lo + groups * LANES; row++) {
+        int64_t g = (row - lo) / LANES, l = (row - lo) % LANES;
+        int64_t from = row < hi ? row : hi - 1;  // lanes beyond the last row repeat it
+        make_keys(a, (const REAL *)a->x + from * a->features, keys + g * width + l, LANES);
+    }
+    clear(a, sums, groups * LANES * a->targets);
+    int64_t chunk = CHUNK_BYTES / (row_bytes(a) * LANES);
+    chunk = chunk < 1 ? 1 : chunk;
+    for (int64_t first = 0, last; first < a->trees; first = last) {
+        for (last = first + 1; last < a->trees; last++)
+            if ((a->roots[last + 1] - a->roots[first]) * (int64_t)sizeof(NODE) > BLOCK_BYTES) break;
+        for (int64_t g = 0; g < groups; g += chunk)
+            run_chunk(a, groups - g < chunk ? groups - g : chunk, first, last, keys + g * width, sums + g * LANES * a->targets);
+    }
+    REAL *y = (REAL *)a->y + lo * a->targets;
+    for (int64_t i = 0; i < (hi - lo) * a->targets; i++) y[i] = sums[i];
+}
+
+int64_t FUNCTION(_tasks)(const tree_ensemble_args *a) { return (a->rows + task_rows(a) - 1) / task_rows(a); }
+
+int64_t FUNCTION(_scratch)(const tree_ensemble_args *a) {
+    int64_t rows = (task_rows(a) + LANES - 1) / LANES * LANES;
+    return rows * (row_bytes(a) + a->targets * (int64_t)sizeof(REAL));
+}
+
+void FUNCTION()(const void *args, int64_t lo, int64_t hi, void *scratch) {
+    const tree_ensemble_args *a = args;
+    int64_t rows = task_rows(a);
+    for (int64_t task = lo; task < hi; task++) {
+        int64_t end = (task + 1) * rows;
+        run_rows(a, task * rows, end < a->rows ? end : a->rows, scratch);
+    }
+}
