@@ -47,6 +47,11 @@ test-models: $(VENV)/.dev ## Fetch real networks (350 MB, once) and run the test
 test-long: $(VENV)/.dev ## Run the tests that take long
 	$(BIN)/python -m pytest -n $(WORKERS) -m long $(ARGS)
 
+.PHONY: test-targets
+test-targets: $(VENV)/.dev ## Compare bytes with other processors (qemu-user), check memory and undefined behaviour
+	$(BIN)/python scripts/check_targets.py --jobs $(WORKERS) --models $(MODELS)
+	$(BIN)/python scripts/check_targets.py --jobs $(WORKERS) --machines host+undefined --apart
+
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style, format of imports and types
 	$(BIN)/python -m ruff check .

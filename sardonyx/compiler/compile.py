@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ import sardonyx
 from sardonyx.compiler import build, index as ix
 from sardonyx.compiler.dtypes import itemsize
 from sardonyx.compiler.emit_program import Source, emit_program
+from sardonyx.compiler.failures import reported
 from sardonyx.compiler.graph import lower
 from sardonyx.compiler.memory import Plan, plan
 from sardonyx.compiler.program import Buffer, Port, Program
 from sardonyx.deployment.targets import Target
 from sardonyx.model.prepare import prepare
 from sardonyx.ops import registry
+from sardonyx.optimizer import NATIVE_PASSES
 
 LIBRARY = "model.so"
 WEIGHTS = "weights.bin"
@@ -37,17 +39,22 @@ def is_native(domain: str, operator: str, version: int) -> bool:
     return registry.find(domain, operator, version) is not None
 
 
-def compile_model(model: ir.Model, target: Target, folder: Path, *, progress: Progress | None = None) -> None:
+def compile_model(
+    model: ir.Model,
+    target: Target,
+    folder: Path,
+    assumptions: Mapping[str, bool] | None = None,
+    *,
+    progress: Progress | None = None,
+) -> None:
     """Compile `model` for `target` into `folder`: library, weights, and what the loader needs to know.
+
+    `assumptions` are truths that `Lowering.assume` asks for, by key; it has a default for each.
 
     Raises:
         SardonyxError: the model can't be compiled; what, where and what to do about it.
     """
-    prepared = prepare(model, is_native=is_native)
-    program = lower(prepared)
-    memory = plan(program)
-    offsets, size = place_weights(program)
-    source = emit_program(program, memory, offsets)
+    prepared, program, memory, offsets, size, source = generate(model, assumptions)
     write_weights(program, offsets, size, folder / WEIGHTS)
     for name, text in source.files.items():
         (folder / name).write_text(text)
@@ -57,6 +64,24 @@ def compile_model(model: ir.Model, target: Target, folder: Path, *, progress: Pr
     build.compile_library(units, target, folder / LIBRARY, progress=progress)
     facts = describe(program, memory, source, size, prepared)
     (folder / PROGRAM).write_text(json.dumps(facts))
+
+
+def generate(
+    model: ir.Model, assumptions: Mapping[str, bool] | None = None
+) -> tuple[ir.Model, Program, Plan, dict[Buffer, int], int, Source]:
+    """Everything up to the C text: the prepared model, its program, memory plan, weights' offsets and size, source.
+
+    Raises:
+        SardonyxError: the model can't be compiled, whatever is wrong with it.
+    """
+    with reported():
+        prepared = prepare(model, is_native=is_native)
+        for fuse in NATIVE_PASSES:
+            fuse(prepared)
+        program = lower(prepared, assumptions)
+        memory = plan(program)
+        offsets, size = place_weights(program)
+        return prepared, program, memory, offsets, size, emit_program(program, memory, offsets)
 
 
 def place_weights(program: Program) -> tuple[dict[Buffer, int], int]:

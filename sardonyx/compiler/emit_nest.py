@@ -2,7 +2,7 @@
 
 Three forms, chosen from the nest alone:
 
-* *map*: stores only; the innermost variable is the vector loop. Where it jumps through memory that another variable walks
+* *map*: stores only; the innermost variable is the vector loop. Where it jumps through memory that another one walks
   (a transposition), the two go in tiles, so that each cache line is fetched once.
 * *row*: each point of the outer loops does its stages, whose own innermost variable is the vector loop. Sums run in
   16 lanes, so that every target adds in the same order.

@@ -6,8 +6,9 @@ all cores compile.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import sardonyx
 from sardonyx.compiler import index as ix
@@ -15,6 +16,7 @@ from sardonyx.compiler.dtypes import NATIVE, itemsize
 from sardonyx.compiler.emit_expr import Printer
 from sardonyx.compiler.emit_nest import Function, emit_epilogue, emit_task
 from sardonyx.compiler.expr import Expr
+from sardonyx.compiler.failures import reported
 from sardonyx.compiler.index import Atom, Dim
 from sardonyx.compiler.memory import Plan
 from sardonyx.compiler.program import (
@@ -35,6 +37,7 @@ from sardonyx.compiler.program import (
 )
 
 SERIAL_WORK = 20_000  # operations below which waking another thread costs more than it saves
+ERROR_CODES = {"shape": "SX_ERROR_SHAPE", "index": "SX_ERROR_INDEX", "assumption": "SX_ERROR_ASSUMPTION"}
 FUNCTIONS_PER_FILE = 12
 FUNCTIONS_BESIDE = 3
 PRELUDE = '#include "integer.h"\n#include "float16.h"\n#include "elementary.h"\n#include "plan.h"\n#include "run.h"\n'
@@ -143,9 +146,8 @@ class ProgramEmitter:
         self.steps.append((step.node, step.operator))
         if not isinstance(step, Move | Append):
             self._allocate(step.writes(), number)
-        name = type(step).__name__
         self.line(f"// {number}: {_comment(f'{step.operator} {step.node}')}")
-        {
+        emitters: dict[str, Callable[[Any, int], None]] = {
             "Nest": self._nest,
             "Kernel": self._kernel,
             "Define": self._define,
@@ -155,7 +157,9 @@ class ProgramEmitter:
             "Append": self._append,
             "Branch": self._branch,
             "Repeat": self._repeat,
-        }[name](step, number)
+        }
+        with reported(step.node, step.operator):
+            emitters[type(step).__name__](step, number)
         self.line(f"SX_TICK({number});")
         for buffer in self.plan.releases.get(step, ()):
             self.line(f"sx_release(host, &{buffer.name});")
@@ -259,7 +263,7 @@ class ProgramEmitter:
         self.line("{")
         for text in lines:
             self.line(f"  {text}")
-        code = {"shape": "SX_ERROR_SHAPE", "index": "SX_ERROR_INDEX"}.get(step.code, "SX_ERROR_VALUE")
+        code = ERROR_CODES.get(step.code, "SX_ERROR_VALUE")
         self.line(f"  if (!{value}) SX_FAIL({number}, {code});")
         self.line("}")
 
@@ -428,9 +432,7 @@ class ProgramEmitter:
 
     def _finish(self, entry: list[str]) -> None:
         at = len(entry)
-        for number, port in enumerate(self.program.outputs):
-            if port.buffer is not None:
-                self.line(f"call->buffers[{len(self.program.inputs) + number}] = {port.buffer.name};")
+        for port in self.program.outputs:
             for dim in port.shape:
                 self.line(f"call->dims[{at}] = {self._dim(dim)};")
                 at += 1
@@ -439,6 +441,11 @@ class ProgramEmitter:
         self.depth = 1
         self.line("(void)last;")
         self.line("if (host->failed) host->failed = 0, error = error ? error : SX_ERROR_MEMORY;")
+        for number, port in enumerate(self.program.outputs):
+            if port.buffer is not None:  # a run that fails takes back what it has allocated
+                slot, name = f"call->buffers[{len(self.program.inputs) + number}]", port.buffer.name
+                self.line(f"if (error && {name} != {slot}) sx_release(host, &{name});")
+                self.line(f"if (!error) {slot} = {name};")
         self.line("call->error = error;")
         for buffer in self.plan.heap:
             self.line(f"sx_release(host, &{buffer.name});")

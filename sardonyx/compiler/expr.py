@@ -192,7 +192,10 @@ def binary(op: str, x: Expr | Number, y: Expr | Number) -> Expr:
 
 def _fold_index(op: str, i: Dim, j: Dim) -> Dim | None:
     if op in _FOLD:
-        return _FOLD[op](i, j)
+        folded = _FOLD[op](i, j)
+        # Arithmetic that is meant to wrap, such as a hash of a position, is no index.
+        far = isinstance(folded, Index) and any(abs(c) >= 1 << 62 for c in folded.terms.values())
+        return None if far else folded
     if op == "max":
         return ix.imax(i, j)
     if op == "min":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,25 +11,35 @@ import onnx_ir as ir
 
 from sardonyx import errors
 from sardonyx.compiler import index as ix
-from sardonyx.compiler.host import call_host
+from sardonyx.compiler.contract import check_node
+from sardonyx.compiler.failures import reported
+from sardonyx.compiler.host import call_host, has_meaning, infer_types
 from sardonyx.compiler.index import Dim
-from sardonyx.compiler.lower import Lowering, Unsupported
+from sardonyx.compiler.lower import MAX_COST, MAX_DEPTH, Lowering, Unsupported
 from sardonyx.compiler.dtypes import is_native
 from sardonyx.compiler.program import Buffer, Placement, Port, Program
 from sardonyx.compiler.regions import count_uses
 from sardonyx.compiler.tensor import Plain, Tensor
+from sardonyx.model.schemas import TYPE_KEY
 from sardonyx.ops import registry
 from sardonyx.ops.node import Node
 
 FOLD_BYTES = 1 << 22  # results of constant nodes larger than this (and than their inputs) are computed at run time
+# Operators whose result may be much larger than their inputs together.
+GROWING = frozenset(
+    "ConstantOfShape Expand Tile EyeLike Range Resize Upsample Pad OneHot AffineGrid Col2Im CenterCropPad MaxUnpool "
+    "ConvTranspose Conv MaxPool AveragePool LpPool DFT STFT HannWindow HammingWindow BlackmanWindow GridSample RoiAlign "
+    "MelWeightMatrix RNN GRU LSTM".split()
+)
+CONTROL = ("If", "Loop", "Scan")  # they look at their inputs' kinds themselves
 NOT_FOLDED = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
 
 
 class GraphLowering(Lowering):
     """Lowers the graphs of one model."""
 
-    def __init__(self, model: ir.Model):
-        super().__init__(model.graph.name or "model")
+    def __init__(self, model: ir.Model, assumptions: Mapping[str, bool] | None = None):
+        super().__init__(model.graph.name or "model", assumptions)
         self.model = model
         self.values: dict[ir.Value, Tensor] = {}
         self.uses = count_uses(model.graph, self.opset)
@@ -60,7 +71,9 @@ class GraphLowering(Lowering):
         assert value.shape is not None
         dims: list[Dim] = []
         for axis, dim in enumerate(value.shape):
-            dims.append(dim if isinstance(dim, int) else self._entry_symbol(dim.value, number, axis, symbols))
+            known = isinstance(dim, int) and dim >= 0  # some exporters write -1 for a dim that is not known
+            label = None if isinstance(dim, int) or not any(map(str.isalnum, dim.value or "")) else dim.value
+            dims.append(dim if known else self._entry_symbol(label, number, axis, symbols))
         buffer = Buffer(f"in{number}", dtype, ix.product(dims), "input")
         self.program.inputs.append(Port(name, dtype, type_string(value), tuple(dims), tuple(_declared(value)), buffer))
         return self.in_memory(buffer, dims)
@@ -122,14 +135,17 @@ class GraphLowering(Lowering):
         view = Node(node, node.version or self.opset(node.domain))
         outer = self.node, self.operator
         self.node, self.operator = view.name, node.op_type
+        # Inside a subgraph, what has no native code may still send the node around it to the host.
+        passing = (Unsupported,) if outer[1] else ()
         try:
-            inputs = [None if value is None else self._operand(value) for value in node.inputs]
-            results = self._fold(view, inputs)
-            if results is None:
-                results = self._lower(view, inputs)
-            for value, tensor in zip(node.outputs, results, strict=False):
-                if value.name and tensor is not None:
-                    self._bind(value, tensor)
+            with reported(view.name, node.op_type, passing):
+                inputs = [None if value is None else self._operand(value) for value in node.inputs]
+                results = self._fold(view, inputs)
+                if results is None:
+                    results = self._lower(view, inputs)
+                for value, tensor in zip(node.outputs, results, strict=False):
+                    if value.name and tensor is not None:
+                        self._bind(value, tensor)
         finally:
             self.node, self.operator = outer
 
@@ -144,14 +160,17 @@ class GraphLowering(Lowering):
         tensor = self.value(value)
         if tensor.uses > 1 and not tensor.is_object and tensor.array is None:
             self.cheap(tensor)
-        elif tensor.cost > 160:
+        elif tensor.cost > MAX_COST or tensor.depth > MAX_DEPTH:
             self.materialize(tensor)
         return tensor
 
     def _lower(self, view: Node, inputs: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         found = registry.find(view.domain, view.op_type, view.opset)
         reason = f"no native code for {view.op_type}"
+        if found is not None and view.op_type not in CONTROL and any(t is not None and t.is_object for t in inputs):
+            found, reason = None, "an input has no native type or no known rank"
         if found is not None:
+            check_node(self, view, inputs)
             block = self.block
             try:
                 result = found.lower(self, view, *inputs)
@@ -160,6 +179,10 @@ class GraphLowering(Lowering):
             except Unsupported as problem:
                 self.block = block
                 reason = str(problem)
+        if found is not None and not has_meaning(view):
+            hint = "register it with sardonyx.operator, or choose a provider that has it"
+            operator = f"{view.domain}.{view.op_type}" if view.domain else view.op_type
+            raise errors.UnsupportedError(f"not covered here: {reason}", node=view.name, operator=operator, hint=hint)
         self.program.placement.append(Placement(view.name, view.op_type, "reference", reason))
         return call_host(self, view, inputs)
 
@@ -186,16 +209,17 @@ class GraphLowering(Lowering):
         return [None if r is None else self.constant(np.asarray(r), _name(r)) for r in results]
 
     def _worth_folding(self, view: Node, inputs: Sequence[Tensor | None]) -> bool:
-        known = sum(t.array.nbytes for t in inputs if t is not None and t.array is not None)
-        if view.op_type in ("ConstantOfShape", "Expand", "Tile", "EyeLike", "Range", "Resize", "Pad"):
-            sizes = [abs(int(v)) for t in inputs[:3] if t is not None and t.array is not None and t.array.dtype.kind in "if"
-                     for v in np.nan_to_num(t.array.ravel()[:64])]  # fmt: skip
-            grown = 1
-            for size in sizes:
-                grown *= max(size, 1)
-                if grown > FOLD_BYTES // 8:
-                    return False
-        return known <= FOLD_BYTES
+        known = [t.array for t in inputs if t is not None and t.array is not None]
+        if sum(array.nbytes for array in known) > FOLD_BYTES:
+            return False
+        if view.op_type not in GROWING and math.prod(max(array.size, 1) for array in known) <= FOLD_BYTES:
+            return True
+        try:
+            types = infer_types(self, view, inputs).values()
+        except errors.SardonyxError:  # said again when the node is lowered
+            return False
+        dims = [[dim.dim_value if dim.HasField("dim_value") else FOLD_BYTES for dim in t.tensor_type.shape.dim] for t in types]
+        return sum(math.prod(shape) for shape in dims) <= FOLD_BYTES // 8
 
     # Python objects.
 
@@ -222,7 +246,7 @@ _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 def _declared(value: ir.Value) -> Iterable[int | str | None]:
     if value.shape is None:
         return ()
-    return [dim if isinstance(dim, int) else dim.value for dim in value.shape]
+    return [(dim if dim >= 0 else None) if isinstance(dim, int) else dim.value for dim in value.shape]
 
 
 def _name(array: Any) -> str:
@@ -261,13 +285,41 @@ def type_string(value: ir.Value) -> str:
             return f"optional({text(kind.elem_type)})"
         return f"tensor({kind.dtype.name.lower()})" if kind is not None else "tensor(undefined)"
 
-    return text(value.type)
+    return value.metadata_props.get(TYPE_KEY) or text(value.type)
 
 
-def lower(model: ir.Model) -> Program:
-    """The Program of a prepared model."""
-    lowering = GraphLowering(model)
+ATTEMPTS = 24  # at finding assumptions under which the graph is valid
+
+
+def lower(model: ir.Model, assumptions: Mapping[str, bool] | None = None) -> Program:
+    """The Program of a prepared model; for `assumptions` see `Lowering.assume`.
+
+    A default assumption under which some later node is invalid can't be what the model means: the newest such is turned
+    around, and so on back.
+    """
+    given = dict(assumptions or {})
+    path: list[tuple[str, bool, bool]] = []  # (key, truth, turned around), in the order in which they came up
+    first: errors.SardonyxError | None = None
+    for _ in range(ATTEMPTS):
+        lowering = GraphLowering(model, {**given, **{key: truth for key, truth, _ in path}})
+        try:
+            return _lowered(lowering)
+        except (errors.ShapeError, errors.ModelError) as problem:
+            first = first or problem
+        known = given.keys() | {key for key, _, _ in path}
+        path += [(key, truth, False) for key, truth in lowering.assumed if key not in known]
+        while path and path[-1][2]:
+            path.pop()
+        if not path:
+            break
+        key, truth, _ = path.pop()
+        path.append((key, not truth, True))
+    assert first is not None
+    raise first
+
+
+def _lowered(lowering: GraphLowering) -> Program:
     lowering.inputs()
-    lowering.graph(model.graph)
+    lowering.graph(lowering.model.graph)
     lowering.outputs()
     return lowering.program

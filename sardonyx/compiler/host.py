@@ -18,6 +18,7 @@ from sardonyx.compiler.dtypes import is_native
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.program import Buffer, Host, View
 from sardonyx.compiler.tensor import Plain, Tensor
+from sardonyx.ops import custom
 
 if TYPE_CHECKING:
     from sardonyx.compiler.graph import GraphLowering
@@ -98,8 +99,17 @@ def captured_values(node: ir.Node) -> list[ir.Value]:
     return list(found)
 
 
+def has_meaning(node: Node) -> bool:
+    """True when Python can run the operator: the standard has it, or the user registered it."""
+    known = onnx.defs.has(node.op_type, node.opset, "" if node.domain == "ai.onnx" else node.domain)
+    return known or custom.find(node.domain, node.op_type, node.opset) is not None
+
+
 def infer_types(ctx: GraphLowering, node: Node, inputs: Sequence[Tensor | None]) -> dict[str, onnx.TypeProto]:
     """Types of the node's outputs by name, as far as the operator's schema can tell."""
+    registered = custom.find(node.domain, node.op_type, node.opset)
+    if registered is not None:
+        return _registered_types(ctx, node, registered, inputs)
     try:
         schema = onnx.defs.get_schema(node.op_type, node.opset, node.domain)
     except onnx.defs.SchemaError:
@@ -123,18 +133,40 @@ def infer_types(ctx: GraphLowering, node: Node, inputs: Sequence[Tensor | None])
         kind = type_proto(ctx, ctx.value(value))
         if kind is not None and value.name:
             types[value.name] = kind
+    if any(name and name not in types for name in proto.input):
+        return {}  # computed from a value of unknown type: of unknown type too
     imports = [onnx.helper.make_opsetid(d, v) for d, v in ctx.model.opset_imports.items()]
     try:
         return onnx.shape_inference.infer_node_outputs(
             schema, proto, types, data, opset_imports=imports, ir_version=ctx.model.ir_version
         )
     except Exception as problem:
-        raise errors.ModelError(
+        raise errors.ShapeError(
             f"its types do not fit: {str(problem).strip().splitlines()[-1] if str(problem).strip() else problem}",
             node=node.name,
             operator=node.op_type,
             hint="check the model with onnx.checker and the types of this node's inputs",
         ) from None
+
+
+def _registered_types(
+    ctx: GraphLowering, node: Node, registered: custom.Custom, inputs: Sequence[Tensor | None]
+) -> dict[str, onnx.TypeProto]:
+    """Types of the outputs of an operator that the user registered: by its rule, else as the model declares them."""
+    given: list[custom.Type | None] = []
+    for tensor in inputs:
+        known = tensor is not None and not tensor.is_object
+        if known:
+            type_proto(ctx, tensor)  # notes the names of its dims
+        shape = tuple(d if isinstance(d, int) else d.key for d in tensor.shape) if known else ()  # type: ignore[union-attr]
+        given.append(custom.Type(tensor.dtype, shape) if known else None)  # type: ignore[union-attr]
+    whole = all((tensor is None) == (kind is None) for tensor, kind in zip(inputs, given, strict=True))
+    found = registered.types(given, custom.attributes_of(node)) if whole else None
+    if found is not None:
+        protos = [onnx.helper.make_tensor_type_proto(onnx_dtype(kind.dtype), kind.shape) for kind in found]
+        return dict(zip(node.outputs, protos, strict=False))
+    infos = [ir.serde.serialize_value(value) for value in node.ir.outputs if value.name]
+    return {info.name: info.type for info in infos if info.HasField("type")}
 
 
 def type_proto(ctx: GraphLowering, tensor: Tensor | None) -> onnx.TypeProto | None:
@@ -162,6 +194,8 @@ def onnx_dtype(dtype: str) -> int:
 
 def dtype_name(number: int) -> str:
     """The name of an ONNX element type's number."""
+    if number not in onnx.TensorProto.DataType.values():
+        raise errors.ModelError(f"there is no element type number {number}")
     name = onnx.TensorProto.DataType.Name(number)
     return {"FLOAT": "float32", "DOUBLE": "float64"}.get(name, name.lower())
 

@@ -468,11 +468,31 @@ def coefficient(x: Dim, atom: Atom) -> Dim | None:
     return result
 
 
+def _rejoined(x: Dim) -> Dim:
+    """`x` with ``c * y * (a // y) + c * (a % y)`` written as ``c * a``: what joining split axes again leaves."""
+    for monomial, c in _terms(x):
+        for atom in monomial:
+            if atom.kind != "mod" or not isinstance(atom.args[1], int):
+                continue
+            a, y = atom.args
+            factor = _wrap({_remove(monomial, (atom,)) or (): c})
+            whole = x + factor * (a - _of(atom) - y * floordiv(a, y))
+            if _divided(whole) < _divided(x):
+                return _rejoined(whole)
+    return x
+
+
+def _divided(x: Dim) -> int:
+    """How many terms of `x` hold a quotient or a remainder."""
+    return sum(any(atom.kind in ("floordiv", "mod") for atom in monomial) for monomial, _ in _terms(x))
+
+
 def linear(x: Dim, variables: Sequence[Dim]) -> tuple[list[Dim], Dim] | None:
-    """``(strides, offset)`` with ``x == sum(stride * variable) + offset`` over symbols alone, or None.
+    """``(strides, offset)`` with ``x == sum(stride * variable) + offset`` and strides the same everywhere, or None.
 
     A variable that is the constant 0 (extent 1) has stride 0.
     """
+    x = _rejoined(x)
     strides: list[Dim] = []
     zero: dict[Atom, Dim] = {}
     for v in variables:
@@ -481,7 +501,7 @@ def linear(x: Dim, variables: Sequence[Dim]) -> tuple[list[Dim], Dim] | None:
             strides.append(0)
             continue
         stride = coefficient(x, atom)
-        if stride is None or any(a.kind != "symbol" for a in atoms(stride)):
+        if stride is None or any(a.kind in ("variable", "element") for a in atoms(stride)):
             return None
         strides.append(stride)
         zero[atom] = 0

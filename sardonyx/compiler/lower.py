@@ -7,7 +7,7 @@ is needed, so that the arithmetic that follows becomes its epilogue.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ from sardonyx.compiler.tensor import Blocked, Layout, Plain, Tensor, variables
 
 MAX_COST = 160  # operations in one fused expression; beyond, compile time grows and registers spill
 
+MAX_DEPTH = 64  # tensors that one is computed from in a row without memory between them; each is a few Python calls deep
+
 MOST_KNOWN = 64  # elements of a vector that is followed one by one, as shapes are
 
 
@@ -47,7 +49,10 @@ class Unsupported(Exception):
 class Lowering:
     """The state of one lowering, and the operations that operator functions build on."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, assumptions: Mapping[str, bool] | None = None):
+        self._assumptions = dict(assumptions or {})
+        self._truths: dict[tuple[Block, str], bool] = {}  # conditions that a block has checked
+        self.assumed: list[tuple[str, bool]] = []  # in the order in which they were needed
         self.program = Program(name)
         self.block = self.program.main
         self.node = ""
@@ -106,6 +111,7 @@ class Lowering:
         tensor = Tensor(self, dtype, shape, element)
         sources = list(sources)
         tensor.cost = cost + sum(source.cost for source in sources)
+        tensor.depth = 1 + max((source.depth for source in sources), default=0)
         tensor.blocked = any(source.blocked and source.shape == tensor.shape for source in sources)
         return tensor
 
@@ -135,8 +141,10 @@ class Lowering:
         if layout is None:
             layout = Blocked(tensor.shape) if tensor.blocked and tensor.rank > 2 else Plain(tensor.shape)
         buffer = self._store(tensor, layout, target)
-        if tensor.array is None and tensor.block is self.block and (tensor.buffer is None or target is not None):
-            tensor.buffer, tensor.layout, tensor.cost = buffer, layout, 0
+        # A target inside control flow is handed on (`Move`) and gone afterwards; an output stays.
+        adopted = tensor.buffer is None if target is None else target.kind == "output"
+        if tensor.array is None and tensor.block is self.block and adopted:
+            tensor.buffer, tensor.layout, tensor.cost, tensor.depth = buffer, layout, 0, 0
             tensor.blocked = isinstance(layout, Blocked)
         return buffer
 
@@ -288,13 +296,13 @@ class Lowering:
             if lower is not None:
                 self.check(value >= lower, "shape", f"a dimension below {lower}")
             symbol = self._defined[key] = ix.symbol(self.fresh("s"), lower=lower)
-            if self._follows_from_inputs(value):
+            if self.follows_from_inputs(value):
                 self.program.derived.append((symbol, value))
             else:
                 self.emit(Define(symbol, value))
         return self._defined[key]
 
-    def _follows_from_inputs(self, value: Expr) -> bool:
+    def follows_from_inputs(self, value: Expr) -> bool:
         """True when `value` is made of the inputs' dims alone, so that it can be computed before the first step."""
         known = {atom for symbol in self.program.entry_symbols() for atom in ix.atoms(symbol)}
         for node in ex.walk(value):
@@ -313,6 +321,27 @@ class Lowering:
             kind = errors.ShapeError if code == "shape" else errors.ModelError
             raise kind(message, node=self.node, operator=self.operator)
         self.emit(Check(condition, code, message))
+
+    def assume(self, condition: Expr, what: str, default: bool) -> bool:
+        """Take `condition` to be true or false where code can't cover both, as when a value's rank depends on it.
+
+        The code checks it at run time; where an input breaks it, the session compiles the model again under the
+        opposite (see `Session`). `what` tells the assumptions of one node apart.
+        """
+        if condition.op == "const":
+            return bool(condition.value)
+        block: Block | None = self.block
+        while block is not None:  # what an enclosing block has checked holds here too
+            if (block, condition.key) in self._truths:
+                return self._truths[block, condition.key]
+            block = block.parent
+        key = f"{self.node}/{what}"
+        truth = self._assumptions.get(key, default)
+        self.assumed.append((key, truth))
+        self._truths[self.block, condition.key] = truth
+        wanted = condition if truth else ex.unary("not", condition)
+        self.emit(Check(wanted, "assumption", f"{int(truth)}{key}"))
+        return truth
 
     def equal_dims(self, x: Dim, y: Dim, message: str) -> Dim:
         """Require two dims to be equal; returns the one that is known better."""

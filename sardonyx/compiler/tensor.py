@@ -106,6 +106,7 @@ class Tensor:
         array: the value when it is a constant.
         buffer, layout: where it lies, once it is in memory.
         cost: rough number of operations to compute one element anew (0: a view or a constant).
+        depth: how many lazy tensors in a row it is computed from.
         blocked: computed from blocked tensors of the same shape, so better stored blocked.
         uses: consumers that can't be fused into one.
     """
@@ -119,6 +120,7 @@ class Tensor:
         self.buffer: Buffer | None = None
         self.layout: Layout | None = None
         self.cost = 0
+        self.depth = 0
         self.blocked = False
         self.uses = 1
         self.block = ctx.block  # where it was made: memory given to it in an inner block is not its own

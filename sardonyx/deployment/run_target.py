@@ -33,6 +33,8 @@ __all__ = ["MACHINES", "Machine", "Request", "Result", "link", "machine", "run",
 REQUEST, RESULT = b"SXRUN-01", b"SXOUT-01"
 BACKWARDS = 1  # tasks of a step run one by one from the last to the first
 PORTABLE = ("-DSX_PORTABLE",)
+# Undefined behaviour ends the program by an illegal instruction.
+UNDEFINED = ("-fsanitize=undefined", "-fsanitize-trap=undefined")
 STATUS = {2: "wrong arguments", 3: "a file or memory failed", 4: "the request is malformed"}
 
 
@@ -77,6 +79,9 @@ def _machines() -> dict[str, Machine]:
     for row in [row for row in rows if not row.target.portable]:
         target = replace(row.target, flags=(*row.target.flags, *PORTABLE), portable=True)
         rows.append(Machine(f"{row.name}+portable", target, row.emulator))
+    for row in [row for row in rows if not row.emulator]:
+        target = replace(row.target, flags=(*row.target.flags, *UNDEFINED))
+        rows.append(Machine(f"{row.name}+undefined", target))
     return {row.name: row for row in rows}
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-LEQ, LT, GTE, GT, EQ, NEQ, MEMBER = range(7)
+MODES = range(7)
+LEQ, LT, GTE, GT, EQ, NEQ, MEMBER = MODES
 LEAF_VALUE, LEAF_ROW, LEAF_LIST = range(3)
 NARROW_COLUMNS = 1 << 14  # of tree_ensemble_f32: 16 bits hold four times the column's number
 NARROW_OFFSETS = 1 << 16
@@ -92,19 +93,14 @@ def pack_forest(forest: Forest, dtype: np.dtype, targets: int) -> PackedForest |
         MalformedForest: a node has two parents, or is its own ancestor.
     """
     order, tree, depths = _breadth_first(forest)
-    place = np.full(len(forest.mode), -1, np.int64)  # of inner nodes, which occur once
-    mode = forest.mode[order]
-    inner = mode >= 0
-    place[order[inner]] = np.flatnonzero(inner)
-    columns, threshold, swapped, tables = _columns(forest, order, mode, np.dtype(dtype))
-    sources, members, member_keys = tables
-    offset = _offsets(inner, tree)
-    if np.dtype(dtype) == np.float32 and (columns.max(initial=0) >= NARROW_COLUMNS or offset.max(initial=0) >= NARROW_OFFSETS):
+    mode, dtype = forest.mode[order], np.dtype(dtype)
+    leaves = mode < 0
+    columns, keys, sources, members, member_keys = _columns(forest, order, mode, dtype)
+    offsets = _offsets(~leaves, tree)
+    if dtype == np.float32 and (columns.max() >= NARROW_COLUMNS or offsets.max() >= NARROW_OFFSETS):
         return None
-    payload, leaf, weights, starts, targets_of = _leaves(forest, order[~inner], np.dtype(dtype), targets)
-    threshold[~inner] = payload
-    nodes = _nodes(threshold, offset, columns)
-    nodes = _swap_children(nodes, offset, swapped)
+    keys[leaves], leaf, weights, starts, targets_of = _leaves(forest, order[leaves], dtype, targets)
+    nodes = _nodes(keys, offsets, columns)
     roots = np.searchsorted(tree, np.arange(len(forest.roots) + 1)).astype(np.int32)
     return PackedForest(nodes, roots, depths, sources, members, member_keys, leaf, weights, starts, targets_of)
 
@@ -112,6 +108,9 @@ def pack_forest(forest: Forest, dtype: np.dtype, targets: int) -> PackedForest |
 def _breadth_first(forest: Forest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Node numbers tree after tree, level by level, children beside each other; their trees; each tree's depth."""
     nodes, trees = np.asarray(forest.roots, np.int64), np.arange(len(forest.roots))
+    # These tests hold for the larger values (NEQ: for what is no member), so their children change places.
+    turned = np.isin(forest.mode, (GTE, GT, NEQ))
+    left, right = np.where(turned, forest.false, forest.true), np.where(turned, forest.true, forest.false)
     seen_nodes, seen_trees, inner_nodes = [nodes], [trees], 0
     depths = np.zeros(len(trees), np.int32)
     most = int((forest.mode >= 0).sum())
@@ -123,7 +122,7 @@ def _breadth_first(forest: Forest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if not inner.any():
             break
         parents, trees = nodes[inner], np.repeat(trees[inner], 2)
-        nodes = np.stack([forest.true[parents], forest.false[parents]], axis=1).reshape(-1)
+        nodes = np.stack([left[parents], right[parents]], axis=1).reshape(-1)
         depths[trees] = level
         seen_nodes.append(nodes)
         seen_trees.append(trees)
@@ -137,7 +136,7 @@ def _breadth_first(forest: Forest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _offsets(inner: np.ndarray, tree: np.ndarray) -> np.ndarray:
-    """How far on each inner node's first child lies: the children of a tree's n-th inner node are its nodes 2n + 1, 2n + 2."""
+    """How far on each inner node's first child lies: a tree's n-th inner node has its nodes 2n + 1 and 2n + 2 as children."""
     position = np.arange(len(tree))
     begin = np.searchsorted(tree, tree)
     rank = np.cumsum(inner) - inner
@@ -146,27 +145,28 @@ def _offsets(inner: np.ndarray, tree: np.ndarray) -> np.ndarray:
 
 
 def _columns(forest: Forest, order: np.ndarray, mode: np.ndarray, dtype: np.dtype) -> tuple:
-    """Each node's column, threshold key, and whether its children change places; the tables of columns."""
+    """Each node's column and threshold key; the tables of columns."""
     inner, unsigned = mode >= 0, np.dtype(f"u{dtype.itemsize}")
     ordered = inner & (mode <= GT)
     value, missing = forest.value[order].astype(dtype), forest.missing[order].astype(bool)
-    # x >= t and x > t are x < t and x <= t with the children changed; NaN then takes the other side as well.
+    # x >= t and x > t are x < t and x <= t with the children in the other order, so NaN takes the other side as well.
     upper = (mode == GTE) | (mode == GT)
     left = missing ^ upper
     unknown = np.isnan(value)
     keys = keys_of(np.where(unknown, dtype.type(0), value)) - ((mode == LT) | (mode == GTE)).astype(unsigned)
-    keys = np.where(unknown, np.where(upper, np.iinfo(unsigned).max - 1, 0), keys).astype(unsigned)
+    keys[unknown] = np.where(upper[unknown], unsigned.type(np.iinfo(unsigned).max - 1), unsigned.type(0))
     pairs = 2 * forest.feature[order] + left
     sources, column_of = np.unique(pairs[ordered], return_inverse=True)
     columns = np.zeros(len(order), np.int64)
     columns[ordered] = column_of
     tests: dict[tuple, int] = {}
     for i in np.flatnonzero(inner & ~ordered):
-        columns[i] = len(sources) + tests.setdefault(_test(forest, order[i], int(mode[i]), value[i], bool(missing[i])), len(tests))
+        test = _test(forest, int(order[i]), int(mode[i]), value[i], bool(missing[i]))
+        columns[i] = len(sources) + tests.setdefault(test, len(tests))
     keys[inner & ~ordered] = 0
     columns[~inner] = len(sources) + len(tests)
     table = np.stack([sources // 2, sources % 2], axis=1).astype(np.int32)
-    return columns, keys, upper | (mode == NEQ), (table, *_test_tables(tests, dtype))
+    return columns, keys, table, *_test_tables(tests, dtype)
 
 
 def _test(forest: Forest, node: int, mode: int, value: np.floating, missing: bool) -> tuple:

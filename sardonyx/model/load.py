@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from sardonyx.errors import ModelError, UnsupportedError
 from sardonyx.model import wire
 from sardonyx.model.check import check, check_versions
-from sardonyx.model.schemas import MIN_OPSET, signature, version_of
+from sardonyx.model.schemas import MIN_OPSET, TYPE_KEY, signature, version_of
 from sardonyx.model.tensors import check_tensor
 
 _SPARSE_LIMIT = 2**31  # bytes of a sparse initializer written out densely
@@ -152,6 +152,7 @@ def _refuse_other_formats(head: bytes, shown: str) -> None:
 def _build(proto: onnx.ModelProto, folder: Path | None) -> ir.Model:
     for entry in [*proto.opset_import, *(e for f in proto.functions for e in f.opset_import)]:
         entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
+    maps = _take_map_types(proto.graph)
     try:
         with _quiet():
             model = ir.from_proto(proto)
@@ -165,7 +166,39 @@ def _build(proto: onnx.ModelProto, folder: Path | None) -> ir.Model:
     if folder is not None:
         for graph in model.graphs():
             ir.external_data.set_base_dir(graph, folder)
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.name in maps:
+            value.metadata_props[TYPE_KEY] = maps[value.name]
     return model
+
+
+def _take_map_types(graph: onnx.GraphProto) -> dict[str, str]:
+    """Types of values that are or hold maps, which `onnx_ir` can't express: removed, and returned as text by name."""
+    found: dict[str, str] = {}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if _holds_map(value.type):
+            found[value.name] = _type_text(value.type)
+            value.ClearField("type")
+    return found
+
+
+def _holds_map(kind: onnx.TypeProto) -> bool:
+    if kind.HasField("sequence_type"):
+        return _holds_map(kind.sequence_type.elem_type)
+    return kind.HasField("optional_type") and _holds_map(kind.optional_type.elem_type) or kind.HasField("map_type")
+
+
+def _type_text(kind: onnx.TypeProto) -> str:
+    """A type as ONNX prints it."""
+    if kind.HasField("sequence_type"):
+        return f"seq({_type_text(kind.sequence_type.elem_type)})"
+    if kind.HasField("optional_type"):
+        return f"optional({_type_text(kind.optional_type.elem_type)})"
+    name = onnx.TensorProto.DataType.Name
+    if kind.HasField("map_type"):
+        key = name(kind.map_type.key_type)
+        return f"map({key.lower()},{_type_text(kind.map_type.value_type)})"
+    return f"tensor({name(kind.tensor_type.elem_type).lower()})"
 
 
 def _copy_proto(source: onnx.ModelProto) -> onnx.ModelProto:

@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 VERSION_KEY = "sardonyx.opset"  # metadata of a node: the opset it follows, where that is not the model's
+TYPE_KEY = "sardonyx.type"  # metadata of a graph input or output: its type, where `onnx_ir` has none for it (maps)
 MIN_OPSET = 7  # before it, broadcasting and many attributes meant something else
 _REQUIRED = onnx.defs.OpSchema.FormalParameterOption.Single
 

@@ -37,8 +37,8 @@ def if_(ctx: GraphLowering, node: Node, condition: Tensor) -> tuple[Tensor, ...]
     choice = condition.scalar()
     if choice.op == "const":
         return tuple(ctx.graph(node.graph("then_branch" if choice.value else "else_branch")))
-    ctx.cheap(condition)
-    choice = condition.scalar()
+    if not ctx.follows_from_inputs(choice):
+        choice = ctx.cheap(condition).scalar()
     _prepare(ctx, node)
     (then, first), (otherwise, second) = (_branch(ctx, node.graph(name)) for name in ("then_branch", "else_branch"))
     if first is None and second is None:
@@ -46,9 +46,9 @@ def if_(ctx: GraphLowering, node: Node, condition: Tensor) -> tuple[Tensor, ...]
     results: list[Tensor] = []
     pairs = list(zip(first or second or (), second or first or (), strict=True))
     endings: tuple[list, list] = ([], [])
+    if any(x.is_object or y.is_object or x.dtype != y.dtype or x.rank != y.rank for x, y in pairs):
+        return _assumed(ctx, node, choice)
     for x, y in pairs:
-        if x.is_object or y.is_object or x.dtype != y.dtype or x.rank != y.rank:
-            raise Unsupported("the branches give values of different types or ranks")
         shape = tuple(a if a == b else ix.symbol(ctx.fresh("s")) for a, b in zip(x.shape, y.shape, strict=True))
         target = ctx.temporary(x.dtype, ix.product(shape))
         results.append(ctx.in_memory(target, shape))
@@ -61,12 +61,22 @@ def if_(ctx: GraphLowering, node: Node, condition: Tensor) -> tuple[Tensor, ...]
     return tuple(results)
 
 
+def _assumed(ctx: GraphLowering, node: Node, choice: ex.Expr) -> tuple[Tensor, ...]:
+    """The branch that is assumed to be taken, in place, where the two give values of different types or ranks."""
+    name = "then_branch" if ctx.assume(choice, "condition", False) else "else_branch"
+    _forget(ctx, node.graph(name))
+    return tuple(ctx.graph(node.graph(name)))
+
+
 def _branch(ctx: GraphLowering, graph: ir.Graph) -> tuple[Block, list[Tensor] | None]:
     """A branch in a block of its own; one whose shapes can't be right fails only if it is taken."""
     block = ctx.enter()
+    assumed = len(ctx.assumed)
     try:
         return block, ctx.graph(graph)
     except errors.ShapeError as problem:
+        if len(ctx.assumed) > assumed:  # it may be what was assumed in the branch that is wrong
+            raise
         block.steps = [Check(ex.constant(False, "bool"), "shape", str(problem), node=ctx.node, operator=ctx.operator)]
         return block, None
     finally:

@@ -1,7 +1,7 @@
-"""Operators on images: Resize and Upsample, GridSample and AffineGrid, regions of interest, non-maximum suppression.
+"""Resize and Upsample. Other operators on images are in regions.py and sampling.py; ImageDecoder runs on the host.
 
-Resizing goes axis by axis. What an axis reads is a table with one row for each position of the result: where its taps lie,
-and their weights. The table is a constant where scales are known, and computed by the run where they are not.
+Resizing goes axis by axis. What an axis reads is a table with one row for each position of the result: where its taps
+lie, and their weights. The table is a constant where scales are known, and computed by the run where they are not.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import numpy as np
 from sardonyx import errors
 from sardonyx.compiler import expr as ex
 from sardonyx.compiler import index as ix
-from sardonyx.compiler.dtypes import is_float
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering, Unsupported
-from sardonyx.compiler.program import Kernel, Pointer, Reduce, Store
+from sardonyx.compiler.program import Reduce, Store
 from sardonyx.compiler.tensor import Plain, Tensor, variables
 from sardonyx.ops.node import Node
 from sardonyx.ops.reduction import Region, checked_axis, reduce
@@ -36,7 +35,8 @@ def _floor(x: Real) -> Real:
 def _where(condition: Any, x: Real, y: Real) -> Real:
     if not isinstance(condition, Expr):
         return y if isinstance(y, Expr) and not condition else x if isinstance(x, Expr) else np.where(condition, x, y)
-    x, y = (v if isinstance(v, Expr) else ex.constant(v, "float64") for v in (x, y))
+    if not isinstance(x, Expr) and not isinstance(y, Expr):
+        x = ex.constant(x, "float64")
     return ex.select(condition, x, y)
 
 
@@ -50,7 +50,7 @@ def _equal(x: Real, y: float) -> Any:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis to resize. Sizes are those of the tensor; `scale` and the ends of `roi` may be known at run time only."""
+    """One axis to resize. What is an Expr or an Index is known at run time only."""
 
     number: int
     size: Dim
@@ -118,15 +118,20 @@ def _nearest(rule: Rule, x: Real) -> Real:
     raise Unsupported(f"nearest_mode {rule.nearest}")
 
 
-def _kernel(rule: Rule, t: Real) -> Real:
-    """The weight of a tap at distance `t`."""
+def cubic_weight(t: Real, a: float) -> Real:
+    """The weight of a tap at distance `t` in cubic convolution with coefficient `a`."""
     t = _distance(t)
-    if rule.mode == "linear":
-        return _where(t < 1.0, 1.0 - t, t * 0.0)
-    a = rule.cubic
     near = ((a + 2.0) * t - (a + 3.0)) * t * t + 1.0
     far = ((t * a - 5.0 * a) * t + 8.0 * a) * t - 4.0 * a
     return _where(t <= 1.0, near, _where(t < 2.0, far, t * 0.0))
+
+
+def _weight(rule: Rule, t: Real) -> Real:
+    """The weight of a tap at distance `t`."""
+    if rule.mode == "cubic":
+        return cubic_weight(t, rule.cubic)
+    t = _distance(t)
+    return _where(t < 1.0, 1.0 - t, t * 0.0)
 
 
 def _shrink(rule: Rule, axis: Axis) -> Real:
@@ -146,7 +151,7 @@ def _tap(rule: Rule, axis: Axis, i: Real, k: Real) -> tuple[Real, Real]:
     if rule.mode == "nearest":
         return _nearest(rule, x), x * 0.0 + 1.0
     place = -_floor(-x) - 1.0 + _first(rule, axis) + k  # so that x is 0 < distance <= 1 right of tap -first
-    weight = _kernel(rule, (place - x) * _shrink(rule, axis))
+    weight = _weight(rule, (place - x) * _shrink(rule, axis))
     if rule.exclude_outside:
         weight = _where((place >= 0.0) & (place <= _real(axis.size) - 1.0), weight, weight * 0.0)
     return place, weight
@@ -286,7 +291,9 @@ def _scaled(ctx: Lowering, size: Dim, scale: Real) -> Dim:
     return ctx.dim(ex.cast(ex.unary("floor", ex.cast(ex.index(size), "float32") * scale), "int64"))
 
 
-def _by_scales(ctx: Lowering, x: Tensor, scales: Sequence[Real], axes: Sequence[int], roi: Sequence[Real]) -> list[Axis]:
+def _by_scales(
+    ctx: Lowering, x: Tensor, scales: Sequence[Real], axes: Sequence[int], roi: Sequence[Real]
+) -> list[Axis]:
     if len(scales) != len(axes):
         raise errors.ShapeError(f"{len(scales)} scales for {len(axes)} axes", node=ctx.node, operator=ctx.operator)
     found = []
@@ -336,7 +343,12 @@ def upsample(ctx: Lowering, node: Node, x: Tensor, scales: Tensor) -> Tensor:
 
 @operator("Resize", since=11)
 def resize(
-    ctx: Lowering, node: Node, x: Tensor, roi: Tensor | None = None, scales: Tensor | None = None, sizes: Tensor | None = None
+    ctx: Lowering,
+    node: Node,
+    x: Tensor,
+    roi: Tensor | None = None,
+    scales: Tensor | None = None,
+    sizes: Tensor | None = None,
 ) -> Tensor:
     """Resizes axes to sizes or by scales: nearest, linear or cubic."""
     ctx.native(x, scales, sizes)
@@ -346,7 +358,8 @@ def resize(
     if roi is not None and rule.coordinates == "tf_crop_and_resize":
         region = [_number(value) for value in ctx.elements(roi)]
         if len(region) != 2 * len(axes):
-            raise errors.ShapeError(f"{len(region)} numbers of roi for {len(axes)} axes", node=ctx.node, operator="Resize")
+            problem = f"{len(region)} numbers of roi for {len(axes)} axes"
+            raise errors.ShapeError(problem, node=ctx.node, operator="Resize")
     if sizes is not None and sizes.size != 0:
         wanted = [ctx.dim(value) for value in ctx.elements(sizes)]
         policy = node.attr("keep_aspect_ratio_policy", "stretch")
@@ -355,41 +368,3 @@ def resize(
         raise errors.ModelError("neither scales nor sizes", node=ctx.node, operator="Resize")
     factors = [_number(value) for value in ctx.elements(scales)]
     return _resize(ctx, x, rule, _by_scales(ctx, x, factors, axes, region))
-
-
-# Regions of interest.
-
-
-@operator("NonMaxSuppression", since=10)
-def non_max_suppression(
-    ctx: Lowering,
-    node: Node,
-    boxes: Tensor,
-    scores: Tensor,
-    most: Tensor | None = None,
-    overlap: Tensor | None = None,
-    least: Tensor | None = None,
-) -> Tensor:
-    """(batch, class, box) of the boxes that are kept, best first within a class."""
-    ctx.native(boxes, scores)
-    batches = ctx.equal_dims(boxes.shape[0], scores.shape[0], "batches of boxes and scores")
-    count = ctx.equal_dims(boxes.shape[1], scores.shape[2], "numbers of boxes and scores")
-    ctx.equal_dims(boxes.shape[2], 4, "coordinates of a box")
-    limit: Dim = 0 if most is None else ctx.dim(ex.maximum(ctx.elements(most)[0], 0))
-    kept = ctx.temporary("int64", batches * scores.shape[1] * ix.imin(count, limit) * 3)
-    found = ix.symbol(ctx.fresh("s"))
-    fields = {
-        "boxes": ctx.pointer(boxes),
-        "scores": ctx.pointer(scores),
-        "kept": Pointer(kept),
-        "batches": batches,
-        "classes": scores.shape[1],
-        "count": count,
-        "most": limit,
-        "overlap": None if overlap is None else ctx.pointer(overlap),
-        "least": None if least is None else ctx.pointer(least),
-        "centered": bool(node.attr("center_point_box", 0)),
-        "has_least": least is not None,
-    }
-    ctx.emit(Kernel("non_max_suppression", fields, (kept,), serial=True, result=found))
-    return ctx.in_memory(kept, (found, 3))

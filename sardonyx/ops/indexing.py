@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from sardonyx import errors
 from sardonyx.compiler import expr as ex
 from sardonyx.compiler import index as ix
+from sardonyx.compiler.dtypes import SHORT, is_float
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Dim
-from sardonyx.compiler.dtypes import SHORT, is_float
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Buffer, Kernel, Nest, Pointer, Store
 from sardonyx.compiler.tensor import Plain, Position, Tensor, variables

@@ -14,7 +14,19 @@ from sardonyx.compiler.program import Nest, Store
 from sardonyx.compiler.tensor import LANES, Blocked, Layout, Plain, Position, Tensor
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
-from sardonyx.ops.shapes import are_known, axes_of, axis_of, by_axis, dims, integers, is_listed, moved, names_axis, reshaped, vector
+from sardonyx.ops.shapes import (
+    are_known,
+    axes_of,
+    axis_of,
+    by_axis,
+    dims,
+    integers,
+    is_listed,
+    moved,
+    names_axis,
+    reshaped,
+    vector,
+)
 
 FAR = 1 << 31  # starts and ends beyond this mean "as far as there is something"
 
@@ -23,7 +35,7 @@ FAR = 1 << 31  # starts and ends beyond this mean "as far as there is something"
 
 
 def target_shape(ctx: Lowering, x: Tensor, wanted: Sequence[Expr], allowzero: bool) -> list[Dim]:
-    """The dims that Reshape asks for: 0 copies an input dim, one -1 takes what is left; checked at run time if need be."""
+    """The dims that Reshape asks for: 0 copies an input dim, one -1 takes what is left; checked in the run if need be."""
     raw = [ex.as_index(ex.cast(value, "int64")) for value in wanted]
     unknown = [number for number, dim in enumerate(raw) if dim is None or not _settled(dim)]
     shape: list[Dim] = []
@@ -113,8 +125,8 @@ def flatten(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
 def _squeeze(ctx: Lowering, x: Tensor, axes: Sequence[int] | None) -> Tensor:
     ctx.native(x)
     if axes is None:
-        ctx.requires(all(isinstance(dim, int) for dim in x.shape), "Squeeze without axes of unknown dims")
-        axes = [axis for axis, dim in enumerate(x.shape) if dim == 1]
+        ones = [ctx.assume(ex.index(dim).equal(1), f"axis {axis} is 1", False) for axis, dim in enumerate(x.shape)]
+        axes = [axis for axis, one in enumerate(ones) if one]
     gone = axes_of(ctx, axes, x.rank)
     for axis in gone:
         ctx.equal_dims(x.shape[axis], 1, f"axis {axis} is squeezed but not 1")

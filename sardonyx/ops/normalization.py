@@ -6,7 +6,6 @@ multiplication and one addition, which fuse into whatever comes before.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,12 +15,20 @@ from sardonyx.compiler import index as ix
 from sardonyx.compiler.dtypes import numpy_dtype
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Dim
-from sardonyx.compiler.lower import Lowering, Unsupported
+from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Reduce, Stage, Store
-from sardonyx.compiler.tensor import Plain, Tensor
+from sardonyx.compiler.tensor import Blocked, Plain, Tensor, variables
 from sardonyx.ops.binary import broadcast
 from sardonyx.ops.node import Node
-from sardonyx.ops.reduction import READ_AGAIN, Region, accumulator, checked_axis, kept_shape, mean, reduce
+from sardonyx.ops.reduction import (
+    READ_AGAIN,
+    Region,
+    accumulator,
+    checked_axis,
+    kept_shape,
+    mean,
+    reduce,
+)
 from sardonyx.ops.registry import operator
 
 Affine = Callable[[Expr, tuple[Dim, ...]], Expr]  # (normalised value, position) -> scaled and shifted value
@@ -137,16 +144,19 @@ def normalize(
         The result, then means and factors if `extra`.
     """
     x = ctx.cheap(x, READ_AGAIN)
-    if x.blocked:
+    in_blocks = isinstance(x.layout, Blocked) and x.buffer is not None and min(axes) > 1
+    if x.blocked and not in_blocks:
         x = ctx.plain(x)
-    result = ctx.temporary(x.dtype, x.size)
-    outer = Plain(x.shape).domain()[1]
-    count = Region.along(x, axes).count(wide)
+    shape = kept_shape(x, axes)
+    kept, layout = (Blocked(shape), Blocked(x.shape)) if in_blocks else (Plain(shape), Plain(x.shape))
+    outer, point, inside = kept.domain()
+    region = Region.along(x, axes)
+    count = region.count(wide)
 
     def over(prefix: str) -> tuple[Expr, tuple[Dim, ...], tuple[Dim, ...]]:
-        inner = {axis: ix.variable(f"{prefix}{axis}", x.shape[axis]) for axis in axes}
-        position = tuple(inner.get(axis, i) for axis, i in enumerate(outer))
-        return ex.cast(x.at(position), wide), position, tuple(inner.values())
+        inner = variables(region.spans, prefix)
+        position = tuple(i + k for i, k in zip(point, inner, strict=True))
+        return ex.cast(x.at(position), wide), position, inner
 
     def distance(value: Expr) -> Expr:
         return value - ex.local("mean", wide) if centered else value
@@ -159,13 +169,12 @@ def normalize(
     stages.append(Reduce("squares", "sum", distance(again) * distance(again), m, wide))
     stages.append(Reduce("factor", "sum", spread(ex.local("squares", wide) / count), (), wide))
     value = ex.cast(affine(distance(last) * ex.local("factor", wide), at), x.dtype)
-    stages.append(Store(result, Plain(x.shape).offset(at), value, n))
-    kept = Plain(kept_shape(x, axes))
-    place = kept.offset(tuple(0 if axis in axes else i for axis, i in enumerate(outer)))
+    result = ctx.temporary(x.dtype, layout.size())
+    stages.append(Store(result, layout.offset(at), ex.guard(inside, value, ex.constant(0, x.dtype)), n))
     extras = [(name, ctx.temporary(wide, kept.size())) for name in ("mean", "factor") if extra]
-    stages += [Store(buffer, place, ex.local(name, wide)) for name, buffer in extras]
-    ctx.nest([i for axis, i in enumerate(outer) if axis not in axes], stages)
-    return [ctx.in_memory(result, x.shape), *(ctx.in_memory(buffer, kept.shape) for _, buffer in extras)]
+    stages += [Store(buffer, kept.offset(point), ex.local(name, wide)) for name, buffer in extras]
+    ctx.nest(outer, stages)
+    return [ctx.in_memory(result, x.shape, layout), *(ctx.in_memory(buffer, shape, kept) for _, buffer in extras)]
 
 
 def _affine(ctx: Lowering, x: Tensor, scale: Tensor | None, bias: Tensor | None, wide: str) -> Affine:
@@ -194,3 +203,118 @@ def layer_normalization(
         spread=lambda v: inverse_root(v + epsilon), extra=node.wants(1) or node.wants(2),
     )  # fmt: skip
     return tuple(found)
+
+
+@operator("RMSNormalization", since=23)
+def rms_normalization(ctx: Lowering, node: Node, x: Tensor, scale: Tensor) -> Tensor:
+    """x / sqrt(mean(x * x) + epsilon) * scale over the last axes."""
+    ctx.native(x, scale)
+    axis = checked_axis(ctx, node.attr("axis", -1), x.rank)
+    epsilon, wide = node.attr("epsilon", 1e-5), accumulator(x.dtype)
+    return normalize(
+        ctx, x, range(axis, x.rank), _affine(ctx, x, scale, None, wide), wide=wide, centered=False,
+        spread=lambda v: inverse_root(v + epsilon),
+    )[0]  # fmt: skip
+
+
+def _per_channel(ctx: Lowering, scale: Tensor, bias: Tensor, wide: str, channel: Callable[..., Dim]) -> Affine:
+    """Multiply by a channel's scale and add its bias; `channel` says which one a position belongs to."""
+    ctx.cheap(scale), ctx.cheap(bias)
+
+    def apply(value: Expr, position: tuple[Dim, ...]) -> Expr:
+        at = (channel(position),)
+        return value * ex.cast(scale.at(at), wide) + ex.cast(bias.at(at), wide)
+
+    return apply
+
+
+@operator("InstanceNormalization")
+def instance_normalization(ctx: Lowering, node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias over each channel of each image."""
+    ctx.native(x, scale, bias)
+    epsilon, wide = node.attr("epsilon", 1e-5), accumulator(x.dtype)
+    affine = _per_channel(ctx, scale, bias, wide, lambda position: position[1])
+    spread = lambda v: inverse_root(v + epsilon)  # noqa: E731
+    return normalize(ctx, x, range(2, x.rank), affine, wide=wide, spread=spread)[0]
+
+
+def _group_normalization(
+    ctx: Lowering, node: Node, x: Tensor, scale: Tensor, bias: Tensor, *, by_group: bool
+) -> Tensor:
+    ctx.native(x, scale, bias)
+    groups = int(node.attr("num_groups"))
+    size = ix.floordiv(x.shape[1], groups)
+    ctx.equal_dims(size * groups, x.shape[1], f"channels are not divided by {groups} groups")
+    epsilon, wide = node.attr("epsilon", 1e-5), accumulator(x.dtype)
+    buffer = ctx.plain(x).buffer
+    assert buffer is not None
+    grouped = ctx.in_memory(buffer, (x.shape[0], groups, size, *x.shape[2:]))
+    affine = _per_channel(ctx, scale, bias, wide, lambda i: i[1] if by_group else i[1] * size + i[2])
+    spread = lambda v: inverse_root(v + epsilon)  # noqa: E731
+    result = normalize(ctx, grouped, range(2, grouped.rank), affine, wide=wide, spread=spread)[0]
+    assert result.buffer is not None
+    return ctx.in_memory(result.buffer, x.shape)
+
+
+@operator("GroupNormalization", since=18)
+def group_normalization_by_group(ctx: Lowering, node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """Normalises groups of channels; scale and bias are one for each group."""
+    return _group_normalization(ctx, node, x, scale, bias, by_group=True)
+
+
+@operator("GroupNormalization", since=21)
+def group_normalization(ctx: Lowering, node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """Normalises groups of channels; scale and bias are one for each channel."""
+    return _group_normalization(ctx, node, x, scale, bias, by_group=False)
+
+
+@operator("MeanVarianceNormalization", since=9)
+def mean_variance_normalization(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
+    """(x - mean) / (standard deviation + 1e-9) over axes."""
+    ctx.native(x)
+    axes = sorted({checked_axis(ctx, axis, x.rank) for axis in node.attr("axes", (0, 2, 3))})
+    wide = accumulator(x.dtype)
+    spread = lambda v: 1.0 / (ex.unary("sqrt", v) + 1e-9)  # noqa: E731
+    return normalize(ctx, x, axes, lambda value, _: value, wide=wide, spread=spread)[0]
+
+
+@operator("LpNormalization")
+def lp_normalization(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
+    """x divided by its norm along an axis; 0 where the norm is 0."""
+    ctx.native(x)
+    axis = checked_axis(ctx, node.attr("axis", -1), x.rank)
+    squared, wide = node.attr("p", 2) == 2, accumulator(x.dtype)
+    ctx.cheap(x, READ_AGAIN)
+    before = (lambda v: v * v) if squared else (lambda v: ex.unary("abs", v))
+    widened = ctx.lazy(wide, x.shape, lambda i: ex.cast(x.at(i), wide), sources=[x])
+    after = (lambda v: ex.unary("sqrt", v)) if squared else (lambda v: v)
+    norm = reduce(ctx, Region.along(widened, (axis,)), "sum", before, after, wide)
+
+    def element(i: tuple[Dim, ...]) -> Expr:
+        length = norm.at((*i[:axis], 0, *i[axis + 1 :]))
+        return ex.cast(ex.select(length.equal(0.0), 0.0 * length, widened.at(i) / length), x.dtype)
+
+    return ctx.lazy(x.dtype, x.shape, element, sources=[x, norm], cost=3)
+
+
+@operator("LRN")
+def lrn(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
+    """x / (bias + alpha / size * sum of the squares of `size` neighbouring channels) ** beta."""
+    ctx.native(x)
+    size = int(node.attr("size"))
+    alpha, beta, bias = node.attr("alpha", 1e-4), node.attr("beta", 0.75), node.attr("bias", 1.0)
+    wide = accumulator(x.dtype)
+    x = ctx.plain(x)
+    first = -((size - 1) // 2)
+
+    def element(i: tuple[Dim, ...]) -> Expr:
+        zero = total = ex.constant(0, wide)
+        for shift in range(first, first + size):
+            channel = i[1] + shift
+            inside = (ex.index(channel) >= 0) & (ex.index(channel) < ex.index(x.shape[1]))
+            value = ex.guard(inside, ex.cast(x.at((i[0], channel, *i[2:])), wide), zero)
+            total = total + value * value
+        divisor = ex.binary("pow", total * (alpha / size) + bias, beta)
+        return ex.cast(ex.cast(x.at(i), wide) / divisor, x.dtype)
+
+    return ctx.lazy(x.dtype, x.shape, element, cost=3 * size + 30)

@@ -51,8 +51,10 @@ def is_single(x: Tensor) -> bool:
 
 
 def along(ctx: Lowering, parameter: Tensor, x: Tensor, axis: int, block: int = 0) -> Element:
-    """The elements of a scale or zero point as seen from `x`: one for all, one for each index of `axis`, or one for each
-    run of `block` elements of it."""
+    """The elements of a scale or zero point as seen from `x`.
+
+    There is one for all of `x`, one for each index of `axis`, or one for each run of `block` elements along it.
+    """
     ctx.cheap(parameter)
     if is_single(parameter):
         return lambda i: parameter.scalar()
@@ -128,7 +130,7 @@ def quantize_linear(ctx: Lowering, node: Node, x: Tensor, scale: Tensor, zero: T
 @operator("DequantizeLinear", since=10)
 def dequantize_linear(ctx: Lowering, node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     """(x - zero_point) * scale: per tensor, per axis or per block."""
-    x, zero = widened(ctx, x), widened(ctx, zero)
+    x, zero = widened(ctx, x) or x, widened(ctx, zero)
     wanted = node.attr("output_dtype", 0)
     dtype = dtype_name(wanted) if wanted else scale.dtype
     ctx.requires(is_native(dtype), f"{dtype} has no native code")
@@ -322,7 +324,8 @@ def qlinear_matmul(
     sums = integer_product(ctx, a, b, a_zero, b_zero)
     if is_single(a_scale):
         both = factor(ctx, lambda s, t: s * t, rows, columns)
-        return requantized(ctx, sums, lambda i: both.scalar() if is_single(both) else both.at((i[-1],)), y_zero, y_zero.dtype)
+        one = is_single(both)
+        return requantized(ctx, sums, lambda i: both.scalar() if one else both.at((i[-1],)), y_zero, y_zero.dtype)
 
     def scale(i: Position) -> Expr:
         return rows.at((i[-2],)) * (columns.scalar() if is_single(columns) else columns.at((i[-1],)))

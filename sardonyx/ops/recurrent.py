@@ -1,8 +1,8 @@
 """Recurrent layers: LSTM, GRU and RNN.
 
-The input projection of all steps, directions and gates is one matrix product, whose bias is its epilogue; the steps run in
-the kernel `recurrent_f32` (`recurrent_f64`), one task for each direction and part of the batch. Half types compute in
-float32. Gates are stored with `lanes` elements each: the hidden size rounded up to 16, the rest 0.
+The input projection of all steps, directions and gates is one matrix product, whose bias is its epilogue; the steps
+run in the kernel `recurrent_f32` (`recurrent_f64`), one task for each direction and part of the batch. Half types
+compute in float32. Gates are stored with `lanes` elements each: the hidden size rounded up to 16, the rest 0.
 """
 
 from __future__ import annotations

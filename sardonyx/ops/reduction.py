@@ -1,7 +1,7 @@
 """Operators that fold axes away or run along one: Reduce*, ArgMax, Softmax, CumSum, TopK.
 
-Half-precision values are added up in float32. A reduced tensor in NCHW16c is read where it lies, as long as its channels
-stay apart.
+Half-precision values are added up in float32. A reduced tensor in NCHW16c is read where it lies, as long as its
+channels stay apart.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ class Region:
 def fold(ctx: Lowering, region: Region, stages: Stages, dtype: str) -> Tensor:
     """Reduces a region to a tensor of its `kept` shape.
 
-    ``stages(over)`` gives the stages of one point and the result's value; ``over(prefix)`` gives an element of the region
-    and the variables that it runs over, whose names start with `prefix`.
+    ``stages(over)`` gives the stages of one point and the result's value; ``over(prefix)`` gives an element of the
+    region and the variables that it runs over, whose names start with `prefix`.
     """
     x, shape = region.tensor, region.kept
     in_blocks = isinstance(x.layout, Blocked) and x.buffer is not None and region.spans[:2] == (1, 1)
@@ -401,7 +401,8 @@ def _scan(ctx: Lowering, node: Node, x: Tensor, axis: Tensor, op: str) -> Tensor
     else:
         region, _ = _runtime_region(ctx, x, axis)
         kept, extent = region.kept, ix.product(region.spans)
-        steps = [ctx.dim(ex.select(ex.index(k).equal(ex.index(d)), ex.index(0), ex.index(1))) for k, d in zip(kept, x.shape, strict=True)]
+        same = [ex.index(k).equal(ex.index(d)) for k, d in zip(kept, x.shape, strict=True)]
+        steps = [ctx.dim(ex.select(s, ex.index(0), ex.index(1))) for s in same]
     outer, k = variables(kept), ix.variable("k", extent)
     walk = extent - 1 - k if node.attr("reverse", 0) else k
     at = tuple(i + step * walk for i, step in zip(outer, steps, strict=True))

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from sardonyx.runtime.reference import run_node
+from sardonyx.runtime.reference import prepared
 
 
 class HostModel:
@@ -23,10 +23,9 @@ class HostModel:
     def __init__(self, path: Path, captured: Sequence[Sequence[str]]):
         self._proto = onnx.load_model_from_string(path.read_bytes())
         model = ir.serde.deserialize_model(self._proto)
-        self._nodes = list(model.graph)
+        functions = list(model.functions.values())
+        self._nodes = [(len(node.inputs), prepared(node, model.opset_imports, functions)) for node in model.graph]
         self._captured = captured
-        self._imports = dict(model.opset_imports)
-        self._functions = list(model.functions.values())
 
     def objects(self, slots: Sequence[int]) -> Iterator[tuple[int, Any]]:
         """Constants without native type: ``(slot, value)``."""
@@ -35,7 +34,6 @@ class HostModel:
 
     def run(self, number: int, values: Sequence[Any]) -> list[Any]:
         """The outputs of host step `number`, inputs first in `values`, captured ones after them."""
-        node = self._nodes[number]
-        count = len(node.inputs)
+        count, run = self._nodes[number]
         captured = dict(zip(self._captured[number], values[count:], strict=True))
-        return run_node(node, list(values[:count]), self._imports, captured=captured, functions=self._functions)
+        return run(list(values[:count]), captured)

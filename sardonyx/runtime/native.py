@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from sardonyx import errors
+from sardonyx.runtime.options import SessionOptions
 from sardonyx.runtime.threads import Host, Pool
 
 _NUMPY = {"bool": np.dtype(bool)}
@@ -28,6 +29,20 @@ ERRORS = {
     5: (errors.RuntimeFailure, "the operator failed"),
     6: (errors.RuntimeFailure, "a value is not allowed"),
 }
+BROKEN_ASSUMPTION = 7
+
+
+class BrokenAssumption(Exception):
+    """The inputs contradict what the code was compiled under; see `Lowering.assume`."""
+
+    def __init__(self, key: str, assumed: bool):
+        super().__init__(key)
+        self.key = key
+        self.assumed = assumed
+
+    def corrected(self, assumptions: tuple[tuple[str, bool], ...]) -> tuple[tuple[str, bool], ...]:
+        """`assumptions` with this one turned around."""
+        return tuple(sorted({**dict(assumptions), self.key: not self.assumed}.items()))
 
 
 class _Io(ctypes.Structure):
@@ -111,14 +126,22 @@ class Library:
 
     def fail(self, code: int, step: int, cause: BaseException | None) -> None:
         """Raise the error that a run ended with."""
+        if code == BROKEN_ASSUMPTION:
+            text = self.facts["messages"][str(step)]
+            raise BrokenAssumption(text[1:], text[0] == "1")
         kind, message = ERRORS.get(code, (errors.RuntimeFailure, f"error {code}"))
         node, operator = self.facts["steps"][step] if step < len(self.facts["steps"]) else ("", "")
         message = self.facts["messages"].get(str(step), message) if code in (3, 6) else message
+        hint = None
         if isinstance(cause, errors.SardonyxError):
-            raise cause
-        if cause is not None:
-            message = f"{message}: {cause}"
-        raise kind(message, node=node, operator=operator) from cause
+            if not isinstance(cause, errors.InputError):
+                raise cause
+            message, hint = cause.message, cause.hint  # what a node was given, not what the run was given
+        elif cause is not None:
+            if not isinstance(cause, Exception):
+                raise cause
+            message = f"{message}: {type(cause).__name__}: {cause}"
+        raise kind(message, node=node, operator=operator, hint=hint) from cause
 
 
 class Uncompiled(Library):
@@ -148,6 +171,13 @@ def _map_weights(path: Path, size: int) -> tuple[Any, int]:
 
 
 _ALLOCATE = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+
+
+def _empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    try:
+        return np.empty(shape, dtype)
+    except (MemoryError, ValueError) as error:  # numpy's ValueError: more bytes than can be addressed
+        raise errors.RuntimeFailure(f"not enough memory for a value of shape {list(shape)} ({dtype})") from error
 
 
 def _fitting(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -213,7 +243,7 @@ class Context:
         for position, (shape, dtype) in enumerate(self._known):
             array: np.ndarray | None = None
             if shape is not None:
-                array = np.empty(shape, dtype) if not out or position not in out else _fitting(out[position], shape)
+                array = _empty(shape, dtype) if not out or position not in out else _fitting(out[position], shape)
             pointers[number] = None if array is None else array.__array_interface__["data"][0]
             results.append(array)
             number += 1
@@ -258,9 +288,11 @@ class Context:
     def _take(self, number: int, port: Port, shape: tuple[int, ...]) -> np.ndarray:
         """Copy an output that the run allocated, and give its memory back."""
         address = self.pointers[number]
-        array = np.empty(shape, port.dtype)
-        ctypes.memmove(array.__array_interface__["data"][0], address, array.nbytes)
-        self.host.release(address)
+        try:
+            array = _empty(shape, port.dtype)
+            ctypes.memmove(array.__array_interface__["data"][0], address, array.nbytes)
+        finally:
+            self.host.release(address)
         return array
 
     def _enter_host(self, call: int, step: int) -> int:
@@ -286,7 +318,7 @@ class Context:
             return self.objects[io.slot]
         dtype = numpy_dtype(io.dtype.decode())
         shape = tuple(io.dims[: io.rank])
-        array = np.empty(shape, dtype)
+        array = _empty(shape, dtype)
         if array.nbytes:
             ctypes.memmove(array.__array_interface__["data"][0], io.data, array.nbytes)
         return array
@@ -344,3 +376,37 @@ class Contexts:
     def give(self, context: Context) -> None:
         """Put a context back."""
         self._free.append(context)
+
+
+class Variant:
+    """A library with what runs it."""
+
+    def __init__(self, library: Library, assumptions: tuple[tuple[str, bool], ...], pool: Pool, options: SessionOptions):
+        self.library = library
+        self.assumptions = assumptions
+        self._pool = pool
+        self._options = options
+        self._host_model: Any = None
+        self.contexts = Contexts(self._context)
+
+    def run(self, values: Sequence[Any], out: Mapping[int, np.ndarray] | None) -> list[Any]:
+        """One run; any number at a time."""
+        context = self.contexts.take()
+        try:
+            return context.run(values, out)
+        finally:
+            self.contexts.give(context)
+
+    def _context(self) -> Context:
+        facts = self.library.facts
+        hosted = bool(facts["captured"])
+        if hosted and self._host_model is None:
+            from sardonyx.runtime.host_model import HostModel
+
+            self._host_model = HostModel(self.library.folder / "host.onnx", facts["captured"])
+        call = self._host_model.run if hosted else None
+        context = Context(self.library, self._pool, self._options.threads, call, self._options.profile)
+        if hosted:
+            for slot, value in self._host_model.objects(facts["objects"]):
+                context.objects[slot] = value
+        return context

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,12 +20,13 @@ from onnx.reference import ReferenceEvaluator, op_run
 from onnx.reference.ops import _op_list
 
 from sardonyx.errors import InputError, SardonyxError, UnsupportedError
+from sardonyx.ops import custom
 from sardonyx.runtime.reference_fixes import FIXES
 
 if TYPE_CHECKING:  # at run time it would cost a second, which a host call of a cached model need not pay
     import onnx_ir as ir
 
-__all__ = ["evaluate", "run_node"]
+__all__ = ["evaluate", "prepared", "run_node"]
 
 VERSION_KEY = "sardonyx.opset"  # metadata of a node: the opset it follows, where that is not the model's
 
@@ -55,6 +56,13 @@ def run_node(
         InputError: the operator rejects its inputs.
     """
     return _compiled(node, opset_imports, functions).run(list(inputs), captured or {})
+
+
+def prepared(
+    node: ir.Node, opset_imports: Mapping[str, int], functions: Iterable[ir.Function] = ()
+) -> Callable[[list[Any], Mapping[str, Any]], list[Any]]:
+    """`run_node` for one node that no longer changes, as a function of inputs and captured values."""
+    return _compiled(node, opset_imports, functions).run
 
 
 def evaluate(model: ir.Model, feeds: Mapping[str, Any]) -> list[Any]:
@@ -98,6 +106,9 @@ class Evaluator(ReferenceEvaluator):
             return _call(_ModelFunction, self.functions_[key])
         if key in self.new_ops_:
             return self.new_ops_[key]
+        registered = custom.find(node.domain, node.op_type, self.opsets.get(node.domain, 1))
+        if registered is not None:
+            return lambda proto, params: _Custom(proto, params, registered)
         if node.domain == "" and node.op_type not in _registered():
             schema = onnx.defs.get_schema(node.op_type, self.opsets[""], "")
             if schema.has_function:
@@ -127,6 +138,19 @@ class _ModelFunction(_Function):
         for name in impl.attributes_:
             setattr(self, name, None)  # stays, if the call gives none and there is no default
         super().__init__(proto, params, impl=impl)
+
+
+class _Custom(op_run.OpRun):
+    """An operator that the user registered."""
+
+    op_schema = None  # else a standard operator of the same name, whatever its domain, would be asked
+
+    def __init__(self, proto: onnx.NodeProto, params: dict[str, Any], registered: custom.Custom) -> None:
+        super().__init__(proto, params)
+        self.registered = registered
+
+    def _run(self, *inputs: Any, **attributes: Any) -> tuple[np.ndarray, ...]:
+        return self.registered.run(inputs, attributes)
 
 
 class _FunctionOfTypes(_Function):

@@ -326,7 +326,23 @@ class ZipMap(_ML):
 
     def _run(self, x, classlabels_int64s=None, classlabels_strings=None):
         labels = classlabels_strings or classlabels_int64s
-        return ([dict(zip(labels, row, strict=True)) for row in np.atleast_2d(x)],)
+        rows = np.atleast_2d(x).tolist()
+        if rows and len(rows[0]) != len(labels):
+            raise ValueError(f"{len(rows[0])} scores for {len(labels)} labels")
+        return ([dict(zip(labels, row)) for row in rows],)
+
+
+class CastMap(_ML):
+    """Missing. The values of a map in the order of its keys, or (SPARSE) at the positions that the keys name."""
+
+    def _run(self, x, cast_to="TO_FLOAT", map_form="DENSE", max_map=1):
+        values = dict(sorted(x.items()))
+        if map_form == "SPARSE":
+            values = {i: x.get(i, 0) for i in range(max_map)}
+        if cast_to == "TO_STRING":
+            return (np.array([[str(value) for value in values.values()]], object),)
+        dtype = {"TO_FLOAT": np.float32, "TO_INT64": np.int64}[cast_to]
+        return (np.array([[dtype(value) for value in values.values()]], dtype),)
 
 
 class CategoryMapper(_ML):
@@ -364,5 +380,6 @@ FIXES: list[type[op_run.OpRun]] = [
     MaxRoiPool,
     Multinomial,
     ZipMap,
+    CastMap,
     CategoryMapper,
 ]

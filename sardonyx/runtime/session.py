@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import sys
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from sardonyx import errors
-from sardonyx.runtime.native import Context, Contexts, Library, Port, Uncompiled
+from sardonyx.runtime.loading import Assumptions, Loader
+from sardonyx.runtime.native import BrokenAssumption, Context, Library, Port, Uncompiled, Variant
 from sardonyx.runtime.options import SessionOptions
 from sardonyx.runtime.threads import get_pool
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    import onnx
-    import onnx_ir as ir
-
-    from sardonyx.compiler.cache import Cache
-    from sardonyx.deployment.targets import Target
+    from sardonyx.runtime.loading import Source
     from sardonyx.runtime.providers import Engine
 
-    Source = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 
 
+MOST_VARIANTS = 16  # of a model whose values change their rank with the input
 MOST_SHAPES = 1024  # input shapes remembered as checked
 
 
@@ -58,17 +50,22 @@ class Session:
 
     def __init__(self, model: Source, options: SessionOptions | None = None):
         self.options = options or SessionOptions()
-        self._folder: Any = None
+        if self.options.providers != ("native",):
+            from sardonyx.runtime.providers import check_names
+
+            check_names(self.options.providers)
+        self._loader = Loader(model, self.options)
         self._engine: Engine | None = None
-        self._host_model: Any = None
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
         self._pool = get_pool(self.options.threads)
-        if self.options.providers[:1] == ("native",) and len(self.options.providers) == 1:
-            self._library = Library(self._compiled(model))
+        self._variants: dict[Assumptions, Variant] = {}
+        self._current: Variant | None = None
+        if self.options.providers[0] == "native":
+            self._current = self._variant(())
+            self._library = self._current.library
         else:
-            self._library = self._provided(model)
-        self._contexts = Contexts(self._context)
+            self._library = self._uncompiled()
         self._names = [port.name for port in self._library.inputs]
         self._ports = {port.name: port for port in self._library.inputs}
         self._positions = {port.name: number for number, port in enumerate(self._library.outputs)}
@@ -76,83 +73,22 @@ class Session:
         self._expected = [(port.name, port.dtype) for port in self._library.inputs]
         self._shapes: set[tuple[tuple[int, ...], ...]] = set()  # of inputs that passed all checks
 
-    # Loading.
+    def _variant(self, assumptions: Assumptions) -> Variant:
+        """The model compiled under `assumptions`, loaded once."""
+        with self._lock:
+            if assumptions not in self._variants:
+                self._variants[assumptions] = Variant(
+                    Library(self._loader.folder(assumptions)), assumptions, self._pool, self.options
+                )
+            return self._variants[assumptions]
 
-    def _compiled(self, model: Source) -> Path:
-        """The folder that holds the compiled model."""
-        from sardonyx.compiler.cache import default, fingerprint
-        from sardonyx.deployment.targets import find, host_target
-
-        target = find(self.options.target) if self.options.target else host_target()
-        if not self.options.cache:
-            return self._compile_aside(model, target)
-        store = default()
-        marked = None
-        if isinstance(model, str | os.PathLike):
-            try:
-                marked = fingerprint(model, f"{target.name} {_version()}")
-            except OSError:
-                marked = None
-            key = store.recall(marked) if marked else None
-            folder = store.entry(key) if key else None
-            if folder is not None:
-                return folder
-        return self._compile(model, target, store, marked)
-
-    def _provided(self, model: Source) -> Library:
-        """The model under the providers asked for: whole in the first that is not native."""
-        from sardonyx.model import load
+    def _uncompiled(self) -> Library:
+        """The whole model in the provider asked for."""
         from sardonyx.runtime import providers
 
-        providers.check_names(self.options.providers)
-        first = self.options.providers[0]
-        if first == "native":
-            return Library(self._compiled(model))
-        loaded = load(model)
-        self._engine = providers.engine(first, loaded, self.options.threads)
-        return Uncompiled(*providers.ports(loaded), loaded, first)
-
-    def _compile(self, model: Source, target: Target, store: Cache, marked: str | None) -> Path:
-        import onnx_ir
-
-        from sardonyx.compiler.compile import compile_model, source_digest
-        from sardonyx.model import load
-
-        # What comes as bytes or a message has no file facts: its contents are the key. So has a file seen first.
-        parts = [target.name, source_digest(), _content(model)]
-        key = hashlib.sha256("\n".join(parts).encode()).hexdigest() if all(parts) else None
-        folder = store.entry(key) if key else None
-        if folder is None:
-            loaded = load(model)
-            if key is None:
-                key = hashlib.sha256(f"{parts}{_proto_digest(onnx_ir.serde.serialize_model(loaded))}".encode()).hexdigest()
-            with _progress(self.options.progress) as progress:
-                folder = store.publish(key, lambda work: compile_model(loaded, target, work, progress=progress))
-        if marked is not None:
-            store.remember(marked, key, _external_files(model))  # type: ignore[arg-type]
-        return folder
-
-    def _compile_aside(self, model: Source, target: Target) -> Path:
-        from sardonyx.compiler.compile import compile_model
-        from sardonyx.model import load
-
-        self._folder = tempfile.TemporaryDirectory(prefix="sardonyx-")
-        with _progress(self.options.progress) as progress:
-            compile_model(load(model), target, Path(self._folder.name), progress=progress)
-        return Path(self._folder.name)
-
-    def _context(self) -> Context:
-        hosted = bool(self._library.facts["captured"])
-        if hosted and self._host_model is None:
-            from sardonyx.runtime.host_model import HostModel
-
-            self._host_model = HostModel(self._library.folder / "host.onnx", self._library.facts["captured"])
-        call = self._host_model.run if hosted else None
-        context = Context(self._library, self._pool, self.options.threads, call, self.options.profile)
-        if hosted:
-            for slot, value in self._host_model.objects(self._library.facts["objects"]):
-                context.objects[slot] = value
-        return context
+        first, model = self.options.providers[0], self._loader.load()
+        self._engine = providers.engine(first, model, self.options.threads)
+        return Uncompiled(*providers.ports(model), model, first)
 
     # Running.
 
@@ -203,12 +139,25 @@ class Session:
             for number, array in (targets or {}).items():
                 np.copyto(array, results[number])
         else:
-            context = self._contexts.take()
-            try:
-                results = context.run(values, targets)
-            finally:
-                self._contexts.give(context)
+            results = self._run(values, targets)
         return results if outputs is None else [results[self._positions[name]] for name in outputs]
+
+    def _run(self, values: list[Any], targets: dict[int, np.ndarray] | None) -> list[Any]:
+        """Run compiled; where the inputs break what the code assumed, go on with a variant that assumes the opposite."""
+        variant = self._current
+        assert variant is not None
+        for _ in range(MOST_VARIANTS):
+            try:
+                results = variant.run(values, targets)
+            except BrokenAssumption as broken:
+                variant = self._variant(broken.corrected(variant.assumptions))
+            else:
+                self._current = variant
+                return results
+        raise errors.RuntimeFailure(
+            f"the model changes the ranks of its values in more than {MOST_VARIANTS} ways",
+            hint="run it with SessionOptions(providers=('reference',))",
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run on positional inputs (in the model's order) or named ones; one output comes bare, several as a tuple."""
@@ -289,7 +238,7 @@ class Session:
         """Bytes: weights (mapped), arena of all contexts, and the planner's lower bound for one (None: it depends)."""
         return {
             "weights": self._library.facts["weights"],
-            "arena": sum(context.arena for context in self._contexts.all) or self._library.facts["arena"],
+            "arena": sum(context.arena for context in self._all_contexts()) or self._library.facts["arena"],
             "planned": self._library.facts["arena"],
             "bound": self._library.facts["bound"],
         }
@@ -300,27 +249,14 @@ class Session:
 
         if not self.options.profile:
             raise errors.InputError("this session does not profile", hint="use SessionOptions(profile=True)")
-        steps = self._library.facts["steps"]
-        ticks = [0] * len(steps)
-        for context in self._contexts.all:
-            for number in range(len(steps)):
-                ticks[number] += context.ticks[number] if context.ticks is not None else 0
-        return Profile(steps, ticks, sum(context.runs for context in self._contexts.all))
+        library = self._current.library if self._current else self._library
+        contexts = self._current.contexts.all if self._current else []
+        steps = library.facts["steps"]
+        ticks = [sum(c.ticks[number] for c in contexts if c.ticks is not None) for number in range(len(steps))]
+        return Profile(steps, ticks, sum(context.runs for context in contexts))
 
-
-def _version() -> str:
-    """What of this package decides what is generated: its version and the newest change to its files."""
-    from sardonyx._version import __version__
-
-    newest, folders = 0, [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
-    while folders:
-        with os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if entry.name.endswith((".py", ".c", ".h")):
-                    newest = max(newest, entry.stat().st_mtime_ns)
-                elif entry.is_dir() and entry.name != "__pycache__":
-                    folders.append(entry.path)
-    return f"{__version__} {newest}"
+    def _all_contexts(self) -> list[Context]:
+        return [context for variant in self._variants.values() for context in variant.contexts.all]
 
 
 def _array(port: Port, value: Any, symbols: dict[int | str, int]) -> np.ndarray:
@@ -356,56 +292,3 @@ def _convert(port: Port, value: Any) -> np.ndarray:
         return array.astype(port.dtype, casting="same_kind" if array.size else "unsafe")
     except (TypeError, ValueError):
         return array
-
-
-def _content(model: Source) -> str:
-    if isinstance(model, bytes):
-        return hashlib.sha256(model).hexdigest()
-    if isinstance(model, str | os.PathLike):
-        if _external_files(model):
-            return ""
-        try:
-            with open(model, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError:
-            return ""
-    if hasattr(model, "SerializeToString"):
-        return _proto_digest(model)
-    return ""
-
-
-def _proto_digest(proto: Any) -> str:
-    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
-
-
-def _external_files(model: Source) -> list[Path]:
-    """Files with external data that the model file names."""
-    from sardonyx.model.load import external_files
-
-    return external_files(model) if isinstance(model, str | os.PathLike) else []
-
-
-class _Bar:
-    """Shows a progress bar on a terminal while a model compiles."""
-
-    def __init__(self, wanted: bool):
-        self.wanted = wanted and sys.stderr.isatty()
-        self.bar: Any = None
-
-    def __enter__(self) -> Any:
-        if not self.wanted:
-            return None
-        from rich.progress import Progress
-
-        self.bar = Progress(transient=True)
-        task = self.bar.add_task("compiling", total=None)
-        self.bar.start()
-        return lambda done, total, name: self.bar.update(task, completed=done, total=total, description=name)
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-
-
-def _progress(wanted: bool) -> _Bar:
-    return _Bar(wanted)

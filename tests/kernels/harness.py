@@ -35,6 +35,7 @@ ISAS = {
     "icelake_server": ["-target", "x86_64-linux-gnu", "-mcpu=icelake_server", "-mprefer-vector-width=512"],
     "aarch64": ["-target", "aarch64-linux-gnu", "-mcpu=generic"],
     "riscv64_v": ["-target", "riscv64-linux-gnu", "-mcpu=generic_rv64+m+a+f+d+c+v"],
+    "wasm32_simd": ["-target", "wasm32-freestanding", "-mcpu=generic+simd128"],
 }
 LIBC = ctypes.CDLL(None)
 GUARD = 4096  # bytes around a scratch buffer that must survive a call
@@ -52,7 +53,7 @@ def compile_kernels(
         isa: A key of `ISAS`.
         defines: Macros, name to value (None: defined without a value).
         flags: Further compiler flags; they come last, so they win.
-        kind: "so" for a shared library, "s" for assembly text (one file at a time).
+        kind: "so" for a shared library, "s" for assembly text, "macros" for the macros defined (one file at a time).
         source: C text compiled along with the files (oracles, test epilogues).
 
     Returns:
@@ -63,7 +64,9 @@ def compile_kernels(
     """
     paths = [path if path.is_absolute() else SOURCES / path for path in map(Path, c_files)]
     macros = [f"-D{k}" if v is None else f"-D{k}={v}" for k, v in (defines or {}).items()]
-    shape = ["-fPIC", "-shared", "-nostdlib", "-Wl,-z,defs"] if kind == "so" else ["-S"]
+    shape = {"so": ["-fPIC", "-shared", "-nostdlib", "-Wl,-z,defs"], "s": ["-S"], "macros": ["-E", "-dM"]}[kind]
+    if isa.startswith("wasm") and kind == "so":
+        shape = ["-nostdlib", "-Wl,--no-entry", "-Wl,--export-dynamic"]  # an undefined symbol is an error
     options = [*ISAS[isa], *FLAGS, f"-I{SOURCES}", *macros, *shape, *flags]
     digest = hashlib.sha256(repr((options, source)).encode())
     for path in sorted({*paths, *SOURCES.glob("*.h")}):
@@ -173,3 +176,24 @@ def at_page_end(array: np.ndarray) -> np.ndarray:
     copy = np.frombuffer(memory, array.dtype, array.size, length - array.nbytes).reshape(array.shape)
     copy[...] = array
     return copy
+
+
+def hot_loops(assembly: str, instructions: str = r"fmadd|fmla") -> list[tuple[str, str]]:
+    """The innermost loops with such instructions: name of the function, text of the loop."""
+    found = []
+    for name, body in re.findall(r"^([A-Za-z_]\w*):(.*?)^\.Lfunc_end", assembly, re.MULTILINE | re.DOTALL):
+        labels: dict[str, int] = {}
+        inner = -1  # start of the last loop that closed
+        lines = body.splitlines()
+        for i, line in enumerate(lines):
+            if label := re.match(r"(\.L\w+):", line):
+                labels[label[1]] = i
+            jump = re.match(r"\s+(?:j|b\.|cb|tb)\w+\s.*?(\.L\w+)\s*$", line)
+            start = labels.get(jump[1], -1) if jump else -1
+            if start <= inner:
+                continue
+            inner = start
+            text = "\n".join(lines[start : i + 1])
+            if re.search(instructions, text):
+                found.append((name, text))
+    return found

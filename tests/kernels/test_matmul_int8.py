@@ -59,12 +59,16 @@ def draw(rng, shape, dtype) -> np.ndarray:
     """Any bytes, the extremes often."""
     info = np.iinfo(dtype)
     values = rng.integers(info.min, info.max + 1, shape)
-    return np.where(rng.random(shape) < 0.2, rng.choice([info.min, info.max], shape), values).astype(dtype)
+    return np.where(
+        rng.random(shape) < 0.2, rng.choice([info.min, info.max], shape), values
+    ).astype(dtype)
 
 
 def arguments(a, b, c, *, a_zero=None, b_zero=None, packed=False) -> ctypes.Structure:
     """`a` [batch, M, K], `b` [batch or 1, K, N], `c` [batch, M, N]."""
-    args = Args(a=harness.pointer(a), a_signed=a.dtype == np.int8, a_batch=a.strides[0], a_row=a.strides[1])
+    args = Args(
+        a=harness.pointer(a), a_signed=a.dtype == np.int8, a_batch=a.strides[0], a_row=a.strides[1]
+    )
     args.b_signed = b.dtype == np.int8
     args.memory = (a, b, c, a_zero, b_zero)
     if packed:
@@ -90,20 +94,44 @@ def oracle(a, b, a_zero, b_zero) -> np.ndarray:
     return (left @ right).astype(np.int32)
 
 
-def check(lib, rng, m, n, k, *, types=(np.uint8, np.int8), zeros=(1, 1), packed=True, batch=1, transposed=False, pad=0):
+def check(
+    lib,
+    rng,
+    m,
+    n,
+    k,
+    *,
+    types=(np.uint8, np.int8),
+    zeros=(1, 1),
+    packed=True,
+    batch=1,
+    transposed=False,
+    pad=0,
+):
     a = harness.at_page_end(draw(rng, (batch, m, k), types[0]))
-    b = draw(rng, (1 if packed else batch, n, k) if transposed else (1 if packed else batch, k, n), types[1])
+    b = draw(
+        rng,
+        (1 if packed else batch, n, k) if transposed else (1 if packed else batch, k, n),
+        types[1],
+    )
     b = harness.at_page_end(b)
     b = b.swapaxes(1, 2) if transposed else b
-    a_zero, b_zero = (draw(rng, size, kind) if size else None
-                      for size, kind in zip((zeros[0] and (m if zeros[0] > 1 else 1),
-                                             zeros[1] and (n if zeros[1] > 1 else 1)), types, strict=True))
+    a_zero, b_zero = (
+        draw(rng, size, kind) if size else None
+        for size, kind in zip(
+            (zeros[0] and (m if zeros[0] > 1 else 1), zeros[1] and (n if zeros[1] > 1 else 1)),
+            types,
+            strict=True,
+        )
+    )
     memory = np.full((batch, m + 2, n + pad), GUARD, np.int32)
     c = memory[:, 1 : m + 1, :n]
     harness.run(lib, "matmul_int8", arguments(a, b, c, a_zero=a_zero, b_zero=b_zero, packed=packed))
     expected = np.full_like(memory, GUARD)
     expected[:, 1 : m + 1, :n] = oracle(a, b, a_zero, b_zero)
-    np.testing.assert_array_equal(memory, expected, err_msg=f"{m=} {n=} {k=} {types=} {zeros=} {packed=} {transposed=}")
+    np.testing.assert_array_equal(
+        memory, expected, err_msg=f"{m=} {n=} {k=} {types=} {zeros=} {packed=} {transposed=}"
+    )
 
 
 SIGNS = list(itertools.product((np.uint8, np.int8), repeat=2))
@@ -113,27 +141,41 @@ SIGNS = list(itertools.product((np.uint8, np.int8), repeat=2))
 @pytest.mark.parametrize("types", SIGNS, ids=lambda t: "-".join(x.__name__ for x in t))
 def test_tails_signs_and_zero_points(lib, types, packed):
     rng = np.random.default_rng(1)
-    for number, (m, n) in enumerate(itertools.product((1, 2, 5, 6, 7, 13, 14, 15, 29), (1, 15, 16, 17, 31, 33, 48, 65))):
+    rows, columns = (1, 2, 5, 6, 7, 13, 14, 15, 29), (1, 15, 16, 17, 31, 33, 48, 65)
+    for number, (m, n) in enumerate(itertools.product(rows, columns)):
         zeros = ((0, 0), (1, 1), (2, 2), (1, 0), (0, 2))[number % 5]
         k = (1, 3, 4, 6, 9)[number % 5 - 1]
         check(lib, rng, m, n, k, types=types, zeros=zeros, packed=packed, pad=number % 3)
         if not packed:
-            check(lib, rng, m, n, k, types=types, zeros=zeros, packed=False, batch=2, transposed=True)
+            check(
+                lib, rng, m, n, k, types=types, zeros=zeros, packed=False, batch=2, transposed=True
+            )
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "unpacked"])
 def test_chunks_of_k_and_many_blocks(lib, packed):
     rng = np.random.default_rng(2)
-    for m, n, k in ((3, 20, 511), (7, 33, 512), (6, 16, 513), (5, 17, 1025), (2, 50, 2051), (130, 300, 70), (250, 40, 600)):
+    few, many = (
+        ((3, 20, 511), (7, 33, 512), (6, 16, 513), (5, 17, 1025), (2, 50, 2051)),
+        ((130, 300, 70), (250, 40, 600)),
+    )
+    for m, n, k in (*few, *many):
         check(lib, rng, m, n, k, types=SIGNS[k % 4], zeros=(1, 2), packed=packed, pad=k % 3)
 
 
 def test_extremes_do_not_saturate(lib):
     for types, (x, y, za, zb) in itertools.product(SIGNS, itertools.product((0, 255), repeat=4)):
-        a, b = np.full((1, 7, 600), x, np.uint8).view(types[0]), np.full((1, 600, 18), y, np.uint8).view(types[1])
-        zeros = [np.array([z], np.uint8).view(kind) for z, kind in zip((za, zb), types, strict=True)]
+        a, b = (
+            np.full((1, 7, 600), x, np.uint8).view(types[0]),
+            np.full((1, 600, 18), y, np.uint8).view(types[1]),
+        )
+        zeros = [
+            np.array([z], np.uint8).view(kind) for z, kind in zip((za, zb), types, strict=True)
+        ]
         c = np.empty((1, 7, 18), np.int32)
-        harness.run(lib, "matmul_int8", arguments(a, b, c, a_zero=zeros[0], b_zero=zeros[1], packed=True))
+        harness.run(
+            lib, "matmul_int8", arguments(a, b, c, a_zero=zeros[0], b_zero=zeros[1], packed=True)
+        )
         np.testing.assert_array_equal(c, oracle(a, b, *zeros))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from kernels.harness import at_page_end, build, function, pointer, run, struct
+from kernels.harness import at_page_end, build, function, hot_loops as fma_loops, pointer, run, struct
 
 from sardonyx.kernels.packing import nchw16c_to_nchw, nchw_to_nchw16c
 
@@ -176,24 +176,3 @@ def run_kernel(
     assert (count.reshape(window.n, y_batch)[:, :image] == 1).all(), "epilogue not once for each element"
     assert_same_bits(copy.reshape(window.n, y_batch)[:, :image].reshape(y.shape), y)
     return nchw16c_to_nchw(y, blocks * 16)
-
-
-def fma_loops(assembly: str) -> list[tuple[str, str]]:
-    """The innermost loops with fused multiply-adds: name of the function, text of the loop."""
-    found = []
-    for name, body in re.findall(r"^([A-Za-z_]\w*):(.*?)^\.Lfunc_end", assembly, re.MULTILINE | re.DOTALL):
-        labels: dict[str, int] = {}
-        inner = -1  # start of the last loop that closed
-        lines = body.splitlines()
-        for i, line in enumerate(lines):
-            if label := re.match(r"(\.L\w+):", line):
-                labels[label[1]] = i
-            jump = re.match(r"\s+(?:j|b\.|cb|tb)\w+\s.*?(\.L\w+)\s*$", line)
-            start = labels.get(jump[1], -1) if jump else -1
-            if start <= inner:
-                continue
-            inner = start
-            text = "\n".join(lines[start : i + 1])
-            if re.search(r"fmadd|fmla", text):
-                found.append((name, text))
-    return found

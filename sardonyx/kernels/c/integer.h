@@ -8,7 +8,8 @@
 #include "sardonyx.h"
 #include "simd.h"
 
-enum { SX_ERROR_INDEX = 1, SX_ERROR_DIVISION = 2, SX_ERROR_SHAPE = 3, SX_ERROR_MEMORY = 4, SX_ERROR_HOST = 5, SX_ERROR_VALUE = 6 };
+enum { SX_ERROR_INDEX = 1, SX_ERROR_DIVISION = 2, SX_ERROR_SHAPE = 3, SX_ERROR_MEMORY = 4, SX_ERROR_HOST = 5, SX_ERROR_VALUE = 6,
+       SX_ERROR_ASSUMPTION = 7 };
 
 // The arguments of a generated loop nest.
 typedef struct {

@@ -67,7 +67,7 @@ static void matmul_pack_b(matmul_view b, int64_t k, int64_t n, float *restrict o
 // and on many pages. Needs matmul_a_copy_floats(m, k) floats; keeps whichever direction was contiguous.
 SX_INLINE int64_t matmul_whole_lines(int64_t floats) { return (floats + 15) / 16 * 16; }
 SX_INLINE int64_t matmul_a_copy_floats(int64_t m, int64_t k) { return matmul_whole_lines(m) * matmul_whole_lines(k); }
-static matmul_view matmul_copy_a(matmul_view a, int64_t m, int64_t k, float *restrict out) {
+__attribute__((unused)) static matmul_view matmul_copy_a(matmul_view a, int64_t m, int64_t k, float *restrict out) {
     const int by_col = a.row == 1 && a.col != 1;
     const int64_t outer = by_col ? k : m, inner = by_col ? m : k, pitch = matmul_whole_lines(inner);
     const int64_t outer_step = by_col ? a.col : a.row, inner_step = by_col ? a.row : a.col;

@@ -522,7 +522,7 @@ void sx_pool_stop(sx_pool *pool) {
 sx_host *sx_host_create(sx_pool *pool, int32_t threads) {
     host_t *host = take_memory(&pool->system, (sizeof *host + LINE - 1) / LINE * LINE);
     if (!host) return 0;
-    *host = (host_t){.api = {host_parallel, host_allocate, host_release, no_call, host_clock}, .pool = pool};
+    *host = (host_t){.api = {host_parallel, host_allocate, host_release, no_call, host_clock, 0}, .pool = pool};
     store(&host->threads, threads);
     return &host->api;
 }

@@ -14,7 +14,7 @@
 #define CHUNK (16 / CONV_NB)
 #endif
 #ifndef GROUP
-#define GROUP 4
+#define GROUP 8
 #endif
 #define PARTED_TASKS 16  // about so many tasks at least, where the blocks of tiles alone are fewer
 

@@ -16,8 +16,9 @@
 // (direct sum 4.5e-7, the textbook points 0, 1, -1, 2, -2: 1.9e-6), its maximum 5e-6 (direct 4e-6, textbook 2.3e-5).
 // It is relative to the tile and not to the element: where neighbours of very different size meet, the small output
 // has the error of the large ones.
-// NaN and infinity in x reach all outputs of the tiles that read them, and infinity may become NaN there; in w, all
-// outputs of the channel. Sums of magnitude over 2^118 or so may overflow.
+// NaN and infinity in x make every output whose window holds them NaN or infinite, as they should, but infinity may
+// become NaN, and other outputs of the tiles that read them may too; in w, all outputs of the channel. Intermediate
+// sums are up to 400 times as large as those of the direct sum and may overflow where that one does not.
 // Lanes beyond the last channel: see conv_nchw16c_f32.h.
 #ifndef SARDONYX_WINOGRAD_F32_H
 #define SARDONYX_WINOGRAD_F32_H

@@ -8,9 +8,14 @@
 
 #include "simd.h"
 
-// Tiles of a block, about. More read the weights less often, fewer keep V in L2. Tunable.
+// Tiles of a block, at most. More read the weights less often, fewer keep V in L2: which matters more depends on the
+// channels. Tunable.
 #ifndef WINOGRAD_BLOCK
-#define WINOGRAD_BLOCK (VL == 16 ? 28 : 18)
+#if VL == 16
+#define WINOGRAD_BLOCK(icb) ((icb) <= 8 ? 28 : (icb) <= 16 ? 42 : 70)
+#else
+#define WINOGRAD_BLOCK(icb) ((icb) <= 8 ? 18 : (icb) <= 16 ? 36 : 72)
+#endif
 #endif
 // Up to so many tiles in all, V is computed once for all tasks.
 #ifndef WINOGRAD_SHARED
@@ -37,7 +42,8 @@ typedef struct {
 static inline winograd_cut winograd_make_cut(int64_t n, winograd_cut c) {
     c.rows = (c.oh + 3) / 4, c.columns = (c.ow + 3) / 4;
     c.tiles = n * c.rows * c.columns;
-    c.blocks = (c.tiles + WINOGRAD_BLOCK - 1) / WINOGRAD_BLOCK;
+    c.blocks = (c.tiles + WINOGRAD_BLOCK(c.icb) - 1) / WINOGRAD_BLOCK(c.icb);
+    if (c.blocks > 2) c.blocks += c.blocks % 2; // most machines have an even number of threads
     return c;
 }
 
@@ -55,18 +61,18 @@ SX_INLINE int64_t winograd_block_start(const winograd_cut *c, const winograd_blo
     return POSITIONS * 16 * (b->lo * c->icb + block);
 }
 
-// One column or row: B' d with d in d[0], d[step], ..., d[5 * step] to the same places of `to`.
+// B' d, of one column or row.
 SX_INLINE void winograd_forward(const vf d[6], vf to[6]) {
     const float p = 0.625f, q = 1.5f; // the points
     const vf p1 = v_set1(p), q1 = v_set1(q), p2 = v_set1(-p * p), q2 = v_set1(-q * q);
     const vf both = v_set1(p * p * q * q), sum = v_set1(-p * p - q * q);
-    const vf even_p = SX_FMA(q2, d[2], d[4]), odd_p = SX_FMA(q2, d[1], d[3]) * p1;
-    const vf even_q = SX_FMA(p2, d[2], d[4]), odd_q = SX_FMA(p2, d[1], d[3]) * q1;
+    const vf even_p = SX_FMA(q2, d[2], d[4]), odd_p = SX_FMA(q2, d[1], d[3]);
+    const vf even_q = SX_FMA(p2, d[2], d[4]), odd_q = SX_FMA(p2, d[1], d[3]);
     to[0] = SX_FMA(both, d[0], SX_FMA(sum, d[2], d[4]));
-    to[1] = even_p + odd_p;
-    to[2] = even_p - odd_p;
-    to[3] = even_q + odd_q;
-    to[4] = even_q - odd_q;
+    to[1] = SX_FMA(p1, odd_p, even_p);
+    to[2] = SX_FMA(-p1, odd_p, even_p);
+    to[3] = SX_FMA(q1, odd_q, even_q);
+    to[4] = SX_FMA(-q1, odd_q, even_q);
     to[5] = SX_FMA(both, d[1], SX_FMA(sum, d[3], d[5]));
 }
 

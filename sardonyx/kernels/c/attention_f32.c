@@ -1,0 +1,206 @@
+// attention_f32 -- out[i] = sum over j of p[j] v[j] / sum(p), p[j] = exp(s[j] - max(s)), s[j] = scale * q[i] k[j] + mask.
+//
+//   task    a block of queries of one head
+//   block   scores of all keys in scratch, some panels of keys at a time; softmax row by row; then times v
+//
+// Sums over depth and over keys are sequential with SX_FMA; that of p runs in 16 lanes (key j in lane j % 16), folded 8,
+// 4, 2, 1. How queries are cut into blocks depends on shapes alone. So no bit depends on threads, tile or ISA.
+#include "attention_f32.h"
+
+#include "elementary.h"
+#include "matmul_pack.h"
+#include "matmul_tile.h"
+
+// Tunables.
+#define BLOCK_FLOATS (64 << 10) // scores of a block: with the packed panels they stay in L2
+#define MOST_QUERIES 128
+#define LEAST_QUERIES 16
+#define PACKED_FLOATS (4 << 10) // keys (values) that are packed at once stay in L1
+
+#define INFINITY_F32 __builtin_inff()
+
+SX_INLINE int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
+SX_INLINE int64_t most(int64_t x, int64_t y) { return x > y ? x : y; }
+SX_INLINE int64_t whole_lanes(int64_t n) { return (n + 15) / 16 * 16; }
+// Floats from one row of scores to the next: an odd number of cache lines, so that rows fall on different sets.
+SX_INLINE int64_t pitch_of(int64_t keys) { return whole_lanes(keys) | 16; }
+SX_INLINE int64_t blocks_for(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
+static int64_t query_blocks(const attention_f32_args *a) {
+    const int64_t fit = BLOCK_FLOATS / pitch_of(a->keys) / LEAST_QUERIES * LEAST_QUERIES;
+    return most(1, blocks_for(a->queries, most(LEAST_QUERIES, least(MOST_QUERIES, fit))));
+}
+static int64_t block_rows(const attention_f32_args *a) { return blocks_for(a->queries, query_blocks(a)); }
+
+// Keys whose panels are packed at once, and values likewise.
+static int64_t keys_at_once(const attention_f32_args *a) {
+    return most(4, PACKED_FLOATS / 16 / most(a->depth, 1)) * 16;
+}
+static int64_t values_at_once(const attention_f32_args *a) {
+    return most(16, PACKED_FLOATS / most(whole_lanes(a->width), 1));
+}
+static int64_t packed_floats(const attention_f32_args *a) {
+    const int64_t keys = least(keys_at_once(a), whole_lanes(a->keys)) * a->depth;
+    const int64_t values = least(values_at_once(a), a->keys) * whole_lanes(a->width);
+    return most(keys, values);
+}
+
+// c[rows][16 * panels] (+)= a * packed panels; all columns are written.
+static void multiply(matmul_tile t, int64_t rows, int64_t panels) {
+    static const int8_t widths[MR + 1] = {
+#define WIDTH_ENTRY(R) [R] = WIDE(R),
+        EACH_ROW_COUNT(WIDTH_ENTRY)};
+    const int64_t tiles = (rows + MR - 1) / MR, height = rows / tiles, taller = rows % tiles; // the first by one more
+    const int64_t wide = widths[height + (taller > 0)];
+    const float *const a = t.a;
+    float *const c = t.c;
+    t.ahead_step = 0;
+    for (int64_t panel = 0; panel < panels;) {
+        const int64_t group = panels - panel >= wide ? wide : 1;
+        const matmul_tile_function *const functions = group == wide ? matmul_wide_tiles : matmul_slim_tiles;
+        t.a = a;
+        t.c = c + 16 * panel;
+        t.ahead = (const char *)t.b;
+        for (int64_t i = 0; i < tiles; i++) {
+            const int64_t n = height + (i < taller);
+            functions[n](&t);
+            t.a += n * t.a_row;
+            t.c += n * t.c_row;
+        }
+        t.b += group * t.b_panel;
+        panel += group;
+    }
+}
+
+// Folds 16 lanes 8, 4, 2, 1.
+SX_INLINE float fold(f32x16 x, int max) {
+    float part[16];
+    store16(part, x);
+    for (int half = 8; half > 0; half /= 2)
+        for (int j = 0; j < half; j++) part[j] = max ? max_f32(part[j], part[j + half]) : part[j] + part[j + half];
+    return part[0];
+}
+
+// The largest of `n` values (whole lanes), NaN if one is.
+static float row_max(const float *x, int64_t n) {
+    f32x16 top = set16(-INFINITY_F32);
+    for (int64_t i = 0; i < n; i += 16) {
+        const f32x16 y = load16(x + i);
+        const i32x16 larger = (y > top) | (y != y);
+        top = (f32x16)(((i32x16)y & larger) | ((i32x16)top & ~larger));
+    }
+    return fold(top, 1);
+}
+
+static float exp_and_sum(float *x, int64_t n, float top) {
+    for (int64_t i = 0; i < n; i++) x[i] = exp_f32(x[i] - top);
+    f32x16 sum = {};
+    for (int64_t i = 0; i < n; i += 16) sum += load16(x + i);
+    return fold(sum, 0);
+}
+
+// s * scale + mask, which rounds twice.
+static void scale_and_mask(float *restrict s, float scale, const float *restrict mask, int64_t n, int64_t step) {
+    if (step == 1)
+        for (int64_t j = 0; j < n; j++) s[j] = s[j] * scale + mask[j];
+    else
+        for (int64_t j = 0; j < n; j++) s[j] = s[j] * scale + mask[j * step];
+}
+
+static void copy_row(float *restrict to, const float *restrict from, int64_t n) {
+    for (int64_t j = 0; j < n; j++) to[j] = from[j];
+}
+
+SX_INLINE int64_t keys_of(const attention_f32_args *a, int64_t b) {
+    return a->lengths ? most(0, least(a->keys, a->lengths[b])) : a->keys;
+}
+
+// The keys lo <= j < hi that query i sees.
+typedef struct {
+    int64_t lo, hi;
+} seen_t;
+
+static seen_t seen_keys(const attention_f32_args *a, int64_t b, int64_t i) {
+    const int64_t at = i + a->offset + (a->lengths ? a->lengths[b] - a->queries : 0);
+    seen_t seen = {0, keys_of(a, b)};
+    if (a->before >= 0) seen.lo = most(0, at - a->before);
+    if (a->after >= 0) seen.hi = most(0, least(seen.hi, at + a->after + 1));
+    return seen;
+}
+
+// Scores of query i (products with all keys) become p; returns 1 / sum(p). `s` has whole lanes.
+static float softmax_row(const attention_f32_args *a, float *s, int64_t b, int64_t head, int64_t i) {
+    const int64_t n = whole_lanes(a->keys);
+    const float scale = *a->scale;
+    float *const wanted = a->scores ? a->scores + ((b * a->heads + head) * a->queries + i) * a->keys : 0;
+    const seen_t seen = seen_keys(a, b, i);
+    const float *const mask = a->mask ? a->mask + b * a->mask_batch + head * a->mask_head + i * a->mask_row : 0;
+    const int plain = !mask || a->softcap > 0 || (wanted && a->stage < 2);
+    if (plain)
+        for (int64_t j = 0; j < a->keys; j++) s[j] *= scale;
+    if (wanted && a->stage == 0) copy_row(wanted, s, a->keys);
+    if (a->softcap > 0)
+        for (int64_t j = 0; j < a->keys; j++) s[j] = a->softcap * tanh_f32(s[j] / a->softcap);
+    if (wanted && a->stage == 1) copy_row(wanted, s, a->keys);
+    if (mask) scale_and_mask(s, plain ? 1 : scale, mask, a->keys, a->mask_col);
+    for (int64_t j = 0; j < least(seen.lo, n); j++) s[j] = -INFINITY_F32;
+    for (int64_t j = seen.hi; j < n; j++) s[j] = -INFINITY_F32;
+    if (wanted && a->stage == 2) copy_row(wanted, s, a->keys);
+    const float top = row_max(s, n);
+    const int unseen = a->zero_unseen && top == -INFINITY_F32;
+    if (unseen)
+        for (int64_t j = 0; j < n; j++) s[j] = 0;
+    const float sum = unseen ? 1 : exp_and_sum(s, n, top);
+    for (int64_t j = 0; wanted && a->stage == 3 && j < a->keys; j++) wanted[j] = s[j] / sum;
+    return 1 / sum;
+}
+
+// Scores of `rows` queries from `first`, then their outputs. Scratch: scores, packed panels, sums, outputs.
+static void run_block(const attention_f32_args *a, int64_t b, int64_t head, int64_t first, int64_t rows, float *scratch) {
+    const int64_t n = pitch_of(a->keys), width = whole_lanes(a->width), kv_head = head / (a->heads / a->kv_heads);
+    float *const packed = scratch + block_rows(a) * n, *const inverse = packed + packed_floats(a);
+    float *const sums = inverse + whole_lanes(block_rows(a));
+    const float *const q = a->q + b * a->q_batch + head * a->q_head + first * a->q_row;
+    const float *const k = a->k + b * a->k_batch + kv_head * a->k_head;
+    const float *const v = a->v + b * a->v_batch + kv_head * a->v_head;
+
+    for (int64_t lo = 0, step = keys_at_once(a); lo < a->keys; lo += step) {
+        const int64_t keys = least(step, a->keys - lo);
+        matmul_pack_b((matmul_view){k + lo * a->k_row, a->k_col, a->k_row}, a->depth, keys, packed);
+        multiply((matmul_tile){.a = q, .a_row = a->q_row, .a_k = a->q_col, .b = packed, .b_panel = 16 * a->depth,
+                               .b_k = 16, .c = scratch + lo, .c_row = n, .k = a->depth, .fresh = 1},
+                 rows, blocks_for(keys, 16));
+    }
+    for (int64_t i = 0; i < rows; i++) inverse[i] = softmax_row(a, scratch + i * n, b, head, first + i);
+    for (int64_t lo = 0, step = values_at_once(a); lo < a->keys; lo += step) {
+        const int64_t keys = least(step, a->keys - lo);
+        matmul_pack_b((matmul_view){v + lo * a->v_row, a->v_row, a->v_col}, keys, a->width, packed);
+        multiply((matmul_tile){.a = scratch + lo, .a_row = n, .a_k = 1, .b = packed, .b_panel = 16 * keys, .b_k = 16,
+                               .c = sums, .c_row = width, .k = keys, .fresh = lo == 0},
+                 rows, width / 16);
+    }
+    for (int64_t i = 0; i < rows; i++) {
+        float *const out = a->out + b * a->out_batch + head * a->out_head + (first + i) * a->out_row;
+        for (int64_t j = 0; j < a->width; j++) out[j] = a->keys ? sums[i * width + j] * inverse[i] : 0;
+    }
+}
+
+int64_t attention_f32_tasks(const attention_f32_args *args) {
+    return args->queries ? args->batch * args->heads * query_blocks(args) : 0;
+}
+
+int64_t attention_f32_scratch(const attention_f32_args *args) {
+    const int64_t rows = block_rows(args), width = whole_lanes(args->width);
+    const int64_t floats = rows * (pitch_of(args->keys) + width) + packed_floats(args) + whole_lanes(rows);
+    return floats * (int64_t)sizeof(float);
+}
+
+void attention_f32(const void *args, int64_t lo, int64_t hi, void *scratch) {
+    const attention_f32_args *const a = args;
+    const int64_t blocks = query_blocks(a);
+    for (int64_t task = lo; task < hi; task++) {
+        const int64_t block = task % blocks, head = task / blocks % a->heads, b = task / blocks / a->heads;
+        const int64_t first = a->queries * block / blocks, end = a->queries * (block + 1) / blocks;
+        run_block(a, b, head, first, end - first, scratch);
+    }
+}

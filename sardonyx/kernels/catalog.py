@@ -1,0 +1,251 @@
+"""The hand-written kernels: one table of rows.
+
+Tests read it: each `kernels/c/*.c` has a row, compiles alone for every target without an undefined symbol, has the tiles
+that the row says, and keeps its hot loop in registers. What a kernel computes and asks of its caller in full stands above
+its arguments in its header; how it is cut into tasks and tiles stands above its code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["KERNELS", "SUPPORT", "Kernel"]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One hand-written kernel, `NAME.c` and `NAME.h`.
+
+    Attributes:
+        name: The C function and the names of its files.
+        computes: What, in one line.
+        layouts: Of operands and result.
+        order: In which order each result is summed, or why no order shows.
+        obligations: What the caller must see to.
+        test: The file that tests it, in `tests`.
+        serial: Called once with the host, and returns a count or an error; else an `sx_task`.
+        tile: Macros of the register tile; empty where there is none.
+        tiles: Their values, chosen by the macros VL and VREGS of simd.h, for each width of registers.
+        hot: Instructions (a regular expression) of the loop in which the time goes; empty where it is not one of products.
+        hot_in: How the names of the functions with that loop begin.
+    """
+
+    name: str
+    computes: str
+    layouts: str
+    order: str
+    obligations: str
+    test: str
+    serial: bool = False
+    tile: tuple[str, ...] = ()
+    tiles: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    hot: str = ""
+    hot_in: str = ""
+
+    @property
+    def file(self) -> str:
+        """The file's name in `kernels/c`."""
+        return f"{self.name}.c"
+
+
+_FMA = r"fmadd|fmla"
+_CONV = ("CONV_MR", "CONV_NB")
+_CONV_TILES = {"x86_64_v2": (2, 1), "x86_64_v3": (6, 1), "icelake_server": (14, 2), "aarch64": (6, 1), "riscv64_v": (6, 1)}
+_ROWS = ("MR",)
+_ROW_TILES = {"x86_64_v2": (2,), "x86_64_v3": (6,), "icelake_server": (14,), "aarch64": (6,), "riscv64_v": (6,)}
+_BLOCKED = "NCHW16c to NCHW16c"
+_TASKS = "scratch of NAME_scratch() bytes"
+_ANY = "none: comparisons and copies do not round"
+
+_ALL = (
+    Kernel(
+        "matmul_f32",
+        "C = A B, batched, with an epilogue",
+        "A any strides; B any strides or panels of 16 columns (packing.pack_panels); C rows",
+        "k ascending, from 0",
+        f"{_TASKS}; rows of C contiguous; C may not overlap A or B",
+        "kernels/test_matmul_f32.py",
+        tile=_ROWS,
+        tiles=_ROW_TILES,
+        hot=_FMA,
+    ),
+    Kernel(
+        "matmul_int8",
+        "C = (A - a_zero) (B - b_zero) in exact int32, with an epilogue",
+        "A rows; B any strides or panels of 16 columns x 4 (packing_int8); C rows",
+        "free: sums of integers wrap",
+        f"{_TASKS}; rows of A and C contiguous; sums of columns beside a packed B",
+        "kernels/test_matmul_int8.py",
+        tile=("MR", "PANELS"),
+        tiles={**_CONV_TILES, "aarch64": (5, 1), "riscv64_v": (5, 1)},
+        hot=r"pmaddwd|vpdp|smull|sdot|vwmacc",
+    ),
+    Kernel(
+        "conv_nchw16c_f32",
+        "direct convolution, grouped, with an epilogue",
+        f"{_BLOCKED}; weights packing.pack_conv",
+        "input channel block, kh, kw, channel; from 0",
+        f"{_TASKS}; groups of whole channel blocks; lanes beyond the last channel are 0 in x and weights",
+        "kernels/test_conv.py",
+        tile=_CONV,
+        tiles=_CONV_TILES,
+        hot=_FMA,
+    ),
+    Kernel(
+        "conv_first_f32",
+        "direct convolution of few channels, with an epilogue",
+        "NCHW to NCHW16c; weights packed for a plain input",
+        "channel, kh, kw; from 0",
+        f"{_TASKS}; one group",
+        "kernels/test_conv.py",
+        tile=_CONV,
+        tiles=_CONV_TILES,
+        hot=_FMA,
+    ),
+    Kernel(
+        "winograd_f32",
+        "convolution 3x3 by Winograd's F(4x4, 3x3), with an epilogue",
+        f"{_BLOCKED}; weights transformed",
+        "channels ascending in each of 36 positions, between transforms of a fixed form",
+        f"{_TASKS}; chosen in the program, never by target: its rounding is its own",
+        "kernels/test_winograd.py",
+        tile=_CONV,
+        tiles=_CONV_TILES,
+        hot=_FMA,
+    ),
+    Kernel(
+        "winograd_input_f32",
+        "the input transform of winograd_f32, once for all its tasks",
+        "NCHW16c to blocks of tiles",
+        "a fixed form",
+        _TASKS,
+        "kernels/test_winograd.py",
+    ),
+    Kernel(
+        "depthwise_nchw16c_f32",
+        "depthwise convolution, with an epilogue",
+        f"{_BLOCKED}; weights packing.pack_depthwise",
+        "kh, kw; from 0",
+        f"{_TASKS}; lanes beyond the last channel are 0 in weights",
+        "kernels/test_depthwise.py",
+        hot=_FMA,
+    ),
+    Kernel(
+        "pool_nchw16c_f32",
+        "maximum and average pooling, global average, with an epilogue",
+        _BLOCKED,
+        "kh, kw; the global average in 4 partial sums, position p in p % 4",
+        _TASKS,
+        "kernels/test_pool.py",
+    ),
+    Kernel(
+        "attention_f32",
+        "softmax(scale q k' + mask) v without the scores in memory",
+        "any strides; rows of the result contiguous",
+        "depth and keys ascending; the sum of exponentials in 16 lanes, folded 8, 4, 2, 1",
+        f"{_TASKS}; heads a multiple of kv_heads",
+        "ops/test_attention.py",
+        tile=_ROWS,
+        tiles=_ROW_TILES,
+        hot=_FMA,
+        hot_in="matmul_tile",
+    ),
+    Kernel(
+        "recurrent_f32",
+        "the steps of LSTM, GRU and RNN in float",
+        "rows; weights in panels of 16 columns",
+        "k ascending in each product",
+        f"{_TASKS}; one task for each direction and part of the batch",
+        "ops/test_recurrent.py",
+        tile=_ROWS,
+        tiles=_ROW_TILES,
+        hot=_FMA,
+        hot_in="matmul_tile",
+    ),
+    Kernel(
+        "recurrent_f64",
+        "the steps of LSTM, GRU and RNN in double",
+        "rows; weights in panels of 16 columns",
+        "k ascending in each product",
+        f"{_TASKS}; one task for each direction and part of the batch",
+        "ops/test_recurrent.py",
+    ),
+    Kernel(
+        "tree_ensemble_f32",
+        "decision trees on float features",
+        "rows of features; nodes packed breadth first",
+        "trees in the model's order",
+        _TASKS,
+        "ops/test_trees.py",
+    ),
+    Kernel(
+        "tree_ensemble_f64",
+        "decision trees on double features",
+        "rows of features; nodes packed breadth first",
+        "trees in the model's order",
+        _TASKS,
+        "ops/test_trees.py",
+    ),
+    Kernel(
+        "topk",
+        "the k largest or smallest along an axis, with their positions",
+        "[outer][extent][inner] to [outer][k][inner], any numeric type",
+        _ANY,
+        f"{_TASKS}; 0 <= k <= extent",
+        "ops/test_onnx_nodes.py",
+    ),
+    Kernel(
+        "roi_align_f32",
+        "mean or maximum of bilinear samples in regions",
+        "NCHW",
+        "samples row by row",
+        _TASKS,
+        "ops/test_onnx_nodes.py",
+    ),
+    Kernel("max_roi_pool_f32", "maximum in regions", "NCHW", _ANY, _TASKS, "ops/test_onnx_nodes.py"),
+    Kernel(
+        "non_max_suppression",
+        "boxes in order of their scores, without those that overlap a better one",
+        "boxes and scores in rows, to triples (batch, class, box)",
+        _ANY,
+        "room for batches * classes * min(boxes, most) triples",
+        "ops/test_onnx_nodes.py",
+        serial=True,
+    ),
+    Kernel(
+        "positions",
+        "positions of non-zero elements",
+        "bool, row major, to int64",
+        _ANY,
+        "room for as many positions as elements",
+        "ops/test_onnx_nodes.py",
+        serial=True,
+    ),
+    Kernel(
+        "scatter",
+        "set, add, multiply, maximum or minimum at indices, in place",
+        "rows of updates, any numeric type",
+        "updates in their order",
+        "the data copied to the output before; at most 8 addressed axes",
+        "ops/test_indexing.py",
+        serial=True,
+    ),
+    Kernel(
+        "unique",
+        "distinct rows, sorted or in order of first occurrence",
+        "[rows][width] of double or int64",
+        _ANY,
+        "memory for 3 * rows numbers",
+        "ops/test_onnx_nodes.py",
+        serial=True,
+    ),
+)
+KERNELS: dict[str, Kernel] = {row.name: row for row in _ALL}
+
+# Files of kernels/c that are no kernels.
+SUPPORT: dict[str, str] = {
+    "builtins": "memory functions that Clang calls; linked into everything",
+    "pool": "threads, memory and clock of the host inside a process",
+    "runner": "the host as a static Linux program, for emulators and guarded memory",
+}

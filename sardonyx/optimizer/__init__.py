@@ -1,0 +1,6 @@
+"""Passes over a model's graph."""
+
+from sardonyx.optimizer.fuse_attention import FuseAttention
+
+# What the compiler applies to every model before lowering, in this order. Their nodes are our own, not the standard's.
+NATIVE_PASSES = (FuseAttention(),)

@@ -1,0 +1,169 @@
+"""Finding or making the compiled form of a model: by file facts, by contents, or by compiling it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sardonyx.runtime.options import SessionOptions
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+    from sardonyx.compiler.cache import Cache
+    from sardonyx.deployment.targets import Target
+
+    Source = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
+
+# What compiled code takes for granted where the model lets a value change its rank: (key, truth), sorted.
+Assumptions = tuple[tuple[str, bool], ...]
+
+
+class Loader:
+    """Gives the folder with the compiled form of one model.
+
+    Args:
+        model: path of an .onnx file, its bytes, or a model in memory.
+        options: of the session.
+    """
+
+    def __init__(self, model: Source, options: SessionOptions):
+        self._model = model
+        self._options = options
+        self._folders: list[Any] = []  # temporary ones, kept as long as this loader
+
+    def load(self) -> ir.Model:
+        """The model itself, checked."""
+        from sardonyx.model import load
+
+        return load(self._model)
+
+    def folder(self, assumptions: Assumptions = ()) -> Path:
+        """The folder, compiled now unless the cache has it."""
+        from sardonyx.compiler.cache import default, fingerprint
+        from sardonyx.deployment.targets import find, host_target
+
+        target = find(self._options.target) if self._options.target else host_target()
+        if not self._options.cache:
+            return self._compile_aside(target, assumptions)
+        store = default()
+        marked = None
+        if isinstance(self._model, str | os.PathLike):
+            facts = f"{target.name} {_version()} {_registered()} {json.dumps(assumptions)}"
+            try:
+                marked = fingerprint(self._model, facts)
+            except OSError:
+                marked = None
+            key = store.recall(marked) if marked else None
+            folder = store.entry(key) if key else None
+            if folder is not None:
+                return folder
+        return self._compile(target, store, marked, assumptions)
+
+    def _compile(self, target: Target, store: Cache, marked: str | None, assumptions: Assumptions) -> Path:
+        import onnx_ir
+
+        from sardonyx.compiler.compile import compile_model, source_digest
+
+        # What comes as bytes or a message has no file facts: its contents are the key. So has a file seen first.
+        parts = [target.name, source_digest() + _registered() + json.dumps(assumptions), _content(self._model)]
+        key = hashlib.sha256("\n".join(parts).encode()).hexdigest() if all(parts) else None
+        folder = store.entry(key) if key else None
+        if folder is None:
+            loaded = self.load()
+            if key is None:
+                digest = _proto_digest(onnx_ir.serde.serialize_model(loaded))
+                key = hashlib.sha256(f"{parts}{digest}".encode()).hexdigest()
+            with _Bar(self._options.progress) as progress:
+                folder = store.publish(
+                    key, lambda work: compile_model(loaded, target, work, dict(assumptions), progress=progress)
+                )
+        if marked is not None:
+            store.remember(marked, key, _external_files(self._model))  # type: ignore[arg-type]
+        return folder
+
+    def _compile_aside(self, target: Target, assumptions: Assumptions) -> Path:
+        from sardonyx.compiler.compile import compile_model
+
+        aside = tempfile.TemporaryDirectory(prefix="sardonyx-")
+        self._folders.append(aside)
+        with _Bar(self._options.progress) as progress:
+            compile_model(self.load(), target, Path(aside.name), dict(assumptions), progress=progress)
+        return Path(aside.name)
+
+
+def _version() -> str:
+    """What of this package decides what is generated: its version and the newest change to its files."""
+    from sardonyx._version import __version__
+
+    newest, folders = 0, [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.name.endswith((".py", ".c", ".h")):
+                    newest = max(newest, entry.stat().st_mtime_ns)
+                elif entry.is_dir() and entry.name != "__pycache__":
+                    folders.append(entry.path)
+    return f"{__version__} {newest}"
+
+
+def _registered() -> str:
+    """A digest of the operators that the program registered itself; nothing is imported to find out."""
+    custom = sys.modules.get("sardonyx.ops.custom")
+    return custom.digest() if custom is not None else ""
+
+
+def _content(model: Source) -> str:
+    if isinstance(model, bytes):
+        return hashlib.sha256(model).hexdigest()
+    if isinstance(model, str | os.PathLike):
+        if _external_files(model):
+            return ""
+        try:
+            with open(model, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            return ""
+    if hasattr(model, "SerializeToString"):
+        return _proto_digest(model)
+    return ""
+
+
+def _proto_digest(proto: Any) -> str:
+    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _external_files(model: Source) -> list[Path]:
+    """Files with external data that the model file names."""
+    from sardonyx.model.load import external_files
+
+    return external_files(model) if isinstance(model, str | os.PathLike) else []
+
+
+class _Bar:
+    """Shows a progress bar on a terminal while a model compiles."""
+
+    def __init__(self, wanted: bool):
+        self.wanted = wanted and sys.stderr.isatty()
+        self.bar: Any = None
+
+    def __enter__(self) -> Any:
+        if not self.wanted:
+            return None
+        from rich.progress import Progress
+
+        self.bar = Progress(transient=True)
+        task = self.bar.add_task("compiling", total=None)
+        self.bar.start()
+        return lambda done, total, name: self.bar.update(task, completed=done, total=total, description=name)
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
