@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 
+import numpy as np
+
 from sardonyx.compiler import index as ix
-from sardonyx.compiler.dtypes import NATIVE, SHORT, compute_type, is_float, is_integer
+from sardonyx.compiler.dtypes import (
+    NATIVE,
+    SHORT,
+    SMALL,
+    SMALL_FLOATS,
+    SMALL_INTEGERS,
+    bit_width,
+    compute_type,
+    is_float,
+    is_integer,
+    numpy_dtype,
+)
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Atom, Dim
 from sardonyx.compiler.program import Buffer
@@ -191,6 +204,9 @@ class Printer:
 
 def literal(value: float | int | bool, dtype: str) -> str:
     """A constant as C."""
+    if dtype in SMALL:
+        code = int(np.asarray(value).astype(numpy_dtype(dtype)).view(np.uint8))
+        return f"(uint8_t){code & (1 << bit_width(dtype)) - 1}"
     if is_float(dtype):
         suffix = "" if dtype == "float64" else "f"
         value = float(value)
@@ -227,7 +243,7 @@ def operation(expr: Expr, args: list[str], error: str) -> str:
     if op == "select":
         return f"({args[0]} ? {args[1]} : {args[2]})"
     if op == "cast":
-        return convert(args[0], operand, dtype)
+        return convert(args[0], operand, dtype, *expr.value or ())
     if op == "bitcast":
         stored, kind = encode(args[0], operand), (NATIVE[operand][1], NATIVE[dtype][1])
         return decode(f"(union {{ {kind[0]} from; {kind[1]} to; }}){{{stored}}}.to", dtype)
@@ -260,8 +276,18 @@ def _integer(op: str, dtype: str, args: list[str], error: str) -> str:
     return f"{name}({', '.join(args)}, {error})" if op in ("div", "mod", "fmod") else f"{name}({', '.join(args)})"
 
 
-def convert(code: str, source: str, target: str) -> str:
-    """A computed value of dtype `source` as one of dtype `target`."""
+def convert(code: str, source: str, target: str, saturate: bool = True, round_mode: str = "up") -> str:
+    """A computed value of dtype `source` as one of dtype `target`; see `expr.cast`."""
+    if source in SMALL:
+        kind = "float32" if source in SMALL_FLOATS else "int32"
+        return convert(f"{SHORT[source]}_to_{SHORT[kind]}({code})", kind, target, saturate, round_mode)
+    if target in SMALL_FLOATS:
+        kind = "f64" if source == "float64" else "f32"
+        mode = f", SX_{round_mode.upper()}" if target == "float8e8m0" else ""
+        return f"{kind}_to_{SHORT[target]}({code}, {int(saturate)}{mode})"
+    if target in SMALL_INTEGERS:
+        kind = "f64" if source == "float64" else "f32" if is_float(source) else "i32"
+        return f"{kind}_to_{SHORT[target]}({'(uint32_t)' if kind == 'i32' else ''}{code})"
     if target == "bool":
         return f"({code} != 0)"
     if is_float(source) and is_integer(target):

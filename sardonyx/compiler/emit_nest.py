@@ -27,6 +27,8 @@ from sardonyx.compiler.nest import atom_of, extent_of, inner_of, stage_indices
 from sardonyx.compiler.program import Buffer, Nest, Reduce, Running, Stage, Store
 
 MAP_BLOCK = 8192  # elements of the vector loop in one task
+SHORT_ROW = 256  # a vector loop of at most this many elements shares its task with others:
+ROW_BLOCK = 64  # that many
 COLUMNS = 64  # columns of a tile in the column form
 TILE = 32  # rows and columns of a tile in a transposing map: two cache lines of floats
 SHORT_RUN = 128  # a strided run this short stays in the first cache until the next row reads beside it
@@ -92,6 +94,11 @@ def crossing_variable(nest: Nest) -> Dim | None:
     return None
 
 
+def _is_short(vector: Dim | None) -> bool:
+    extent = None if vector is None else extent_of(vector)
+    return isinstance(extent, int) and extent <= SHORT_ROW
+
+
 class NestEmitter:
     """Prints one nest."""
 
@@ -105,17 +112,26 @@ class NestEmitter:
         out, outer = self.out, list(self.nest.outer)
         out.push()
         crossing = crossing_variable(self.nest) if self.form == "map" else None
+        inner: Dim | None = None
         vector = outer.pop() if self.form in ("map", "column") and outer else None
         block = MAP_BLOCK if self.form == "map" else COLUMNS
         if crossing is not None:
             assert vector is not None
             outer.remove(crossing)
             inner, vector, block = vector, crossing, TILE
+        elif self.form == "map" and outer and _is_short(vector):
+            # Decoding a task number costs some 50 cycles: a task takes many short rows.
+            assert vector is not None
+            inner, vector, block = vector, outer.pop(), ROW_BLOCK
         tasks = ix.product(extent_of(v) for v in outer)
         blocks = ix.ceildiv(extent_of(vector), block) if vector is not None else 1
         self._decode(outer, vector, blocks, block)
         if crossing is not None:
+            assert inner is not None
             self._tiles(crossing, inner)
+        elif inner is not None:
+            assert vector is not None
+            self._rows(vector, inner)
         elif self.form == "map":
             self._map(vector)
         else:
@@ -127,7 +143,7 @@ class NestEmitter:
         lines += [f"  {line}" for line in out.scopes[0].lines]
         lines += ["  for (int64_t t = lo; t < hi; ++t) {", *(f"    {line}" for line in row), "  }", "}"]
         function = self._function(lines, tasks * blocks, vector, block)
-        if crossing is not None and function.work is not None:
+        if inner is not None and function.work is not None:
             extent = extent_of(inner)
             return replace(function, work=function.work * extent if isinstance(extent, int) else None)
         return function
@@ -224,6 +240,24 @@ class NestEmitter:
         body = self.out.pop()
         self.out.line(VECTORIZE)
         self.out.line("for (int64_t j = begin; j < end; ++j) {")
+        self._append(body)
+
+    def _rows(self, row: Dim, column: Dim) -> None:
+        """Rows begin..end, each a short vector loop."""
+        out = self.out
+        out.push()
+        out.define(atom_of(row).key, "i")
+        out.push()
+        out.define(atom_of(column).key, "j")
+        for store in self.nest.stages:
+            assert isinstance(store, Store)
+            self._store(store)
+        body = out.pop()
+        out.line(VECTORIZE)
+        out.line(f"for (int64_t j = 0; j < {out.dim(extent_of(column))}; ++j) {{")
+        self._append(body)
+        body = out.pop()
+        out.line("for (int64_t i = begin; i < end; ++i) {")
         self._append(body)
 
     def _tiles(self, row: Dim, column: Dim) -> None:

@@ -40,7 +40,8 @@ SERIAL_WORK = 20_000  # operations below which waking another thread costs more 
 ERROR_CODES = {"shape": "SX_ERROR_SHAPE", "index": "SX_ERROR_INDEX", "assumption": "SX_ERROR_ASSUMPTION"}
 FUNCTIONS_PER_FILE = 12
 FUNCTIONS_BESIDE = 3
-PRELUDE = '#include "integer.h"\n#include "float16.h"\n#include "elementary.h"\n#include "plan.h"\n#include "run.h"\n'
+HEADERS = ("integer.h", "float16.h", "elementary.h", "small_floats.h", "plan.h", "run.h")
+PRELUDE = "".join(f'#include "{header}"\n' for header in HEADERS)
 TASK = "void {name}(const void *args, int64_t lo, int64_t hi, void *scratch);"
 EPILOGUE = (
     "void {name}(void *const *p, const int64_t *d, int64_t i0, int64_t i1, int64_t lo2, int64_t hi2,\n"

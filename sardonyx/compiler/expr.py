@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sardonyx.compiler import index as ix
-from sardonyx.compiler.dtypes import is_float, is_integer, numpy_dtype
+from sardonyx.compiler.dtypes import SMALL, integer_range, is_float, is_integer, numpy_dtype
 from sardonyx.compiler.index import Dim, Index
 
 if TYPE_CHECKING:
@@ -138,8 +138,8 @@ def constant(value: Any, dtype: str) -> Expr:
     if is_float(dtype):
         return Expr("const", dtype, value=float(np.asarray(value).astype(numpy_dtype(dtype))))
     if is_integer(dtype):
-        bits = np.iinfo(numpy_dtype(dtype))
-        return Expr("const", dtype, value=(int(value) - bits.min) % (bits.max - bits.min + 1) + bits.min)
+        low, high = integer_range(dtype)
+        return Expr("const", dtype, value=(int(value) - low) % (high - low + 1) + low)
     raise TypeError(f"no constants of dtype {dtype}")
 
 
@@ -287,10 +287,19 @@ def guard(condition: Expr, x: Expr, otherwise: Expr | Number) -> Expr:
     return Expr("guard", x.dtype, (condition, x, otherwise))
 
 
-def cast(x: Expr, dtype: str) -> Expr:
-    """`x` converted as ONNX Cast does (saturating where the target is an integer that can't hold the value)."""
+def cast(x: Expr, dtype: str, *, saturate: bool = True, round_mode: str = "up") -> Expr:
+    """`x` converted as ONNX Cast does (saturating where the target is an integer that can't hold the value).
+
+    Args:
+        x: the value.
+        dtype: what it becomes.
+        saturate: a float8 takes its largest value, rather than inf or NaN, for what is larger.
+        round_mode: how float8e8m0 rounds: up, down, nearest.
+    """
     if x.dtype == dtype:
         return x
+    if dtype in SMALL:  # known ones too: the rules are written down once, in C
+        return Expr("cast", dtype, (x,), (saturate, round_mode))
     i = as_index(x)
     if i is not None and x.dtype != "bool" and dtype in ("int64", "int32", "uint64", "uint32"):
         return index(i, dtype)

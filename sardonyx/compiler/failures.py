@@ -6,9 +6,12 @@ import contextlib
 from collections.abc import Iterator
 
 from sardonyx import errors
-from sardonyx.compiler.lower import Unsupported
 
 HINT = "Check the model with onnx.checker (full_check=True); if it is valid, this is a bug in Sardonyx."
+
+
+class Unsupported(Exception):
+    """Raised by an operator function that has no native code for these types or attributes: the node runs on the host."""
 
 
 @contextlib.contextmanager

@@ -16,14 +16,16 @@ from sardonyx.compiler.failures import reported
 from sardonyx.compiler.host import call_host, has_meaning, infer_types
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import MAX_COST, MAX_DEPTH, Lowering, Unsupported
-from sardonyx.compiler.dtypes import is_native
-from sardonyx.compiler.program import Buffer, Placement, Port, Program
+from sardonyx.compiler.dtypes import dtype_of_array, is_native
+from sardonyx.compiler.program import Append, Buffer, Host, Move, Placement, Port, Program
 from sardonyx.compiler.regions import count_uses
 from sardonyx.compiler.tensor import Plain, Tensor
 from sardonyx.model.schemas import TYPE_KEY
 from sardonyx.ops import registry
 from sardonyx.ops.node import Node
 
+MOST_AXES = 16  # of a value; as sx_io in sardonyx.h
+WIDENING = ("DequantizeLinear", "GatherBlockQuantized")  # take constants of a few bits, which have no native type
 FOLD_BYTES = 1 << 22  # results of constant nodes larger than this (and than their inputs) are computed at run time
 # Operators whose result may be much larger than their inputs together.
 GROWING = frozenset(
@@ -43,6 +45,7 @@ class GraphLowering(Lowering):
         self.model = model
         self.values: dict[ir.Value, Tensor] = {}
         self.uses = count_uses(model.graph, self.opset)
+        self.host_numbers: dict[ir.Node, int] = {}  # number of each node that runs on the host
         self.dims_by_name: dict[str, Dim] = {}  # dims that host calls saw, by the name they were given
 
     def opset(self, domain: str) -> int:
@@ -74,6 +77,9 @@ class GraphLowering(Lowering):
             known = isinstance(dim, int) and dim >= 0  # some exporters write -1 for a dim that is not known
             label = None if isinstance(dim, int) or not any(map(str.isalnum, dim.value or "")) else dim.value
             dims.append(dim if known else self._entry_symbol(label, number, axis, symbols))
+        if any(isinstance(dim, int) and dim < 0 for dim in dims):
+            raise errors.ShapeError(f"input '{name}' is declared with a negative dim: {dims}")
+        self._check_extent(dtype, dims)
         buffer = Buffer(f"in{number}", dtype, ix.product(dims), "input")
         self.program.inputs.append(Port(name, dtype, type_string(value), tuple(dims), tuple(_declared(value)), buffer))
         return self.in_memory(buffer, dims)
@@ -97,11 +103,36 @@ class GraphLowering(Lowering):
                 port = Port(name, tensor.dtype, type_string(value), (), tuple(_declared(value)), None, tensor.slot)
                 self.program.outputs.append(port)
                 continue
-            buffer = Buffer(f"out{number}", tensor.dtype, tensor.size, "output")
-            self.materialize(tensor, Plain(tensor.shape), buffer)
+            buffer = self._promoted(tensor)
+            if buffer is None:
+                buffer = Buffer(f"out{number}", tensor.dtype, tensor.size, "output")
+                self.materialize(tensor, Plain(tensor.shape), buffer)
             kind = f"tensor({_onnx_name(tensor.dtype)})"
             names = tuple(_declared(value)) or tuple(d if isinstance(d, int) else None for d in tensor.shape)
             self.program.outputs.append(Port(name, tensor.dtype, kind, tensor.shape, names, buffer))
+
+    def _promoted(self, tensor: Tensor) -> Buffer | None:
+        """The memory of `tensor` as an output, where nothing else has a claim on it: it need not be copied."""
+        buffer = tensor.buffer
+        if buffer is None or buffer.kind != "temporary" or buffer.block is not self.program.main:
+            return None
+        if tensor.layout != Plain(tensor.shape) or buffer.size != tensor.size or buffer in self._handed_over():
+            return None
+        self.close(buffer)
+        buffer.kind = "output"
+        return buffer
+
+    def _handed_over(self) -> set[Buffer]:
+        """Buffers whose memory changes hands while the program runs."""
+        found: set[Buffer] = set()
+        for step in self.program.main.walk():
+            if isinstance(step, Move):
+                found |= {step.source, step.target}
+            elif isinstance(step, Append):
+                found.add(step.target)
+            elif isinstance(step, Host):
+                found |= {view.buffer for view in step.outputs if view is not None and view.buffer is not None}
+        return found
 
     # Nodes.
 
@@ -153,8 +184,16 @@ class GraphLowering(Lowering):
         uses = self.uses.get(value, 1)
         if value in self.values.keys():
             raise errors.ModelError(f"value '{value.name}' is produced twice", node=self.node)
+        if not tensor.is_object:
+            self._check_extent(tensor.dtype, tensor.shape)
         tensor.uses = max(tensor.uses, uses)
         self.values[value] = tensor
+
+    def _check_extent(self, dtype: str, shape: Sequence[Dim]) -> None:
+        if len(shape) > MOST_AXES:
+            raise errors.UnsupportedError(f"a value has {len(shape)} axes, more than {MOST_AXES}", node=self.node or None)
+        if is_native(dtype):
+            self.check_size(dtype, shape)
 
     def _operand(self, value: ir.Value) -> Tensor:
         tensor = self.value(value)
@@ -167,7 +206,8 @@ class GraphLowering(Lowering):
     def _lower(self, view: Node, inputs: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         found = registry.find(view.domain, view.op_type, view.opset)
         reason = f"no native code for {view.op_type}"
-        if found is not None and view.op_type not in CONTROL and any(t is not None and t.is_object for t in inputs):
+        taken = view.op_type in CONTROL or view.op_type in WIDENING
+        if found is not None and not taken and any(t is not None and t.is_object for t in inputs):
             found, reason = None, "an input has no native type or no known rank"
         if found is not None:
             check_node(self, view, inputs)
@@ -250,7 +290,7 @@ def _declared(value: ir.Value) -> Iterable[int | str | None]:
 
 
 def _name(array: Any) -> str:
-    return str(np.asarray(array).dtype)
+    return dtype_of_array(np.asarray(array))
 
 
 def _onnx_name(dtype: str) -> str:

@@ -30,9 +30,10 @@ def call_host(ctx: GraphLowering, node: Node, inputs: Sequence[Tensor | None]) -
     captured = captured_values(node.ir)
     operands = [*inputs, *(ctx.value(value) for value in captured)]
     types = infer_types(ctx, node, inputs)
-    number = len(ctx.program.host_nodes)
+    number = ctx.host_numbers.setdefault(node.ir, len(ctx.program.host_nodes))
     views = [None if tensor is None else _view(ctx, tensor) for tensor in operands]
-    ctx.program.host_nodes.append((node.ir, captured))
+    if number == len(ctx.program.host_nodes):  # a body may be lowered more than once
+        ctx.program.host_nodes.append((node.ir, captured))
     step = Host(number, views, [])
     outputs: list[Tensor | None] = []
     for name in node.outputs:
@@ -135,6 +136,8 @@ def infer_types(ctx: GraphLowering, node: Node, inputs: Sequence[Tensor | None])
             types[value.name] = kind
     if any(name and name not in types for name in proto.input):
         return {}  # computed from a value of unknown type: of unknown type too
+    if schema.deprecated:
+        return {}  # inference refuses it
     imports = [onnx.helper.make_opsetid(d, v) for d, v in ctx.model.opset_imports.items()]
     try:
         return onnx.shape_inference.infer_node_outputs(

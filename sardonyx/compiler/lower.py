@@ -15,8 +15,9 @@ import numpy as np
 from sardonyx import errors
 from sardonyx.compiler import expr as ex
 from sardonyx.compiler import index as ix
-from sardonyx.compiler.dtypes import is_native
+from sardonyx.compiler.dtypes import dtype_of_array, is_native, itemsize
 from sardonyx.compiler.expr import Expr
+from sardonyx.compiler.failures import Unsupported as Unsupported, reported
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.nest import as_epilogue, simplify
 from sardonyx.compiler.program import (
@@ -37,13 +38,11 @@ from sardonyx.compiler.tensor import Blocked, Layout, Plain, Tensor, variables
 
 MAX_COST = 160  # operations in one fused expression; beyond, compile time grows and registers spill
 
+MOST_BYTES = 1 << 46  # of one value; as SX_MOST_BYTES in run.h
+
 MAX_DEPTH = 64  # tensors that one is computed from in a row without memory between them; each is a few Python calls deep
 
 MOST_KNOWN = 64  # elements of a vector that is followed one by one, as shapes are
-
-
-class Unsupported(Exception):
-    """Raised by an operator function that has no native code for these types or attributes: the node runs on the host."""
 
 
 class Lowering:
@@ -71,7 +70,16 @@ class Lowering:
 
     def temporary(self, dtype: str, size: Dim) -> Buffer:
         """Memory for `size` elements, from here to its last use in this block."""
+        self.check_size(dtype, (size,))
         return Buffer(self.fresh("b"), dtype, size, block=self.block)
+
+    def check_size(self, dtype: str, shape: Sequence[Dim]) -> None:
+        """Refuse what no machine can address, before a size in bytes leaves the range of its type in compiled code."""
+        size = ix.product(shape) * itemsize(dtype)
+        known = [abs(size)] if isinstance(size, int) else [abs(c) for c in size.terms.values()]
+        if max(known, default=0) > MOST_BYTES:
+            message = f"a value of shape {list(shape)} ({dtype}) is larger than any machine can address"
+            raise errors.ShapeError(message, node=self.node or None, operator=self.operator or None)
 
     def constant_buffer(self, array: np.ndarray, dtype: str) -> Buffer:
         """`array` among the weights, row-major; equal arrays share one."""
@@ -86,7 +94,7 @@ class Lowering:
     def constant(self, array: np.ndarray, dtype: str | None = None) -> Tensor:
         """A tensor with a known value."""
         array = np.asarray(array)
-        tensor = Tensor(self, dtype or str(array.dtype), array.shape)
+        tensor = Tensor(self, dtype or dtype_of_array(array), array.shape)
         tensor.array = array
         return tensor
 
@@ -182,9 +190,10 @@ class Lowering:
 
     def _store(self, tensor: Tensor, layout: Layout, target: Buffer | None) -> Buffer:
         loops, position, inside = layout.domain()
-        value = ex.guard(inside, tensor.at(position), ex.constant(0, tensor.dtype))
-        buffer = target or self.temporary(tensor.dtype, layout.size())
         node, operator = tensor.origin
+        with reported(node or None, operator or None, passing=(Unsupported,)):
+            value = ex.guard(inside, tensor.at(position), ex.constant(0, tensor.dtype))
+        buffer = target or self.temporary(tensor.dtype, layout.size())
         nest = Nest(loops, [Store(buffer, layout.offset(position), value)], node=node, operator=operator)
         self.emit_nest(nest, in_place=target is None and buffer.kind == "temporary")
         return self._moved.pop(buffer, buffer) if target is None else buffer

@@ -15,6 +15,7 @@ import numpy as np
 from sardonyx.compiler import expr as ex
 from sardonyx.compiler import index as ix
 from sardonyx.compiler.expr import Expr
+from sardonyx.compiler.failures import Unsupported
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.program import Buffer
 
@@ -155,7 +156,8 @@ class Tensor:
         if self.buffer is not None:
             assert self.layout is not None
             return ex.load(self.buffer, self.layout.offset(position))
-        assert self.element is not None
+        if self.element is None:
+            raise Unsupported(f"a value of unknown rank or of type {self.dtype} has no elements in native code")
         return self.element(position)
 
     def _constant_at(self, position: Position) -> Expr:
@@ -169,5 +171,6 @@ class Tensor:
         return ex.load(buffer, Plain(self.shape).offset(position))
 
     def scalar(self) -> Expr:
-        """The first element (of a tensor with one)."""
+        """The first element (of a tensor with one); a tensor without any is an error."""
+        self.ctx.check(ex.index(self.size) >= 1, "shape", "a value without elements where one is needed")
         return self.at((0,) * self.rank)

@@ -1,11 +1,11 @@
 """A bundle: a compiled model as a folder for one target, complete with the C it was made from.
 
-    model.so            the library (its name does not depend on the target's system)
-    weights.bin         constants in the layouts that the kernels read
-    program.json        inputs, outputs, symbols, steps: what a host must know
-    model.c, loops*.c   the generated source
-    sardonyx.h          the interface that the library has with its host
-    target.json         the target's name and triple
+model.so            the library (its name does not depend on the target's system)
+weights.bin         constants in the layouts that the kernels read
+program.json        inputs, outputs, symbols, steps: what a host must know
+model.c, loops*.c   the generated source
+sardonyx.h          the interface that the library has with its host
+target.json         the target's name and triple
 """
 
 from __future__ import annotations

@@ -33,8 +33,10 @@ __all__ = ["MACHINES", "Machine", "Request", "Result", "link", "machine", "run",
 REQUEST, RESULT = b"SXRUN-01", b"SXOUT-01"
 BACKWARDS = 1  # tasks of a step run one by one from the last to the first
 PORTABLE = ("-DSX_PORTABLE",)
-# Undefined behaviour ends the program by an illegal instruction.
-UNDEFINED = ("-fsanitize=undefined", "-fsanitize-trap=undefined")
+# Undefined behaviour ends the program by an illegal instruction. Not of floats beyond an integer type: convert.h
+# converts first and selects after, so that loops vectorise, and LLVM defines that a result not selected does no harm.
+UNDEFINED = ("-fsanitize=undefined", "-fsanitize-trap=undefined", "-fno-sanitize=float-cast-overflow")
+MODELS_IN_UNIT = 12  # of a program of many, so that all cores compile
 STATUS = {2: "wrong arguments", 3: "a file or memory failed", 4: "the request is malformed"}
 
 
@@ -144,7 +146,9 @@ def link(bundles: Sequence[Bundle], target: Target, output: Path, *, jobs: int |
     if count == 1:
         units += bundles[0].units()
     else:
-        units.append(build.Unit("models", "".join(_renamed(b, n) for n, b in enumerate(bundles))))
+        texts = [_renamed(bundle, number) for number, bundle in enumerate(bundles)]
+        for start in range(0, count, MODELS_IN_UNIT):
+            units.append(build.Unit(f"models{start}", "".join(texts[start : start + MODELS_IN_UNIT])))
         kernels = sorted({kernel for bundle in bundles for kernel in bundle.kernels})
         units += [build.Unit(kernel, Path(f"{kernel}.c")) for kernel in kernels]
     build.link_executable(units, target, output, jobs=jobs)

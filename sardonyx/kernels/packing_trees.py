@@ -136,7 +136,7 @@ def _breadth_first(forest: Forest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _offsets(inner: np.ndarray, tree: np.ndarray) -> np.ndarray:
-    """How far on each inner node's first child lies: a tree's n-th inner node has its nodes 2n + 1 and 2n + 2 as children."""
+    """How far on each first child lies: a tree's n-th inner node has its nodes 2n + 1 and 2n + 2 as children."""
     position = np.arange(len(tree))
     begin = np.searchsorted(tree, tree)
     rank = np.cumsum(inner) - inner

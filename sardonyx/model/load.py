@@ -185,7 +185,9 @@ def _take_map_types(graph: onnx.GraphProto) -> dict[str, str]:
 def _holds_map(kind: onnx.TypeProto) -> bool:
     if kind.HasField("sequence_type"):
         return _holds_map(kind.sequence_type.elem_type)
-    return kind.HasField("optional_type") and _holds_map(kind.optional_type.elem_type) or kind.HasField("map_type")
+    if kind.HasField("optional_type"):
+        return _holds_map(kind.optional_type.elem_type)
+    return kind.HasField("map_type")
 
 
 def _type_text(kind: onnx.TypeProto) -> str:

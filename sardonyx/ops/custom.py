@@ -11,8 +11,9 @@
 
 The function takes the node's inputs (None for one that is left out) and its attributes by keyword, and returns an
 array, or a tuple of them. It must be a pure function: nodes whose inputs are all constants are computed once, when
-compiling. Each call crosses from C to Python. An operator that works element by element can be compiled instead: `expression` says
-what one element is, in the arithmetic of `sardonyx.compiler.expr`; the function then only defines what is meant.
+compiling. Each call crosses from C to Python. An operator that works element by element can be compiled instead:
+`expression` says what one element is, in the arithmetic of `sardonyx.compiler.expr`; the function then only defines
+what is meant.
 
     @sardonyx.operator("my.domain", "Swish2", expression=lambda x, y, *, beta=1.0: x * y * beta)
     def swish2(x, y, *, beta=1.0):

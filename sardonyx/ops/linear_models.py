@@ -319,8 +319,8 @@ def _extreme(ctx: Lowering, x: Tensor, op: str, kept: int) -> Tensor:
     inner = variables(x.shape[kept:], "k")
     buffer = ctx.temporary(x.dtype, ix.product(x.shape[:kept]))
     place = Plain(x.shape[:kept]).offset(outer)
-    stages = [Reduce("best", op, x.at((*outer, *inner)), inner, x.dtype), Store(buffer, place, ex.local("best", x.dtype))]
-    ctx.nest(list(outer), stages)
+    best = Reduce("best", op, x.at((*outer, *inner)), inner, x.dtype)
+    ctx.nest(list(outer), [best, Store(buffer, place, ex.local("best", x.dtype))])
     return ctx.in_memory(buffer, x.shape[:kept])
 
 

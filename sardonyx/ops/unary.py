@@ -7,7 +7,7 @@ from typing import Any
 
 from sardonyx import errors
 from sardonyx.compiler import expr as ex
-from sardonyx.compiler.dtypes import is_native, itemsize
+from sardonyx.compiler.dtypes import bit_width, is_native
 from sardonyx.compiler.expr import Expr, maximum, minimum, select
 from sardonyx.compiler.host import dtype_name
 from sardonyx.compiler.lower import Lowering
@@ -116,17 +116,22 @@ unary("IsInf", is_inf, since=10, detect_negative=1, detect_positive=1)
 unary("Identity", lambda x: x)
 
 
+def _converted(ctx: Lowering, node: Node, x: Tensor, dtype: str) -> Tensor:
+    ctx.requires(is_native(dtype), f"{dtype} has no native code")
+    saturate, mode = bool(node.attr("saturate", 1)), node.attr("round_mode", "up")
+    if mode not in ("up", "down", "nearest"):
+        raise errors.ModelError(f"round_mode '{mode}'", node=ctx.node, operator=ctx.operator)
+    return elementwise(ctx, x, lambda e: ex.cast(e, dtype, saturate=saturate, round_mode=mode))
+
+
 def _cast(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
     """The elements in another type: floats round, integers wrap, floats saturate on their way to integers."""
-    dtype = dtype_name(node.attr("to"))
-    ctx.requires(is_native(dtype), f"{dtype} has no native code")
-    return elementwise(ctx, x, lambda e: ex.cast(e, dtype))
+    return _converted(ctx, node, x, dtype_name(node.attr("to")))
 
 
 def _cast_like(ctx: Lowering, node: Node, x: Tensor, like: Tensor) -> Tensor:
     """Cast to the element type of `like`."""
-    ctx.native(like)
-    return elementwise(ctx, x, lambda e: ex.cast(e, like.dtype))
+    return _converted(ctx, node, x, like.dtype)
 
 
 registry.add("Cast", _cast, since=6, domain="", elementwise=True, depth=1)
@@ -166,7 +171,7 @@ def _bit_cast(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
     dtype = dtype_name(node.attr("to"))
     ctx.native(x)
     ctx.requires(is_native(dtype), f"{dtype} has no native code")
-    if itemsize(dtype) != itemsize(x.dtype):
+    if bit_width(dtype) != bit_width(x.dtype):
         raise errors.ModelError(f"{x.dtype} to {dtype}: sizes differ", node=ctx.node, operator=ctx.operator)
     return elementwise(ctx, x, lambda e: ex.call("bitcast", dtype, e))
 

@@ -102,10 +102,11 @@ def quantized() -> Sample:
     return sample("own_quantized", text, weights, *({"x": floats(m, 67, seed=m)} for m in (1, 5, 33)))
 
 
-UNARY = (
-    "Abs Acos Acosh Asin Asinh Atan Atanh Ceil Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish LeakyRelu Log Mish Neg"
-    " Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Tan Tanh IsNaN IsInf"
-).split()
+UNARY = """
+    Abs Acos Acosh Asin Asinh Atan Atanh Ceil Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish
+    LeakyRelu Log Mish Neg Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softplus Softsign Sqrt
+    Tan Tanh IsNaN IsInf
+""".split()
 CASTS = {2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 12: "uint32",
          13: "uint64", 16: "bfloat16", 11: "double", 1: "float"}
 

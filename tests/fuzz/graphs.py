@@ -127,6 +127,7 @@ class Graph:
     def add(self, operator: str, inputs: list[str], outputs: int = 1, **attributes: object) -> list[str] | None:
         """Add a node if the reference can run it and its results are small."""
         names = [f"v{len(self.nodes)}_{i}" for i in range(outputs)]
+        attributes = {key: value for key, value in attributes.items() if value != []}  # of an empty list no type is known
         node = helper.make_node(operator, inputs, names, name=f"n{len(self.nodes)}", **attributes)
         try:
             results = run_node(
@@ -205,7 +206,8 @@ def cast(g: Graph) -> None:
     x = g.pick((*FLOATS, *INTEGERS, "bool"))
     target = g.rng.choice((*FLOATS, *INTEGERS, "bool"))
     array = g.of(x)
-    if array.dtype.kind == "f" and target in INTEGERS and not np.all(np.abs(array) < 100):
+    inside = array > -1 if target == "uint8" else np.abs(array) < 100
+    if array.dtype.kind == "f" and target in INTEGERS and not np.all(inside & (np.abs(array) < 100)):
         return  # what the target cannot hold has no defined value
     g.add("Cast", [x], to=helper.np_dtype_to_tensor_dtype(np.dtype(target)))
 

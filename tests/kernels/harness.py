@@ -86,8 +86,27 @@ def compile_kernels(
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+        if isa.startswith("wasm") and kind == "so" and (wanted := _imports(made.read_bytes())):
+            raise RuntimeError(f"undefined symbols: {wanted.decode(errors='replace')}")
         made.replace(output)
     return output
+
+
+def _imports(module: bytes) -> bytes:
+    """The import section of a WebAssembly module, where its linker puts undefined symbols; empty if there is none."""
+    at = 8
+    while at < len(module):
+        section, size, shift = module[at], 0, 0
+        while True:  # LEB128
+            at += 1
+            size |= (module[at] & 0x7F) << shift
+            shift += 7
+            if module[at] < 0x80:
+                break
+        if section == 2:
+            return module[at + 1 : at + 1 + size]
+        at += 1 + size
+    return b""
 
 
 @functools.cache

@@ -19,7 +19,9 @@ SCALED = """
     scale = Constant <value = float {2.5}> ()
     t = Div(s, scale)
 """
-PLAIN = f"g ({INPUTS}) => (float[2,3,5,4] o) {{ {SCALED} u = Add(mask, t) p = Softmax <axis = -1> (u) o = MatMul(p, v) }}"
+PLAIN = f"""g ({INPUTS}) => (float[2,3,5,4] o) {{
+    {SCALED} u = Add(mask, t) p = Softmax <axis = -1> (u) o = MatMul(p, v)
+}}"""
 FACTORS = f"""g ({INPUTS}, float[1] a, float b) => (float[2,3,5,4] o) {{
     kt = Transpose <perm = [0, 1, 3, 2]> (k)
     qa = Mul(a, q)
@@ -69,11 +71,11 @@ NOT = {
     "scores have another consumer": (
         PLAIN.replace("4] o)", "4] o, float[2,3,5,7] x)").replace("u = Add", "x = Exp(t) u = Add"), "not a MatMul"),
     "another axis": (PLAIN.replace("axis = -1", "axis = 2"), "last axis"),
-    "doubles": (PLAIN.replace("float", "double").replace("double {2.5}", "double {2.5}"), "double"),
+    "doubles": (PLAIN.replace("float", "double"), "double"),
     "probabilities on the right": (
         PLAIN.replace("MatMul(p, v)", "MatMul(v, p)").replace("float[2,3,7,4]", "float[2,3,4,5]")
         .replace("float[2,3,5,4]", "float[2,3,4,7]"), "left operand"),
-    "no product": (PLAIN.replace("s = MatMul(q, kt)", "s = Mul(q, q)").replace("float[2,3,7,4]", "float[2,3,8,4]"), "MatMul"),
+    "no product": (PLAIN.replace("MatMul(q, kt)", "Mul(q, q)").replace("float[2,3,7,4]", "float[2,3,8,4]"), "MatMul"),
     "a factor for each key": (PLAIN.replace("Div(s, scale)", "Div(s, mask)"), "not a MatMul"),
 }  # fmt: skip
 

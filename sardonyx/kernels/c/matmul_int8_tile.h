@@ -57,7 +57,7 @@ SX_INLINE void int8_tile_body(const int8_tile *t, const int rows, const int pane
         a[g] = t->a + 3 * g * a_row;
         __asm__("" : "+r"(a[g])); // hides how it was made: otherwise one pointer is stepped through all rows
     }
-#pragma clang loop unroll_count(2)
+#pragma clang loop unroll(disable)
     for (int64_t w = t->words; w > 0; w--) {
         vi row[PANELS * LANES];
         UNROLL for (int j = 0; j < width; j++) row[j] = vi_load(b + j / LANES * b_panel + j % LANES * VL);
