@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from sardonyx.ops.node import Node
 
 
+NONNEGATIVE = {"GatherND": ("batch_dims",)}  # the standard's own inference reads out of bounds where they are negative
+
+
 def call_host(ctx: GraphLowering, node: Node, inputs: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Emit a host call for `node`; values that its subgraphs capture become further inputs."""
     captured = captured_values(node.ir)
@@ -121,6 +124,9 @@ def infer_types(ctx: GraphLowering, node: Node, inputs: Sequence[Tensor | None])
             operator=node.op_type,
             hint=hint,
         ) from None
+    for name in NONNEGATIVE.get(node.op_type, ()):
+        if node.attr(name, 0) < 0:
+            raise errors.ModelError(f"attribute '{name}' is negative", node=node.name, operator=node.op_type)
     proto = ir.serde.serialize_node(node.ir)
     types: dict[str, onnx.TypeProto] = {}
     data: dict[str, onnx.TensorProto] = {}

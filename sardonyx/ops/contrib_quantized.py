@@ -30,7 +30,6 @@ from sardonyx.ops.quantization import (
     is_single,
     quantized,
     requantized,
-    widened,
 )
 from sardonyx.ops.registry import operator
 from sardonyx.ops.standard import standard
@@ -300,8 +299,7 @@ def gather_block_quantized(
     """Rows of a table kept in blocks of few bits, as floats."""
     bits, block = node.attr("bits", 4), node.attr("block_size", 128)
     axis, along = node.attr("gather_axis", 0), node.attr("quantize_axis", 1)
-    whole, offsets = widened(ctx, data), widened(ctx, zeros)
-    assert whole is not None
+    whole, offsets = data, zeros
     ctx.requires(whole.array is not None and along in (-1, whole.rank - 1) and axis == 0, "another layout of the table")
     if data.dtype == "uint8" and bits < 8:  # bytes that hold several numbers
         length = whole.array.shape[-1] * 8 // bits  # type: ignore[union-attr]

@@ -121,19 +121,22 @@ def _winograd_pays(images: Dim, inputs: int, outputs: int, place: Window) -> boo
     """Whether `winograd_f32` is faster than the direct sum: a model of both in multiply-adds of 16 lanes.
 
     Winograd multiplies a quarter as often, on whole tiles of 4 x 4, but transforms each tile of each channel block in
-    (measured: as long as 300 multiply-adds) and out (200), and has four times the weights. Those are counted as coming
+    (115 ns, as long as 300 multiply-adds) and out (taken as 200), and has four times the weights. Those are counted as coming
     from memory, at 4 bytes in the time of a multiply-add: the layers of a network drive each other's from the caches.
 
-    Measured on Zen 3, one thread, ms (ONNX Runtime, direct, Winograd; then the last two with all caches cold):
-      channels   plane  ORT   direct winograd  cold          channels  plane  ORT   direct winograd  cold
-      64->64     56     2.90  2.51   0.88                    128->32   56     3.08  2.84   1.13   3.01 1.73
-      128->128   28     2.76  2.62   0.81   3.02 1.30        128->32   28     0.72  0.67   0.25   1.06 0.54
-      256->256   14     2.85  2.76   1.08   3.75 1.68        128->32   14     0.18  0.17   0.07   0.32 0.24
-      512->512   7      3.24  3.34   2.84   3.91 3.21        128->32   7      0.06  0.05   0.02   0.13 0.12
-      512->512   14           11.6   5.97   11.7 6.22        16->64    55     0.74  0.62   0.31   0.81 0.51
-      256->256   64     62.5  58.5   20.0                    64->64    7      0.06  0.04   0.02   0.11 0.11
-    7 x 7 planes stay direct: half the gain is lost to the border, the rest to the weights, and with two threads memory
-    is what both wait for. A plane of unknown size counts as one of 28 x 28, an unknown number of images as one.
+    Measured on Zen 3, one thread, ms: ONNX Runtime, direct and Winograd; the last two again with all caches cold.
+
+        channels   plane   ORT   direct  Winograd   cold           channels  plane    ORT   direct  Winograd   cold
+        64->64     56x56   3.20   2.85   1.23    2.90  1.18        128->32   56x56    2.99   2.77   1.17    2.88  1.22
+        128->128   28x28   2.82   2.76   1.07    2.93  1.15        128->32   28x28    0.69   0.65   0.23    0.87  0.46
+        256->256   14x14   3.01   2.97   1.53    3.19  1.61        128->32   14x14    0.18   0.17   0.07    0.31  0.21
+        512->512   7x7     3.26   3.43   2.78    3.93  3.16        128->32   7x7      0.06   0.05   0.02    0.12  0.09
+        512->512   14x14   11.0   11.9   6.13    12.0  5.98        16->64    55x55    0.71   0.61   0.29    0.94  0.52
+        512->512   28x28   42.1   49.2   17.1    46.4  16.3        64->64    7x7      0.06   0.04   0.02    0.11  0.09
+        256->256   64x64   56.3   58.3   22.2                      64->64    224x224  45.4   43.3   16.4    40.2  15.6
+
+    7x7 planes stay direct: 1.2 times with cold caches is not worth four times the weights, and memory is what several
+    threads wait for together. A plane of unknown size counts as one of 28 x 28, an unknown number of images as one.
     """
     if place.kernel != (3, 3) or set(place.strides) != {1} or set(place.dilations) != {1}:
         return False

@@ -17,7 +17,7 @@ import numpy as np
 
 from sardonyx.compiler import expr as ex
 from sardonyx.compiler import index as ix
-from sardonyx.compiler.dtypes import is_float, is_native
+from sardonyx.compiler.dtypes import dtype_of_array, is_float, is_native
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.host import dtype_name
 from sardonyx.compiler.index import Dim
@@ -55,7 +55,7 @@ def constant(ctx: Lowering, node: Node) -> Tensor:
         if node.attr(name) is not None:
             return ctx.constant(np.asarray(node.attr(name), dtype))
     value = node.attr("value")
-    if value is None or not is_native(str(value.dtype)):
+    if value is None or not is_native(dtype_of_array(value)):
         raise Unsupported("a constant without native type")
     return ctx.constant(value)
 
@@ -64,7 +64,7 @@ def constant(ctx: Lowering, node: Node) -> Tensor:
 def constant_of_shape(ctx: Lowering, node: Node, shape: Tensor) -> Tensor:
     """One value everywhere."""
     value = np.asarray(node.attr("value", np.zeros(1, np.float32))).reshape(-1)[0]
-    dtype = str(value.dtype)
+    dtype = dtype_of_array(value)
     ctx.requires(is_native(dtype), f"{dtype} has no native code")
     return ctx.lazy(dtype, dims(ctx, shape), lambda _: ex.constant(value, dtype))
 

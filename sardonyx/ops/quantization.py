@@ -1,7 +1,7 @@
 """Quantisation: floats to small integers and back, and products and convolutions of bytes.
 
 Products of bytes are summed exactly in int32 by `matmul_int8`; what follows (requantisation, bias) is its epilogue.
-4-bit, 2-bit and 8-bit float weights are widened to bytes or float32 when the model is compiled.
+Types of 4 and 2 bits and 8-bit floats are read and written as bytes; arithmetic is done in wider types.
 """
 
 from __future__ import annotations
@@ -13,11 +13,17 @@ import numpy as np
 from sardonyx import errors
 from sardonyx.compiler import expr as ex
 from sardonyx.compiler import index as ix
-from sardonyx.compiler.dtypes import is_float, is_native
+from sardonyx.compiler.dtypes import (
+    SMALL_FLOATS,
+    SMALL_INTEGERS,
+    integer_range,
+    is_float,
+    is_native,
+)
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.host import dtype_name
 from sardonyx.compiler.index import Dim
-from sardonyx.compiler.lower import Lowering, Unsupported
+from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Kernel, Pointer, Reduce, Store
 from sardonyx.compiler.tensor import Element, Plain, Position, Tensor, variables
 from sardonyx.kernels.packing_int8 import pack_quads
@@ -28,21 +34,11 @@ from sardonyx.ops.shapes import axis_of, moved, reshaped
 from sardonyx.ops.window import Window, window
 
 BYTES = ("int8", "uint8")
-QUANTIZED = ("int8", "uint8", "int16", "uint16")
+QUANTIZED = ("int8", "uint8", "int16", "uint16", *SMALL_INTEGERS)
+QUANTIZED_FLOATS = tuple(dtype for dtype in SMALL_FLOATS if dtype != "float8e8m0")
 
 
 # Parameters: scales and zero points.
-
-
-def widened(ctx: Lowering, x: Tensor | None) -> Tensor | None:
-    """`x`; a constant of 2 or 4 bits in bytes instead, one of 8- or 4-bit floats in float32 (both exact)."""
-    if x is None or not x.is_object:
-        return x
-    arrays = [array for slot, array in ctx.program.objects if slot == x.slot]
-    if not arrays or not x.dtype.startswith(("int", "uint", "float8", "float4")):
-        raise Unsupported(f"{x.dtype} has no native code")
-    dtype = {"i": "int8", "u": "uint8"}.get(x.dtype[0], "float32")
-    return ctx.constant(np.asarray(arrays[0]).astype(dtype), dtype)
 
 
 def is_single(x: Tensor) -> bool:
@@ -73,22 +69,33 @@ def along(ctx: Lowering, parameter: Tensor, x: Tensor, axis: int, block: int = 0
 def rounded(value: Expr, zero: Expr | None, dtype: str) -> Expr:
     """A quotient as a quantised value: rounded to even, moved by the zero point, saturated."""
     value = ex.unary("round_even", ex.cast(value, "float32"))
-    return ex.cast(value if zero is None else value + ex.cast(zero, "float32"), dtype)
+    value = value if zero is None else value + ex.cast(zero, "float32")
+    if dtype in SMALL_INTEGERS:  # their casts wrap
+        low, high = integer_range(dtype)
+        value = ex.maximum(ex.minimum(value, high), low)
+    return ex.cast(value, dtype)
 
 
 def quantized(
     ctx: Lowering, x: Tensor, scale: Tensor, zero: Tensor | None, dtype: str, *, axis: int = 1, block: int = 0,
-    precision: str = "",
+    precision: str = "", saturate: bool = True,
 ) -> Tensor:
-    """``saturate(round(x / scale) + zero)`` as `dtype`; divided in the scale's type, or in `precision`."""  # fmt: skip
+    """``saturate(round(x / scale) + zero)`` as `dtype`; divided in the scale's type, or in `precision`.
+
+    8-bit floats have no zero point but 0, and become inf or NaN beyond their range unless `saturate`.
+    """  # fmt: skip
     ctx.native(x, scale, zero)
-    ctx.requires(dtype in QUANTIZED, f"{dtype} has no native code")
-    wide = precision or ("float32" if x.dtype == "float32" else scale.dtype)
+    ctx.requires(dtype in QUANTIZED or dtype in QUANTIZED_FLOATS, f"{dtype} has no native code")
+    wide = precision or ("float32" if x.dtype == "float32" or scale.dtype in SMALL_FLOATS else scale.dtype)
     scales = along(ctx, scale, x, axis, block)
     zeros = None if zero is None else along(ctx, zero, x, axis, block)
 
     def element(i: Position) -> Expr:
         quotient = ex.cast(x.at(i), wide) / ex.cast(scales(i), wide)
+        if dtype in QUANTIZED_FLOATS:
+            if zeros is not None and dtype == "float4e2m1":
+                quotient = ex.cast(quotient, "float32") + ex.cast(zeros(i), "float32")
+            return ex.cast(quotient, dtype, saturate=saturate)
         return rounded(quotient, None if zeros is None else zeros(i), dtype)
 
     return ctx.lazy(dtype, x.shape, element, sources=[x], cost=6)
@@ -123,14 +130,13 @@ def quantize_linear(ctx: Lowering, node: Node, x: Tensor, scale: Tensor, zero: T
     ctx.requires(is_native(dtype), f"{dtype} has no native code")
     return quantized(
         ctx, x, scale, zero, dtype, axis=node.attr("axis", 1), block=node.attr("block_size", 0),
-        precision=dtype_name(precision) if precision else "",
+        precision=dtype_name(precision) if precision else "", saturate=bool(node.attr("saturate", 1)),
     )  # fmt: skip
 
 
 @operator("DequantizeLinear", since=10)
 def dequantize_linear(ctx: Lowering, node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     """(x - zero_point) * scale: per tensor, per axis or per block."""
-    x, zero = widened(ctx, x) or x, widened(ctx, zero)
     wanted = node.attr("output_dtype", 0)
     dtype = dtype_name(wanted) if wanted else scale.dtype
     ctx.requires(is_native(dtype), f"{dtype} has no native code")

@@ -287,16 +287,23 @@ def softmax_along(ctx: Lowering, x: Tensor, axis: int, shape: Sequence[Dim] | No
     wide, place = accumulator(x.dtype), Plain(x.shape)
     powers = ctx.temporary(wide, x.size)
     result = powers if wide == x.dtype else ctx.temporary(x.dtype, x.size)
+    half = wide != x.dtype  # rounded after each operation, as the reference does
+
+    def rounded(value: Expr) -> Expr:
+        return ex.cast(ex.cast(value, x.dtype), wide) if half else value
 
     def stages(over) -> list[Stage]:
         (k, at_k), (m, at_m), (n, at_n), (p, at_p) = (over(name) for name in "kmnp")
-        power = ex.unary("exp", ex.cast(x.at(at_m), wide) - ex.local("top", wide))
-        scaled = ex.load(powers, place.offset(at_p)) * ex.local("scale", wide)
+        power = rounded(ex.unary("exp", rounded(ex.cast(x.at(at_m), wide) - ex.local("top", wide))))
+        scale, share = 1.0 / ex.local("total", wide), ex.load(powers, place.offset(at_p))
+        if half:  # one division for each element: a rounded reciprocal would round twice
+            scale = rounded(ex.local("total", wide))
+        scaled = share / ex.local("scale", wide) if half else share * ex.local("scale", wide)
         return [
             Reduce("top", "max", ex.cast(x.at(at_k), wide), (k,), wide),
             Store(powers, place.offset(at_m), power, (m,)),
             Reduce("total", "sum", ex.load(powers, place.offset(at_n)), (n,), wide),
-            Reduce("scale", "sum", 1.0 / ex.local("total", wide), (), wide),
+            Reduce("scale", "sum", scale, (), wide),
             Store(result, place.offset(at_p), ex.cast(scaled, x.dtype), (p,)),
         ]
 

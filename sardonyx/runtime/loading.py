@@ -92,9 +92,13 @@ class Loader:
         from sardonyx.compiler.compile import compile_model
 
         aside = tempfile.TemporaryDirectory(prefix="sardonyx-")
+        try:
+            with _Bar(self._options.progress) as progress:
+                compile_model(self.load(), target, Path(aside.name), dict(assumptions), progress=progress)
+        except BaseException:
+            aside.cleanup()
+            raise
         self._folders.append(aside)
-        with _Bar(self._options.progress) as progress:
-            compile_model(self.load(), target, Path(aside.name), dict(assumptions), progress=progress)
         return Path(aside.name)
 
 

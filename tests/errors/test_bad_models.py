@@ -48,7 +48,8 @@ def deep(levels: int) -> onnx.ModelProto:
     inner = node("Relu", ["x"], ["v0"])
     for level in range(levels):
         graph = helper.make_graph([inner], "g", [], [value(f"v{level}", None)])
-        inner = node("If", ["c"], [f"v{level + 1}"], then_branch=graph, else_branch=graph)
+        other = helper.make_graph([node("Neg", ["x"], [f"e{level}"])], "e", [], [value(f"e{level}", None)])
+        inner = node("If", ["c"], [f"v{level + 1}"], then_branch=graph, else_branch=other)
     return model(inner, {"x": (FLOAT, [2]), "c": (BOOL, [])}, outputs={f"v{levels}": FLOAT})
 
 
@@ -73,6 +74,9 @@ MODELS: dict[str, tuple[Made, type[SardonyxError], str, str | None, str | None]]
     "weight of 2^60": (lambda: with_initializer(dims=[HUGE, HUGE]), ModelError, "more than any machine", None, None),
     "weight of -1": (lambda: with_initializer(dims=[-1, 3]), ModelError, "a dimension is negative", None, None),
     "branch without end": (branch_without_end, ModelError, "'other'", None, None),
+    "batch dims below 0": (
+        lambda: model(node("GatherND", ["x", "i"], batch_dims=-7), weights={"i": ints(0)}), ModelError, "negative", "my", "GatherND",
+    ),
     # what the types of inputs tell
     "input type": (
         lambda: model(node("Relu", ["x"]), {"x": (BOOL, [2])}),

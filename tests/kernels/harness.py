@@ -66,7 +66,7 @@ def compile_kernels(
     macros = [f"-D{k}" if v is None else f"-D{k}={v}" for k, v in (defines or {}).items()]
     shape = {"so": ["-fPIC", "-shared", "-nostdlib", "-Wl,-z,defs"], "s": ["-S"], "macros": ["-E", "-dM"]}[kind]
     if isa.startswith("wasm") and kind == "so":
-        shape = ["-nostdlib", "-Wl,--no-entry", "-Wl,--export-dynamic"]  # an undefined symbol is an error
+        shape = ["-nostdlib", "-Wl,--no-entry", "-Wl,--export-dynamic", "-Wl,--no-gc-sections"]
     options = [*ISAS[isa], *FLAGS, f"-I{SOURCES}", *macros, *shape, *flags]
     digest = hashlib.sha256(repr((options, source)).encode())
     for path in sorted({*paths, *SOURCES.glob("*.h")}):

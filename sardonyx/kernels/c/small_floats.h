@@ -1,8 +1,9 @@
 // small_floats.h -- floats of 8 and 4 bits and integers of 4 and 2 bits, one byte each in memory.
 //
 // Between operations these types stay as they are stored: only conversions look inside, so that moving them moves bits.
-// To a float: rounded once, to nearest with ties to even, also from double. What is too large, inf among it, becomes the
-// largest finite value (`saturate`), else inf or, where the type has none, NaN; 4-bit floats always saturate.
+// To a float: rounded to nearest, ties to even; from double by way of float, as ml_dtypes does. What is too large, inf
+// among it, becomes the largest finite value (`saturate`), else inf or, where the type has none, NaN; 4-bit floats always
+// saturate.
 // Bits above a narrow type are ignored when read and zero when written.
 #ifndef SARDONYX_SMALL_FLOATS_H
 #define SARDONYX_SMALL_FLOATS_H
@@ -23,21 +24,17 @@ typedef struct {
 #define SX_F4E2M1 ((sx_small){1, 1, 0x8, 0x7, 0x7, 0x8}) // without NaN: it becomes the zero of the other sign
 
 // Subnormals: adding 2^k rounds |x| to a multiple of the format's least value and leaves the count in the low bits.
-#define SX_SMALL_FROM(NAME, T, U, BITS, FROM_BITS, WIDTH, MANTISSA, BIAS)                                              \
-    SX_INLINE uint8_t NAME(T x, sx_small f, _Bool saturate) {                                                          \
-        const int shift = MANTISSA - f.mantissa;                                                                       \
-        const U u = BITS(x), t = u & (((U)1 << (WIDTH - 1)) - 1);                                                      \
-        const U magic = (U)(BIAS + 1 - f.bias + shift) << MANTISSA, least = (U)(BIAS + 1 - f.bias) << MANTISSA;        \
-        const U normal = (t - ((U)(BIAS - f.bias) << MANTISSA) + (((U)1 << (shift - 1)) - 1) + ((t >> shift) & 1)) >> shift; \
-        U r = t < least ? BITS(FROM_BITS(t) + FROM_BITS(magic)) - magic : normal;                                      \
-        r = r > f.top ? (saturate ? f.top : f.infinity) : r;                                                           \
-        const U sign = (u >> (WIDTH - 1)) * f.sign, nan = f.nan == 0x80 ? f.nan : sign ^ f.nan;                        \
-        r |= f.nan == 0x80 && r == 0 ? 0 : sign;                                                                       \
-        return (uint8_t)(x != x ? nan : r);                                                                            \
-    }
-SX_SMALL_FROM(small_from_f32, float, uint32_t, bits_f32, from_bits_f32, 32, 23, 127)
-SX_SMALL_FROM(small_from_f64, double, uint64_t, bits_f64, from_bits_f64, 64, 52, 1023)
-#undef SX_SMALL_FROM
+SX_INLINE uint8_t small_from_f32(float x, sx_small f, _Bool saturate) {
+    const int shift = 23 - f.mantissa;
+    const uint32_t u = bits_f32(x), t = u & 0x7fffffff;
+    const uint32_t least = (uint32_t)(128 - f.bias) << 23, magic = (uint32_t)(128 - f.bias + shift) << 23;
+    const uint32_t normal = (t - ((uint32_t)(127 - f.bias) << 23) + ((1u << (shift - 1)) - 1) + ((t >> shift) & 1)) >> shift;
+    uint32_t r = t < least ? bits_f32(from_bits_f32(t) + from_bits_f32(magic)) - magic : normal;
+    r = r > f.top ? (saturate ? f.top : f.infinity) : r;
+    const uint32_t sign = (u >> 31) * f.sign, nan = f.nan == 0x80 ? f.nan : sign ^ f.nan;
+    r |= f.nan == 0x80 && r == 0 ? 0 : sign;
+    return (uint8_t)(t > 0x7f800000 ? nan : r);
+}
 
 SX_INLINE float small_to_f32(uint8_t code, sx_small f) {
     const uint32_t sign = code & f.sign ? 0x80000000 : 0, t = code & (f.sign - 1);
@@ -49,9 +46,15 @@ SX_INLINE float small_to_f32(uint8_t code, sx_small f) {
     return from_bits_f32(sign | r);
 }
 
+// ISAs differ in what a NaN keeps when it is narrowed: here its sign.
+SX_INLINE float narrowed_f64(double x) {
+    const float r = (float)x;
+    return x != x ? from_bits_f32((uint32_t)(bits_f64(x) >> 32 & 0x80000000) | 0x7fc00000) : r;
+}
+
 #define SX_SMALL(NAME, FORMAT)                                                                                         \
     SX_INLINE uint8_t f32_to_##NAME(float x, _Bool saturate) { return small_from_f32(x, FORMAT, saturate); }           \
-    SX_INLINE uint8_t f64_to_##NAME(double x, _Bool saturate) { return small_from_f64(x, FORMAT, saturate); }          \
+    SX_INLINE uint8_t f64_to_##NAME(double x, _Bool saturate) { return small_from_f32(narrowed_f64(x), FORMAT, saturate); } \
     SX_INLINE float NAME##_to_f32(uint8_t code) { return small_to_f32(code, FORMAT); }
 SX_SMALL(f8e4m3fn, SX_F8E4M3FN)
 SX_SMALL(f8e4m3fnuz, SX_F8E4M3FNUZ)
@@ -79,7 +82,7 @@ SX_INLINE uint8_t f32_to_f8e8m0(float x, _Bool saturate, int mode) {
     r = !saturate && (t == 0 || (mode != SX_UP && t < 0x400000)) ? 255 : r;
     return (uint8_t)(t > 0x7f800000 ? 255 : r);
 }
-SX_INLINE uint8_t f64_to_f8e8m0(double x, _Bool saturate, int mode) { return f32_to_f8e8m0((float)x, saturate, mode); }
+SX_INLINE uint8_t f64_to_f8e8m0(double x, _Bool saturate, int mode) { return f32_to_f8e8m0(narrowed_f64(x), saturate, mode); }
 
 // Integers wrap. A float is truncated first; one beyond int32, and NaN, becomes 0.
 #define SX_SMALL_INTEGER(NAME, BITS, TO_I32)                                                                           \
