@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 MODELS ?= $(wildcard models/*.onnx)
 AGAINST ?= onnxruntime
+COUNT ?= 20000
 
 .DEFAULT_GOAL := help
 
@@ -21,10 +22,12 @@ $(BIN)/python:
 
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	$(BIN)/python -m compileall -q sardonyx
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m compileall -q sardonyx
 	@touch $@
 
 .PHONY: setup
@@ -49,8 +52,18 @@ test-long: $(VENV)/.dev ## Run the tests that take long
 
 .PHONY: test-targets
 test-targets: $(VENV)/.dev ## Compare bytes with other processors (qemu-user), check memory and undefined behaviour
-	$(BIN)/python scripts/check_targets.py --jobs $(WORKERS) --models $(MODELS)
+	$(BIN)/python scripts/check_targets.py --jobs $(WORKERS) --models $(MODELS) \
+		--json benchmarks/results/targets.json
 	$(BIN)/python scripts/check_targets.py --jobs $(WORKERS) --machines host+undefined --apart
+
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## Try 20000 broken models and 2000 random graphs (COUNT=... of broken ones)
+	$(BIN)/python scripts/fuzz.py mutations --count $(COUNT) --jobs $(WORKERS)
+	$(BIN)/python scripts/fuzz.py graphs --count $$(($(COUNT) / 10)) --jobs $(WORKERS)
+
+.PHONY: soak
+soak: $(VENV)/.dev ## Run MODELS 10000 times each with random sizes and watch the memory
+	@set -e; for model in $(MODELS); do $(BIN)/python scripts/soak.py $$model --runs 10000; done
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style, format of imports and types
@@ -62,7 +75,12 @@ bench: $(VENV)/.dev ## Benchmark MODELS="a.onnx b.onnx" AGAINST=onnxruntime
 	$(BIN)/python scripts/bench.py --against $(AGAINST) $(MODELS)
 
 .PHONY: status
-status: $(VENV)/.dev ## Write the figures in README.md afresh
+status: $(VENV)/.dev ## Write docs/status.md and the figures in README.md afresh
+	$(BIN)/python scripts/status.py
+
+.PHONY: figures
+figures: $(VENV)/.dev ## Measure what docs/status.md reports (an hour), then write it
+	@set -e; for part in backend agreement loads overhead speed; do $(BIN)/python benchmarks/figures.py $$part; done
 	$(BIN)/python scripts/status.py
 
 .PHONY: clean

@@ -1,16 +1,19 @@
 """Measure what docs/status.md reports, a part at a time, into benchmarks/results/.
 
+python benchmarks/figures.py backend            the official cases, by benchmarks/backend_coverage.py
 python benchmarks/figures.py agreement          all zoo and packaged models against ONNX Runtime
 python benchmarks/figures.py loads [--runs N]   first, second and warm loads; peak memory; each in a new process
 python benchmarks/figures.py overhead           one-node model from Python, beside ONNX Runtime
 python benchmarks/figures.py speed              the zoo beside ONNX Runtime, two threads, interleaved
 
-Models come from the folders that tests/models uses; what is missing is said and left out.
+Models come from the folders that tests/models uses; what is missing is said and left out. Each file says on what
+machine and when it was measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -86,6 +89,16 @@ def loads(runs: int) -> dict[str, Any]:
     return report
 
 
+def backend(jobs: int) -> dict[str, Any]:
+    """The official cases, each with its outcome and the operators that ran on the host."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "backend.json"
+        script = ROOT / "benchmarks" / "backend_coverage.py"
+        # Its exit code says whether all cases passed, which the file tells as well.
+        subprocess.run([sys.executable, str(script), "--jobs", str(jobs), "--json", str(path)], check=False, cwd=ROOT)
+        return json.loads(path.read_text())
+
+
 def agreement() -> dict[str, Any]:
     """Largest error relative to the output's spread, and how many nodes are not native."""
     import onnxruntime
@@ -109,7 +122,7 @@ def agreement() -> dict[str, Any]:
                     worst = max(worst, relative_error(expected, actual))
             hosted = sorted({p.operator for p in ours.placement() if p.provider != "native"})
             report[entry.name] = {"error": worst, "host": hosted, "nodes": len(ours.placement())}
-        except Exception as problem:  # noqa: BLE001 - one model must not hide the others
+        except Exception as problem:  # one model must not hide the others
             report[entry.name] = {"error": None, "host": [], "problem": f"{type(problem).__name__}: {problem}"[:300]}
         print(entry.name, report[entry.name], flush=True)
     return report
@@ -129,9 +142,10 @@ def overhead() -> dict[str, Any]:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
         ours, theirs = sardonyx.Session(model), onnxruntime.InferenceSession(model.SerializeToString())
         feeds = {"x": np.ones((1, 4), np.float32)}
-        times: dict[str, list[float]] = {"sardonyx": [], "onnxruntime": []}
+        runs = {"sardonyx": functools.partial(ours.run, feeds), "onnxruntime": functools.partial(theirs.run, None, feeds)}
+        times: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(15):
-            for name, run in (("sardonyx", lambda: ours.run(feeds)), ("onnxruntime", lambda: theirs.run(None, feeds))):
+            for name, run in runs.items():
                 start = time.perf_counter()
                 for _ in range(5000):
                     run()
@@ -157,24 +171,33 @@ def speed(threads: int, seconds: float) -> dict[str, Any]:
     return report
 
 
+def machine() -> dict[str, Any]:
+    """What is measured on, and when."""
+    from sardonyx import benchmark
+
+    return {**benchmark.machine(), "date": time.strftime("%Y-%m-%d")}
+
+
 def main() -> int:
     """Run one part and write its file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("agreement", "loads", "overhead", "speed"))
+    parser.add_argument("part", choices=("backend", "agreement", "loads", "overhead", "speed"))
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--jobs", type=int, default=2, help="worker processes for the official cases")
     arguments = parser.parse_args()
     parts = {
+        "backend": lambda: backend(arguments.jobs),
         "agreement": agreement,
         "loads": lambda: loads(arguments.runs),
         "overhead": overhead,
         "speed": lambda: speed(arguments.threads, arguments.seconds),
     }
-    report = parts[arguments.part]()
+    report = {"machine": machine(), **parts[arguments.part]()}
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{arguments.part}.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
+    print(json.dumps({key: value for key, value in report.items() if key != "results"}, indent=1))
     return 0
 
 

@@ -1,71 +1,337 @@
-"""Write the figures in README.md afresh: operators from the registry, times from benchmarks/results/.
+"""Write docs/status.md and the marked part of README.md: operators from the registry, figures from benchmarks/results/.
 
-python scripts/status.py [--check]      --check: write nothing, fail when the figures are out of date
+    python scripts/status.py              write both
+    python scripts/status.py --check      write nothing; fail when docs/status.md lists other native operators than there are
+
+Each file of results holds what one command measured (`GOALS` names them), and `machine`, what it was measured on. What
+has no file is "not measured". --check leaves figures alone, since they depend on the machine.
 """
 
 from __future__ import annotations
 
+import argparse
+import functools
+import importlib.util
 import json
 import re
 import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sardonyx.ops.registry import all_operators
+from sardonyx.ops.registry import Summary, all_operators
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
+README, STATUS = ROOT / "README.md", ROOT / "docs" / "status.md"
 MARKED = re.compile(r"(<!-- status:begin -->\n).*?(<!-- status:end -->)", re.DOTALL)
+FOUND = ("bug", "crash", "hang", "wrong")  # outcomes of a fuzz trial that are faults of ours
+
+Report = dict[str, Any]
+Verdict = tuple[str, bool]  # what was measured, and whether that is the target
 
 
-def operators() -> list[str]:
-    """One line per domain: how many operators there are and how many have native code."""
-    lines = ["| domain | operators | with native code |", "| --- | ---: | ---: |"]
-    records = all_operators()
+@dataclass(frozen=True)
+class Goal:
+    """One row of "done when": `measure` reads the results of `part`, which `command` writes."""
+
+    name: str
+    target: str
+    part: str
+    command: str
+    measure: Callable[[Report], Verdict]
+
+
+def read(part: str, folder: Path) -> tuple[Report | None, Report]:
+    """The results of `part` and the machine they come from; None where there are none."""
+    path = folder / f"{part}.json"
+    if not path.exists():
+        return None, {}
+    report = json.loads(path.read_text(encoding="utf-8"))
+    return report, report.pop("machine", {})
+
+
+# Measures: from the results of a part to words.
+
+
+@functools.cache
+def _tests(module: str) -> Any:
+    """A module of the tests that is also a source of facts."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    spec = importlib.util.spec_from_file_location(Path(module).stem, ROOT / "tests" / module)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def exclusions() -> Mapping[str, str]:
+    """Official tests that are left out, with reasons."""
+    return _tests("ops/test_onnx_nodes.py").EXCLUDED
+
+
+def node_tests() -> Collection[str]:
+    """Names of the official tests of kind node."""
+    return set(_tests("onnx_cases.py").names(["node"]))
+
+
+def backend_passed(report: Report) -> Verdict:
+    left_out = exclusions()
+    wanted = [row for row in report["results"] if row["name"] not in left_out]
+    passed = sum(row["outcome"] == "passed" for row in wanted)
+    text = f"{passed} of {len(wanted)}, {len(report['results']) - len(wanted)} excluded"
+    return text, passed == len(wanted) and len(left_out) <= 10
+
+
+def backend_native(report: Report) -> Verdict:
+    nodes = node_tests()
+    rows = [row for row in report["results"] if row["name"] in nodes]
+    native = sum(row["outcome"] == "passed" and not row["hosted"] for row in rows)
+    share = native / max(len(rows), 1)
+    return f"{share:.1%} ({native} of {len(rows)})", share >= 0.85
+
+
+def agree(report: Report) -> Verdict:
+    return _all(report, [name for name, row in report.items() if row["error"] is None or row["error"] > 1e-4])
+
+
+def all_native(report: Report) -> Verdict:
+    return _all(report, [name for name, row in report.items() if row["error"] is None or row["host"]])
+
+
+def _all(report: Report, bad: Collection[str]) -> Verdict:
+    text = f"{len(report) - len(bad)} of {len(report)} models"
+    return text + (f" (not {', '.join(bad)})" if bad else ""), not bad and len(report) > 0
+
+
+def same_bits(report: Report) -> Verdict:
+    rows = [row for row in report["rows"] if row["outcome"] != "skipped"]
+    same = sum(row["outcome"] == "same" for row in rows)
+    text = f"{same} of {len(rows)} comparisons on {len({row['machine'] for row in rows})} kinds of machines"
+    return text + "".join(f"; {name} not run" for name in report["missing"]), same == len(rows) > 0
+
+
+def seconds(key: str, limit: float) -> Callable[[Report], Verdict]:
+    return lambda report: (f"{report[key]:.1f} s", report[key] <= limit)
+
+
+def warm(model: str, limit: float) -> Callable[[Report], Verdict]:
+    return lambda report: (f"{report[model]['warm_load'] * 1e3:.0f} ms", report[model]["warm_load"] <= limit)
+
+
+def peak(report: Report) -> Verdict:
+    ratios = {name: row["ratio"] for name, row in report.items() if isinstance(row, dict)}
+    return _listed(ratios, "{:.2f} x"), max(ratios.values()) <= 1.2
+
+
+def flat(report: Report) -> Verdict:
+    growths = {name: row["growth"] for name, row in report.items()}
+    enough = all(row["runs"] >= 10_000 for row in report.values())
+    return _listed(growths, "{:+.1f} MB"), enough and all(row["growth"] <= row["slack"] for row in report.values())
+
+
+def overhead(report: Report) -> Verdict:
+    texts = [f"{kind} {row['sardonyx']:.1f} against {row['onnxruntime']:.1f} µs" for kind, row in report.items()]
+    return ", ".join(texts), all(row["sardonyx"] <= row["onnxruntime"] for row in report.values())
+
+
+def slowest(report: Report) -> Verdict:
+    name, row = min(report.items(), key=lambda item: item[1]["ratio"])
+    return f"{name} at {1 / row['ratio']:.2f} x its time", row["ratio"] >= 1 / 1.5
+
+
+def fuzzed(report: Report) -> Verdict:
+    found = sum(row["counts"].get(kind, 0) for row in report.values() for kind in FOUND)
+    return ", ".join(f"{row['trials']} {kind}" for kind, row in report.items()) + f": {found} faults", found == 0
+
+
+def _listed(values: Mapping[str, float], form: str) -> str:
+    return ", ".join(f"{name} {form.format(value)}" for name, value in values.items())
+
+
+BACKEND, AGREEMENT, LOADS, OVERHEAD, SPEED = (
+    f"python benchmarks/figures.py {part}" for part in ("backend", "agreement", "loads", "overhead", "speed")
+)
+GOALS = (
+    Goal("official ONNX backend tests pass", "100 %, at most 10 excluded", "backend", BACKEND, backend_passed),
+    Goal("official node tests all native", "at least 85 %", "backend", BACKEND, backend_native),
+    Goal("zoo and trained models agree with ONNX Runtime", "error at most 1e-4", "agreement", AGREEMENT, agree),
+    Goal("zoo and trained models all native", "all", "agreement", AGREEMENT, all_native),
+    Goal("same bits on all threads and targets", "all", "targets", "make test-targets", same_bits),
+    Goal("first load of resnet50, empty cache", "at most 15 s", "loads", LOADS, seconds("first_load", 15)),
+    Goal("first load of a second model", "at most 6 s", "loads", LOADS, seconds("second_load", 6)),
+    Goal("warm load of resnet50", "at most 50 ms", "loads", LOADS, warm("resnet50", 0.05)),
+    Goal("warm load of bert_base", "at most 100 ms", "loads", LOADS, warm("bert_base", 0.1)),
+    Goal("peak memory, of weights and activations", "at most 1.2 x", "loads", LOADS, peak),
+    Goal("memory over 10,000 runs", "flat", "soak", "make soak", flat),
+    Goal("overhead of a run, one node", "not above ONNX Runtime's", "overhead", OVERHEAD, overhead),
+    Goal("slowest of the zoo beside ONNX Runtime", "at most 1.5 x its time", "speed", SPEED, slowest),
+    Goal("broken models and random graphs", "no fault", "fuzz", "make fuzz", fuzzed),
+)
+
+
+# Tables.
+
+
+def table(head: str, rows: Collection[str], right: int = 0) -> list[str]:
+    """A Markdown table whose last `right` columns are numbers; nothing without rows."""
+    columns = head.count("|") - 1
+    rule = "|" + "|".join(" ---: " if c >= columns - right else " --- " for c in range(columns)) + "|"
+    return [head, rule, *rows, ""] if rows else []
+
+
+def goals(folder: Path) -> list[str]:
+    """What the engine must reach, and what it does."""
+    rows = []
+    for goal in GOALS:
+        report, _ = read(goal.part, folder)
+        text, met = goal.measure(report) if report else ("not measured", None)
+        verdict = {True: "yes", False: "**no**", None: ""}[met]
+        rows.append(f"| {goal.name} | {goal.target} | {text} | {verdict} | `{goal.command}` |")
+    return table("| done when | target | measured | met | command |", rows)
+
+
+def counts(records: Collection[Summary]) -> list[str]:
+    """How many operators of each domain run how."""
+    rows = []
     for domain in sorted({record.domain for record in records}):
-        here = [record for record in records if record.domain == domain]
-        native = sum(record.native for record in here)
-        lines.append(f"| {domain or 'ai.onnx'} | {len(here)} | {native} |")
-    return lines
+        kinds = Counter(place(record)[0] for record in records if record.domain == domain)
+        numbers = (kinds.total(), kinds["native"], kinds["inlined"], kinds["host"])
+        rows.append(f"| {domain or 'ai.onnx'} | " + " | ".join(map(str, numbers)) + " |")
+    return table("| domain | operators | native | inlined | host |", rows, right=4)
 
 
-def benchmarks() -> list[str]:
-    """One line per result and runtime, or nothing when there are no results."""
-    results = [
-        json.loads(path.read_text())
-        for path in sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-    ]
-    if not results:
+def place(record: Summary) -> tuple[str, str]:
+    """Where an operator runs, and why or where that is written."""
+    if record.native:
+        return "native", f"`ops/{Path(record.file).name}`"
+    import onnx
+
+    schema = onnx.defs.get_schema(record.name, domain=record.domain)
+    types = [set(port.types) for port in (*schema.inputs, *schema.outputs)]
+    if any(name.startswith(("seq", "optional", "map")) for port in types for name in port):
+        return "host", "sequences, optionals and maps are Python objects"
+    if any("tensor(string)" in port and len(port) <= 2 for port in types):
+        return "host", "strings are Python objects"
+    if schema.has_function or schema.has_context_dependent_function:
+        return "inlined", "the body that the standard gives is compiled"
+    return "host", "no native code; computed when compiling where all inputs are constants"
+
+
+def operators(records: Collection[Summary]) -> list[str]:
+    """One row per operator."""
+    rows = []
+    for record in records:
+        kind, why = place(record)
+        since = ", ".join(map(str, record.since))
+        rows.append(f"| {record.domain or 'ai.onnx'} | {record.name} | {since} | {kind} | {why} |")
+    return table("| domain | operator | written for versions from | runs | where, or why |", rows)
+
+
+def machines(folder: Path) -> list[str]:
+    """What each part was measured on."""
+    rows = []
+    for part in dict.fromkeys(goal.part for goal in GOALS):
+        _, machine = read(part, folder)
+        if machine:
+            facts = " | ".join(str(machine.get(key, "")) for key in ("cpu", "cores", "system", "python", "date"))
+            rows.append(f"| {part} | {facts} |")
+    return table("| figures | CPU | cores | system | Python | date |", rows)
+
+
+def models(folder: Path) -> Iterator[str]:
+    """Agreement and speed, model by model."""
+    report, _ = read("speed", folder)
+    if report:
+        yield from ("## Speed", "", f"Milliseconds a run: median [p10 .. p90], in alternating blocks. `{SPEED}`", "")
+        rows = [
+            f"| {name} | {_times(row['sardonyx'])} | {_times(row['onnxruntime'])} | {row['ratio']:.2f} |"
+            for name, row in report.items()
+        ]
+        yield from table("| model | Sardonyx | ONNX Runtime | times as fast |", rows, right=3)
+    report, _ = read("agreement", folder)
+    if report:
+        text = f"Largest difference from ONNX Runtime, relative to the output's spread. `{AGREEMENT}`"
+        yield from ("## Agreement", "", text, "")
+        rows = [f"| {name} | {_agreement(row)} | {', '.join(row['host']) or 'none'} |" for name, row in report.items()]
+        yield from table("| model | error | on the host |", rows)
+
+
+def _times(row: Mapping[str, float]) -> str:
+    return f"{row['median']:.2f} [{row['p10']:.2f} .. {row['p90']:.2f}]"
+
+
+def _agreement(row: Mapping[str, Any]) -> str:
+    problem = " ".join(str(row.get("problem", "")).split()).replace("|", "\\|")
+    return problem if row["error"] is None else f"{row['error']:.1e}"
+
+
+def hosted(folder: Path) -> list[str]:
+    """Which operators the official tests saw on the host."""
+    report, _ = read("backend", folder)
+    if not report or not report["hosted_operators"]:
         return []
-    machine = results[0]["machine"]
+    rows = [f"| {name} | {count} |" for name, count in report["hosted_operators"].items()]
+    text = "An operator that is native as a rule may meet an element type or an attribute that is not."
+    head = "| operator | tests |"
+    return ["## On the host in official tests", "", f"{text} `{BACKEND}`", "", *table(head, rows, right=1)]
+
+
+def status(records: Collection[Summary], folder: Path) -> str:
+    """The text of docs/status.md."""
+    from onnx import __version__ as version
+
+    excluded = [f"| {name} | {reason} |" for name, reason in exclusions().items()]
     lines = [
+        "# Status",
         "",
-        f"Measured on {machine['cpu']}, {machine['cores']} cores: median [p10 .. p90] in milliseconds.",
+        "Written by `make status`, from what `make figures` and the commands below measured last.",
         "",
-        "| model | threads | runtime | time |",
-        "| --- | ---: | --- | ---: |",
+        *goals(folder),
+        *machines(folder),
+        *models(folder),
+        *hosted(folder),
+        *("## Official tests left out", "", *table("| test | reason |", excluded)),
+        *("## Operators", ""),
+        f"Operators of `onnx` {version}, and others that models hold. *Native*: compiled to C. *Inlined*: the",
+        "standard defines it by other operators, which are compiled. *Host*: the reference evaluator, in Python. What a",
+        "given node does, and why, `sardonyx inspect MODEL` says. Of domains beyond the standard's, all that is listed",
+        "is native. `python scripts/status.py --check` compares the native rows with the code.",
+        "",
+        *counts(records),
+        *operators(records),
     ]
-    for result in results:
-        lines.extend(
-            f"| {result['model']} | {result['threads']} | {timing['runtime']} {timing['version']} "
-            f"| {timing['median']:.2f} [{timing['p10']:.2f} .. {timing['p90']:.2f}] |"
-            for timing in result["timings"]
-        )
-    return lines
+    return "\n".join(lines)
+
+
+def native_rows(text: str) -> set[str]:
+    """The rows of native operators in docs/status.md: they depend on nothing but this package."""
+    return {line for line in text.splitlines() if "| native |" in line and line.count("|") == 6 and "`ops/" in line}
 
 
 def main() -> int:
-    """Rewrite the marked part of README.md."""
+    """Write both files, or check the table of operators."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
+    options = parser.parse_args()
+    records = all_operators()
+    if options.check:
+        differ = native_rows("\n".join(operators(records))) ^ native_rows(STATUS.read_text(encoding="utf-8"))
+        for row in sorted(differ):
+            print(f"docs/status.md is out of date (make status): {row}", file=sys.stderr)
+        return int(bool(differ))
     old = README.read_text(encoding="utf-8")
     if not MARKED.search(old):
         print("README.md has lost its status markers", file=sys.stderr)
         return 1
-    figures = "\n".join(["", *operators(), *benchmarks(), "", ""])
-    new = MARKED.sub(lambda match: match[1] + figures + match[2], old)
-    if "--check" in sys.argv[1:]:
-        if new != old:
-            print("figures in README.md are out of date: make status", file=sys.stderr)
-        return int(new != old)
-    README.write_text(new, encoding="utf-8")
+    figures = "\n".join(["", *goals(options.results), *machines(options.results), *counts(records), ""])
+    STATUS.write_text(status(records, options.results), encoding="utf-8")
+    README.write_text(MARKED.sub(lambda match: match[1] + figures + match[2], old), encoding="utf-8")
     return 0
 
 

@@ -59,7 +59,9 @@ class GraphLowering(Lowering):
     def inputs(self) -> None:
         """Declare the graph's inputs; their unknown dims become symbols."""
         symbols: dict[str, Dim] = {}
-        for number, value in enumerate(self.model.graph.inputs):
+        graph = self.model.graph
+        # An input with an initializer of its name has a default: it is a constant here.
+        for number, value in enumerate(v for v in graph.inputs if v.name not in graph.initializers):
             self.values[value] = self._input(number, value, symbols)
 
     def _input(self, number: int, value: ir.Value, symbols: dict[str, Dim]) -> Tensor:

@@ -13,7 +13,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
+
+from sardonyx.compiler.failures import Unsupported
 
 if TYPE_CHECKING:
     from sardonyx.compiler.expr import Expr
@@ -22,6 +24,7 @@ __all__ = [
     "Atom",
     "Dim",
     "Index",
+    "are_known",
     "atoms",
     "ceildiv",
     "coefficient",
@@ -30,6 +33,7 @@ __all__ = [
     "floordiv",
     "imax",
     "imin",
+    "known",
     "linear",
     "mod",
     "product",
@@ -163,6 +167,22 @@ def const(x: Dim) -> int | None:
     return x if isinstance(x, int) else None
 
 
+def known(x: Dim, what: str = "a dim") -> int:
+    """`x` where it has to be a number already.
+
+    Raises:
+        Unsupported: it is known at run time only, so that the node is left to the host.
+    """
+    if isinstance(x, int):
+        return x
+    raise Unsupported(f"{what} that is not known before the run")
+
+
+def are_known(dims: tuple[Dim, ...]) -> TypeGuard[tuple[int, ...]]:
+    """True when all of `dims` are numbers."""
+    return all(isinstance(dim, int) for dim in dims)
+
+
 def symbol(name: str, *, lower: int | None = 0) -> Index:
     """A dimension known only at run time."""
     return _of(Atom("symbol", name, lower=lower))
@@ -242,6 +262,7 @@ def _extreme(x: Dim, *, upper: bool) -> Dim | None:
                     return None
                 term = term * _of(atom)
             elif at_top:
+                assert atom.extent is not None
                 term = term * (atom.extent - 1)
             elif atom.lower is None:
                 return None
@@ -270,13 +291,13 @@ def provably_less(x: Dim, y: Dim) -> bool:
 def _divide_terms(x: Dim, y: Dim) -> tuple[Dim, Dim]:
     """``(q, r)`` with ``x == q * y + r``, moving into q every term that `y` divides exactly."""
     if isinstance(y, int):
-        quotient = {m: c // y for m, c in _terms(x) if c % y == 0}
-        rest = {m: c for m, c in _terms(x) if c % y != 0}
-        return _wrap(quotient), _wrap(rest)
+        divided = {m: c // y for m, c in _terms(x) if c % y == 0}
+        return _wrap(divided), _wrap({m: c for m, c in _terms(x) if c % y != 0})
     # Leading term: the longest monomial, so that i * (s + 1) = i*s + i is divided by s + 1.
     lead, lead_c = max(y.terms.items(), key=lambda item: (len(item[0]), item[0]))
     quotient: Dim = 0
-    rest, pending = x, True
+    rest: Dim = x
+    pending = True
     while pending and isinstance(rest, Index):
         pending = False
         for monomial, c in sorted(rest.terms.items(), key=lambda item: (-len(item[0]), item[0])):
@@ -306,6 +327,8 @@ def floordiv(x: Dim, y: Dim) -> Dim:
         return x // y if y else 0
     if y == 1:
         return x
+    if y == 0:  # an extent without elements: nothing is ever computed there
+        return 0
     if x == y:
         return 1
     quotient, rest = _divide_terms(x, y)
@@ -326,7 +349,7 @@ def mod(x: Dim, y: Dim) -> Dim:
     """``x - y * (x // y)``, in ``0 .. y - 1``; `y` is positive."""
     if isinstance(x, int) and isinstance(y, int):
         return x % y if y else 0
-    if y == 1 or x == y:
+    if y in (0, 1) or x == y:
         return 0
     _, rest = _divide_terms(x, y)
     if rest == 0:

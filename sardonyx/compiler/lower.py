@@ -182,7 +182,7 @@ class Lowering:
     def is_known(self, tensor: Tensor) -> bool:
         """True for a short vector of shape arithmetic: its elements are dims, better kept as such than in memory."""
         length = 1 if tensor.rank == 0 else tensor.shape[0]
-        if tensor.rank > 1 or tensor.dtype not in ("int64", "int32") or tensor.element is None:
+        if tensor.rank > 1 or tensor.dtype not in ("int64", "int32", "bool") or tensor.element is None:
             return False
         if not isinstance(length, int) or not 0 < length <= MOST_KNOWN:
             return False

@@ -63,6 +63,8 @@ def _apply(nest: Nest, outer: Sequence[Dim], mapping: dict[Atom, Dim], inners: l
 
 def simplify(nest: Nest) -> Nest:
     """Split variables that are divided by a constant everywhere, then merge neighbours that walk memory as one."""
+    stages = [_scan_of_one(stage) for stage in nest.stages]
+    nest = Nest(nest.outer, stages, node=nest.node, operator=nest.operator)
     nest = _apply(nest, _real(nest.outer), {}, [_real(inner_of(s)) for s in nest.stages])
     for _ in range(8):
         changed = _split_once(nest)
@@ -70,6 +72,13 @@ def simplify(nest: Nest) -> Nest:
             break
         nest = changed
     return _unroll(_merge(nest))
+
+
+def _scan_of_one(stage: Stage) -> Stage:
+    if not isinstance(stage, Running) or not isinstance(stage.inner, int):
+        return stage
+    start = ex.constant({"sum": 0, "prod": 1}[stage.op], stage.dtype) if stage.exclusive else stage.value
+    return Store(stage.buffer, stage.offset, ex.cast(start, stage.buffer.dtype))
 
 
 def _unroll(nest: Nest) -> Nest:

@@ -45,8 +45,10 @@ class Plain:
         return result
 
     def domain(self, prefix: str = "i") -> tuple[tuple[Dim, ...], Position, Expr]:
-        """``(variables, position, inside)``: loop variables in memory order, the tensor position that they stand for,
-        and a condition that is false for padding."""
+        """``(variables, position, inside)``, where `inside` is false for padding.
+
+        The loop variables are in memory order; `position` is the tensor position that they stand for.
+        """
         position = variables(self.shape, prefix)
         return position, position, ex.constant(True, "bool")
 
@@ -145,7 +147,8 @@ class Tensor:
         return self.slot >= 0
 
     def __repr__(self) -> str:
-        return f"Tensor({self.dtype}{list(self.shape)}, {self.buffer or ('constant' if self.array is not None else 'lazy')})"
+        place = self.buffer or ("constant" if self.array is not None else "lazy")
+        return f"Tensor({self.dtype}{list(self.shape)}, {place})"
 
     def at(self, position: Sequence[Dim]) -> Expr:
         """The element at `position`, one dim for each axis."""
@@ -165,7 +168,7 @@ class Tensor:
         assert array is not None
         if array.size == 1:
             return ex.constant(array.reshape(-1)[0], self.dtype)
-        if all(isinstance(i, int) for i in position):
+        if ix.are_known(position):
             return ex.constant(array[position], self.dtype)
         buffer = self.ctx.constant_buffer(array, self.dtype)
         return ex.load(buffer, Plain(self.shape).offset(position))

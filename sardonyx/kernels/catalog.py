@@ -205,6 +205,14 @@ _ALL = (
     ),
     Kernel("max_roi_pool_f32", "maximum in regions", "NCHW", _ANY, _TASKS, "ops/test_onnx_nodes.py"),
     Kernel(
+        "determinant",
+        "determinants, by elimination with row exchanges",
+        "square matrices in rows",
+        "columns eliminated in order",
+        _TASKS,
+        "ops/test_patches.py",
+    ),
+    Kernel(
         "non_max_suppression",
         "boxes in order of their scores, without those that overlap a better one",
         "boxes and scores in rows, to triples (batch, class, box)",

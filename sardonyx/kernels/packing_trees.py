@@ -129,8 +129,8 @@ def _breadth_first(forest: Forest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     order, tree = np.concatenate(seen_nodes), np.concatenate(seen_trees)
     sort = np.argsort(tree, kind="stable")
     order, tree = order[sort], tree[sort]
-    inner = order[forest.mode[order] >= 0]
-    if len(np.unique(inner)) != len(inner):
+    parents = order[forest.mode[order] >= 0]
+    if len(np.unique(parents)) != len(parents):
         raise MalformedForest("a node is reached twice")
     return order, tree, depths
 
@@ -177,7 +177,8 @@ def _test(forest: Forest, node: int, mode: int, value: np.floating, missing: boo
 
 
 def _test_tables(tests: dict[tuple, int], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    rows, values = [], []
+    rows: list[tuple[int, int, int, bool]] = []
+    values: list[float] = []
     for feature, missing, passing in tests:
         rows.append((feature, len(values), len(values) + len(passing), missing))
         values += passing

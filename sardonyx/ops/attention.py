@@ -184,7 +184,10 @@ def fused_attention(
     return ctx.lazy("float32", shape, lambda i: result.at((0,) * (4 - len(shape)) + tuple(i)), sources=[result])
 
 
-def _unfused(ctx: Lowering, q, k, v, mask, factors, divide) -> Tensor:
+def _unfused(
+    ctx: Lowering, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, factors: Sequence[Tensor],
+    divide: Sequence[bool],
+) -> Tensor:  # fmt: skip
     """The same, operator by operator."""
     scores = product(ctx, q, k)
     for factor, divides in zip(factors, divide, strict=True):
@@ -218,8 +221,7 @@ def attention(
         present = [joined(ctx, pair, 2) for pair in ((past_key, k), (past_value, v))]
     scale = node.attr("scale")
     if scale is None:
-        ctx.requires(isinstance(q.shape[3], int), "a head size that is not known")
-        scale = 1 / float(q.shape[3]) ** 0.5
+        scale = 1 / float(ix.known(q.shape[3], "a head size")) ** 0.5
     sight = Sight(
         before=node.attr("left_window_size", -1), after=_after(node), offset=past,
         lengths=None if lengths is None else ctx.plain(lengths), zero_unseen=True,
@@ -236,7 +238,8 @@ def attention(
     )  # fmt: skip
     if flat:
         y = _heads_together(ctx, y)
-    y, scores = (x if x is None or dtype == "float32" else cast(ctx, x, dtype) for x in (y, scores))
+    if dtype != "float32":
+        y, scores = cast(ctx, y, dtype), None if scores is None else cast(ctx, scores, dtype)
     return y, *present, scores
 
 
@@ -249,8 +252,7 @@ def _after(node: Node) -> int:
 def _check_heads(ctx: Lowering, node: Node, q: Tensor, k: Tensor, v: Tensor) -> None:
     for axis, x, y in ((0, q, k), (0, q, v), (1, k, v), (2, k, v), (3, q, k)):
         ctx.equal_dims(x.shape[axis], y.shape[axis], f"axis {axis} of queries, keys and values differs")
-    heads, groups = q.shape[1], k.shape[1]
-    ctx.requires(isinstance(heads, int) and isinstance(groups, int), "a number of heads that is not known")
+    heads, groups = (ix.known(x.shape[1], "a number of heads") for x in (q, k))
     if groups == 0 or heads % groups:
         raise errors.ShapeError(f"{heads} heads share {groups}", node=node.name, operator="Attention")
 

@@ -5,7 +5,7 @@ Sequences, optionals and values that change their rank stay Python objects: node
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -42,7 +42,7 @@ def if_(ctx: GraphLowering, node: Node, condition: Tensor) -> tuple[Tensor, ...]
     _prepare(ctx, node)
     (then, first), (otherwise, second) = (_branch(ctx, node.graph(name)) for name in ("then_branch", "else_branch"))
     if first is None and second is None:
-        raise errors.ShapeError("neither branch is valid", node=node.name, operator="If")
+        raise errors.ShapeError(f"neither branch is valid: {_reason(then)}", node=node.name, operator="If")
     results: list[Tensor] = []
     pairs = list(zip(first or second or (), second or first or (), strict=True))
     endings: tuple[list, list] = ([], [])
@@ -82,6 +82,12 @@ def _branch(ctx: GraphLowering, graph: ir.Graph) -> tuple[Block, list[Tensor] | 
     finally:
         ctx.block = block
         ctx.leave()
+
+
+def _reason(block: Block) -> str:
+    (check,) = block.steps
+    assert isinstance(check, Check)
+    return check.message
 
 
 def _hand_over(ctx: GraphLowering, block: Block, ending: Sequence[tuple[Buffer, tuple[Dim, ...], Tensor]]) -> None:
@@ -176,7 +182,10 @@ def _arranged(ctx: GraphLowering, node: Node, number: int, x: Tensor) -> Tensor:
     return ctx.lazy(x.dtype, shape, element, sources=[x])
 
 
-def _repeat(ctx, node, body, limit, start, initial, bind, *, with_condition) -> tuple[list[Tensor], list[Tensor]]:
+def _repeat(
+    ctx: GraphLowering, node: Node, body: ir.Graph, limit: Dim | None, start: ex.Expr, initial: Sequence[Tensor],
+    bind: Callable[[Dim, Dim, Sequence[Tensor]], None], *, with_condition: bool,
+) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
     """The loop; returns the carried values after it and the collected outputs."""
     if any(x.is_object for x in initial):
         raise Unsupported("the loop carries a value that is no tensor of known rank")
@@ -229,7 +238,12 @@ def _forget(ctx: GraphLowering, graph: ir.Graph) -> None:
                 _forget(ctx, attribute.value)
 
 
-def _emit_loop(ctx, block, limit, start, initial, carried, shapes, results, iteration, going, with_condition):
+def _emit_loop(
+    ctx: GraphLowering, block: Block, limit: Dim | None, start: ex.Expr, initial: Sequence[Tensor],
+    carried: Sequence[Buffer], shapes: Sequence[tuple[Dim, ...]], results: Sequence[Tensor], iteration: Dim,
+    going: Dim, with_condition: bool,
+) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
+    """Emit the steps around `block`, the body; returns what `_repeat` does."""
     for x, buffer, shape in zip(initial, carried, shapes, strict=True):
         fresh = ctx.temporary(x.dtype, x.size)
         ctx.materialize(x, Plain(x.shape), fresh)
@@ -237,10 +251,8 @@ def _emit_loop(ctx, block, limit, start, initial, carried, shapes, results, iter
         for symbol, dim in zip(shape, x.shape, strict=True):
             if symbol != dim:
                 ctx.emit(Define(symbol, ex.index(dim)))
-    collected, elements = [], results[with_condition + len(initial) :]
     outer, ctx.block = ctx.block, block
-    for x in elements:
-        collected.append(_collect(ctx, outer, x, iteration))
+    collected = [_collect(ctx, outer, x, iteration) for x in results[with_condition + len(initial) :]]
     condition = None
     if with_condition:
         again = ctx.cheap(results[0]).scalar()

@@ -73,6 +73,8 @@ def constant_of_shape(ctx: Lowering, node: Node, shape: Tensor) -> Tensor:
 def range_(ctx: Lowering, node: Node, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     """start, start + delta, ... up to limit, not included."""
     ctx.native(start, limit, delta)
+    for x in (start, limit, delta):
+        ctx.equal_dims(x.size, 1, "a bound of a range is one number")
     first, last, step = (ctx.cheap(x).scalar() for x in (start, limit, delta))
     ctx.check(ex.compare("ne", step, 0), "value", "a step of 0")
     return ctx.lazy(
@@ -88,9 +90,8 @@ def _range_length(ctx: Lowering, first: Expr, last: Expr, step: Expr) -> Dim:
         low, high, pace = (ex.cast(x, "float64") for x in (first, last, step))
         return ctx.dim(ex.cast(ex.maximum(ex.unary("ceil", (high - low) / pace), 0.0), "int64"))
     low, high, pace = (ex.cast(x, "int64") for x in (first, last, step))
-    known = [ex.as_index(x) for x in (low, high, pace)]
-    if None not in known and isinstance(known[2], int) and known[2]:
-        a, b, c = known
+    a, b, c = (ex.as_index(x) for x in (low, high, pace))
+    if a is not None and b is not None and isinstance(c, int) and c:
         return ix.imax(ix.ceildiv(b - a if c > 0 else a - b, abs(c)), 0)
     down = pace < 0
     stride = ex.maximum(ex.select(down, -pace, pace), 1)

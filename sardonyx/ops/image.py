@@ -163,15 +163,8 @@ def _tables(ctx: Lowering, rule: Rule, axis: Axis, wide: str) -> tuple[Tensor, T
     normalized = rule.mode != "nearest" and (rule.exclude_outside or rule.antialias)
     count = 1.0 if rule.mode == "nearest" else 2.0 - 2.0 * _first(rule, axis)
     if axis.known:
-        i, k = np.arange(axis.result, dtype=np.float64)[:, None], np.arange(float(count))[None, :]
-        places, weights = np.broadcast_arrays(*_tap(rule, axis, i, k), i + k)[:2]
-        places = np.clip(places, 0, max(axis.size - 1, 0)).astype(np.int64)
-        if crop:
-            x = _source(rule, axis, i)[:, 0]
-            places[(x < 0) | (x > axis.size - 1)] = -1
-        if normalized:
-            weights = weights / weights.sum(1, keepdims=True)
-        return ctx.constant(places), ctx.constant(weights.astype(wide))
+        found, shares = _known_tables(rule, axis, float(count), crop=crop, normalized=normalized)
+        return ctx.constant(found), ctx.constant(shares.astype(wide))
     shape = (axis.result, ctx.dim(ex.cast(count, "int64")) if isinstance(count, Expr) else int(count))
 
     def tap(position: tuple[Dim, ...]) -> tuple[Expr, Expr]:
@@ -199,10 +192,26 @@ def _tables(ctx: Lowering, rule: Rule, axis: Axis, wide: str) -> tuple[Tensor, T
     return places, ctx.cheap(ctx.lazy(wide, shape, weight, cost=2))
 
 
+def _known_tables(
+    rule: Rule, axis: Axis, count: float, *, crop: bool, normalized: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The tables of an axis of which everything is known now, weights in float64."""
+    size, result = ix.known(axis.size), ix.known(axis.result)
+    i, k = np.arange(result, dtype=np.float64)[:, None], np.arange(count)[None, :]
+    places, weights = np.broadcast_arrays(*_tap(rule, axis, i, k), i + k)[:2]
+    places = np.clip(places, 0, max(size - 1, 0)).astype(np.int64)
+    if crop:
+        x = _source(rule, axis, i)[:, 0]
+        places[(x < 0) | (x > size - 1)] = -1
+    if normalized:
+        weights = weights / weights.sum(1, keepdims=True)
+    return places, weights
+
+
 def _place(places: Tensor, i: Dim, tap: Dim, size: Dim) -> Dim:
     """A position of the image from the table; regular tables become arithmetic."""
     if places.array is not None and places.shape[1] == 1:
-        found, count = places.array[:, 0], np.arange(places.shape[0])
+        found, count = places.array[:, 0], np.arange(places.array.shape[0])
         for factor in range(1, 9):
             if np.array_equal(found, count // factor):
                 return ix.floordiv(i, factor)

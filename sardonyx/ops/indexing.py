@@ -12,7 +12,7 @@ from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Buffer, Kernel, Nest, Pointer, Store
-from sardonyx.compiler.tensor import Plain, Position, Tensor, variables
+from sardonyx.compiler.tensor import Element, Plain, Position, Tensor, variables
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
 from sardonyx.ops.shapes import axis_of, moved, reshaped, unflatten, vector
@@ -213,7 +213,7 @@ def unique(ctx: Lowering, node: Node, x: Tensor) -> tuple[Tensor, ...]:
     return y, firsts, ctx.in_memory(inverse, (rows,)), ctx.in_memory(counts, (count,))
 
 
-def _key(x: Tensor):
+def _key(x: Tensor) -> tuple[str, tuple[Dim, ...], Element]:
     """Type, shape and elements of what the kernel compares in place of `x`, in the same order."""
     if x.dtype == "uint64":  # moved down by 2^63
         return "int64", x.shape, lambda i: ex.cast(ex.binary("xor", x.at(i), 1 << 63), "int64")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
 import numpy as np
 
 from sardonyx import errors
@@ -11,13 +13,16 @@ from sardonyx.compiler.dtypes import is_float
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Kernel, Pointer, Reduce, Store
-from sardonyx.compiler.tensor import LANES, Plain, Tensor, variables
+from sardonyx.compiler.tensor import LANES, Plain, Position, Tensor, variables
 from sardonyx.kernels import packing
 from sardonyx.ops.binary import broadcast, broadcast_shape, map_elements
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
 
 SMALL = 8  # products with fewer multiplications per output and fewer columns than this are plain loop nests
+
+Labels = list[str]  # of a tensor's axes, in Einsum
+Sizes = Mapping[str, Dim]  # by label
 
 
 @operator("MatMul")
@@ -40,7 +45,8 @@ def product(ctx: Lowering, a: Tensor, b: Tensor) -> Tensor:
     full = _product(ctx, left, right)
     if not row and not column:
         return full
-    keep = [axis for axis in range(full.rank) if not (row and axis == full.rank - 2 or column and axis == full.rank - 1)]
+    dropped = [full.rank - 2] * row + [full.rank - 1] * column
+    keep = [axis for axis in range(full.rank) if axis not in dropped]
     shape = tuple(full.shape[axis] for axis in keep)
 
     def position(i: tuple[Dim, ...]) -> tuple[Dim, ...]:
@@ -52,7 +58,7 @@ def product(ctx: Lowering, a: Tensor, b: Tensor) -> Tensor:
     return view(ctx, full, shape, position)
 
 
-def view(ctx: Lowering, x: Tensor, shape: tuple[Dim, ...], position) -> Tensor:
+def view(ctx: Lowering, x: Tensor, shape: tuple[Dim, ...], position: Callable[[Position], Position]) -> Tensor:
     """A lazy rearrangement of `x`; constants are rearranged now."""
     result = ctx.lazy(x.dtype, shape, lambda i: x.at(position(i)), sources=[x])
     if x.array is not None:
@@ -196,6 +202,19 @@ def gemm(ctx: Lowering, node: Node, a: Tensor, b: Tensor, c: Tensor | None = Non
     return map_elements(ctx, body, *inputs, shape=raw.shape)
 
 
+@operator("Det", since=11)
+def determinant(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
+    """Determinants of square matrices, computed in float64."""
+    ctx.native(x)
+    ctx.requires(is_float(x.dtype) and x.rank >= 2, f"determinants of {x.dtype}")
+    *batch, n, _ = x.shape
+    ctx.equal_dims(n, x.shape[-1], "a matrix that is not square")
+    result = ctx.temporary("float64", ix.product(batch))
+    fields = {"x": ctx.pointer(cast(ctx, x, "float64")), "y": Pointer(result), "count": ix.product(batch), "n": n}
+    ctx.emit(Kernel("determinant", fields, (result,)))
+    return cast(ctx, ctx.in_memory(result, batch), x.dtype)
+
+
 def transpose(ctx: Lowering, x: Tensor) -> Tensor:
     """The last two axes exchanged."""
     shape = (*x.shape[:-2], x.shape[-1], x.shape[-2])
@@ -223,7 +242,7 @@ def einsum(ctx: Lowering, node: Node, *inputs: Tensor) -> Tensor:
     return _sum_of_products(ctx, terms, output, inputs, sizes)
 
 
-def _equation(node: Node, inputs: tuple[Tensor, ...]) -> tuple[list[list[str]], list[str]]:
+def _equation(node: Node, inputs: tuple[Tensor, ...]) -> tuple[list[Labels], Labels]:
     """Axis labels of each input and of the output; an ellipsis becomes labels of its own."""
     text = node.attr("equation").replace(" ", "")
     left, arrow, right = text.partition("->")
@@ -247,12 +266,14 @@ def _equation(node: Node, inputs: tuple[Tensor, ...]) -> tuple[list[list[str]], 
     return terms, [*dots, *sorted(label for label in set(flat) if flat.count(label) == 1)]
 
 
-def _as_product(ctx, terms, output, inputs, sizes) -> Tensor | None:
+def _as_product(
+    ctx: Lowering, terms: list[Labels], output: Labels, inputs: Sequence[Tensor], sizes: Sizes
+) -> Tensor | None:
     """Two operands without repeated axes: a batched matrix product with its axes rearranged."""
     first, second = terms
     if any(len(set(labels)) != len(labels) for labels in (first, second, output)) or inputs[0].dtype != "float32":
         return None
-    if any(x.shape[axis] != sizes[label] for labels, x in zip(terms, inputs, strict=True) for axis, label in enumerate(labels)):
+    if any(x.shape != tuple(sizes[label] for label in labels) for labels, x in zip(terms, inputs, strict=True)):
         return None
     both = [label for label in first if label in second]
     batch = [label for label in both if label in output]
@@ -273,14 +294,14 @@ def _as_product(ctx, terms, output, inputs, sizes) -> Tensor | None:
     return ctx.lazy(full.dtype, shape, element, sources=[full])
 
 
-def _flat(group, place, sizes) -> Dim:
+def _flat(group: Labels, place: Mapping[str, Dim], sizes: Sizes) -> Dim:
     offset: Dim = 0
     for label in group:
         offset = offset * sizes[label] + place[label]
     return offset
 
 
-def _grouped(ctx, x: Tensor, labels, groups, sizes) -> Tensor:
+def _grouped(ctx: Lowering, x: Tensor, labels: Labels, groups: Sequence[Labels], sizes: Sizes) -> Tensor:
     """`x` with its axes joined into three groups."""
     shape = tuple(ix.product(sizes[label] for label in group) for group in groups)
 
@@ -295,7 +316,9 @@ def _grouped(ctx, x: Tensor, labels, groups, sizes) -> Tensor:
     return ctx.lazy(x.dtype, shape, element, sources=[x])
 
 
-def _sum_of_products(ctx, terms, output, inputs, sizes) -> Tensor:
+def _sum_of_products(
+    ctx: Lowering, terms: list[Labels], output: Labels, inputs: Sequence[Tensor], sizes: Sizes
+) -> Tensor:
     """Any einsum as one loop nest over its output, reducing the other axes."""
     for x in inputs:
         ctx.cheap(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from sardonyx.ops.linalg import product
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
 from sardonyx.ops.unary import elementwise
+
+if TYPE_CHECKING:
+    from sardonyx.compiler.graph import GraphLowering
 
 DOMAIN = "ai.onnx.ml"
 LEAST_NORM = 1e-30  # rows with a smaller norm are divided by this
@@ -67,13 +71,13 @@ def linear_regressor(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
 
 
 @operator("LinearClassifier", domain=DOMAIN)
-def linear_classifier(ctx: Lowering, node: Node, x: Tensor) -> tuple[Tensor | None, Tensor]:
+def linear_classifier(ctx: GraphLowering, node: Node, x: Tensor) -> tuple[Tensor | None, Tensor]:
     """The label with the highest of the scores coefficients @ x + intercepts, and the scores."""
     x = _matrix(ctx, x)
-    ctx.requires(isinstance(x.shape[1], int), "the number of features is not known")
+    features = ix.known(x.shape[1], "a number of features")
     coefficients, bias = _floats(node, "coefficients"), _floats(node, "intercepts")
     labels = node.attr("classlabels_ints") or node.attr("classlabels_strings") or []
-    weights = _rows(ctx, coefficients, len(coefficients) // max(x.shape[1], 1), "coefficients")
+    weights = _rows(ctx, coefficients, len(coefficients) // max(features, 1), "coefficients")
     if len(bias) not in (0, 1, len(weights)):
         raise _wrong(ctx, f"{len(bias)} intercepts for {len(weights)} classes")
     scores = _affine(ctx, x, weights, bias)
@@ -89,10 +93,10 @@ def linear_classifier(ctx: Lowering, node: Node, x: Tensor) -> tuple[Tensor | No
     if labels and len(labels) != scores.shape[1]:
         raise _wrong(ctx, f"{len(labels)} labels for {scores.shape[1]} classes")
     index = sc.best_class(ctx, scores)
-    return _label(ctx, node, index, labels or list(range(int(scores.shape[1])))), scores
+    return _label(ctx, node, index, labels or list(range(ix.known(scores.shape[1])))), scores
 
 
-def _label(ctx: Lowering, node: Node, index: Tensor, labels: list) -> Tensor | None:
+def _label(ctx: GraphLowering, node: Node, index: Tensor, labels: list) -> Tensor | None:
     return sc.label_of(ctx, index, labels) if node.wants(0) else None
 
 
@@ -160,7 +164,7 @@ def svm_regressor(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
 
 
 @operator("SVMClassifier", domain=DOMAIN)
-def svm_classifier(ctx: Lowering, node: Node, x: Tensor) -> tuple[Tensor | None, Tensor]:
+def svm_classifier(ctx: GraphLowering, node: Node, x: Tensor) -> tuple[Tensor | None, Tensor]:
     """Each pair of classes has a score that votes for one of the two; the label with most votes, and the scores.
 
     Without support vectors, each class has a linear score.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sardonyx import errors
 from sardonyx.compiler import expr as ex
 from sardonyx.compiler import index as ix
@@ -73,7 +75,7 @@ def max_pool(ctx: Lowering, node: Node, x: Tensor) -> Tensor | tuple[Tensor, ...
     return _reduce_window(ctx, x, place, "max", lambda e: e, x.dtype)
 
 
-def _reduce_window(ctx: Lowering, x: Tensor, place: Window, op: str, body, dtype: str) -> Tensor:
+def _reduce_window(ctx: Lowering, x: Tensor, place: Window, op: str, body: Callable[[Expr], Expr], dtype: str) -> Tensor:
     ctx.cheap(x)
     shape = (*x.shape[:2], *place.output)
     outer, taps = variables(shape), variables(place.kernel, "k")
@@ -117,10 +119,8 @@ def _max_pool_indices(ctx: Lowering, x: Tensor, place: Window, column_major: boo
 
 
 def _unflatten(flat: Dim, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
-    places: list[Dim] = []
-    for axis in range(len(shape)):
-        places.append(ix.mod(ix.floordiv(flat, ix.product(shape[axis + 1 :])), shape[axis]))
-    return tuple(places)
+    strides = (ix.product(shape[axis + 1 :]) for axis in range(len(shape)))
+    return tuple(ix.mod(ix.floordiv(flat, stride), size) for stride, size in zip(strides, shape, strict=True))
 
 
 @operator("AveragePool")

@@ -18,7 +18,7 @@ from sardonyx.compiler import index as ix
 from sardonyx.compiler.dtypes import numpy_dtype
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
-from sardonyx.compiler.program import Kernel, Pointer, Reduce, Store
+from sardonyx.compiler.program import Buffer, Kernel, Pointer, Reduce, Store
 from sardonyx.compiler.tensor import LANES, Plain, Tensor, variables
 from sardonyx.ops.binary import map_elements
 from sardonyx.ops.linalg import cast, product
@@ -87,9 +87,8 @@ def layer(
     """A whole layer: the outputs Y, Y_h and Y_c, None where not wanted."""
     ctx.native(x, w, r, bias, lengths, h0, c0, peephole)
     dtype, wide = x.dtype, "float64" if x.dtype == "float64" else "float32"
-    x, w, r, bias, h0, c0, peephole = (
-        None if t is None else t if t.dtype == wide else cast(ctx, t, wide) for t in (x, w, r, bias, h0, c0, peephole)
-    )
+    x, w, r = (_in_dtype(ctx, t, wide) for t in (x, w, r))
+    bias, h0, c0, peephole = (None if t is None else _in_dtype(ctx, t, wide) for t in (bias, h0, c0, peephole))
     backwards = DIRECTIONS.get(node.attr("direction", "forward"))
     if backwards is None:
         raise errors.ModelError(f"direction '{node.attr('direction')}'", node=node.name, operator=node.op_type)
@@ -106,7 +105,7 @@ def layer(
     if not batch_first:
         step, row = (batch * step, step)
     fields = {
-        "projected": Pointer(projected.buffer), "projected_time": step, "projected_batch": row,
+        "projected": ctx.pointer(projected), "projected_time": step, "projected_batch": row,
         "projected_direction": ix.floordiv(projected.shape[2], directions),
         "recurrent": ctx.pointer(_panels(ctx, r, cell.gates, hidden)),
         "rest": ctx.pointer(_part(ctx, parts, 5)) if split and parts is not None else None,
@@ -125,7 +124,11 @@ def layer(
         ctx.requires(isinstance(hidden, int), "a hidden size that is not known")
         fields["rest"] = ctx.pointer(ctx.constant(zeros))
     outputs = _run(ctx, node, wide, fields, (time, batch, directions, hidden), batch_first)
-    return tuple(None if y is None else y if dtype == wide else cast(ctx, y, dtype) for y in outputs)
+    return tuple(None if y is None else _in_dtype(ctx, y, dtype) for y in outputs)
+
+
+def _in_dtype(ctx: Lowering, x: Tensor, dtype: str) -> Tensor:
+    return x if x.dtype == dtype else cast(ctx, x, dtype)
 
 
 def _run(
@@ -152,7 +155,7 @@ def _run(
     return [None if y is None else _sequence(ctx, y, sizes, batch_first), *results]
 
 
-def _sequence(ctx: Lowering, y, sizes: tuple[Dim, ...], batch_first: bool) -> Tensor:
+def _sequence(ctx: Lowering, y: Buffer, sizes: tuple[Dim, ...], batch_first: bool) -> Tensor:
     time, batch, directions, hidden = sizes
     if batch_first:
         return ctx.in_memory(y, (batch, time, directions, hidden))
@@ -176,9 +179,10 @@ def lane_groups(ctx: Lowering, x: Tensor, groups: int, hidden: Dim) -> Tensor:
     lanes = _lanes(hidden)
     shape = (x.shape[0], groups, lanes, *x.shape[2:])
     if x.array is not None:
-        assert isinstance(lanes, int)
-        parts = x.array.reshape(x.shape[0], groups, hidden, *x.shape[2:])
-        return ctx.constant(np.pad(parts, [(0, 0), (0, 0), (0, lanes - hidden), *[(0, 0)] * (x.rank - 2)]), x.dtype)
+        width = ix.known(hidden, "a hidden size")
+        parts = x.array.reshape(x.array.shape[0], groups, width, *x.array.shape[2:])
+        beyond = -width % LANES
+        return ctx.constant(np.pad(parts, [(0, 0), (0, 0), (0, beyond), *[(0, 0)] * (x.rank - 2)]), x.dtype)
 
     def element(i: tuple[Dim, ...]) -> ex.Expr:
         inside = ex.compare("lt", ex.index(i[2]), ex.index(hidden))
@@ -204,7 +208,7 @@ def _panels(ctx: Lowering, r: Tensor, gates: int, hidden: Dim) -> Tensor:
     directions, _, lanes, k = x.shape
     shape = (directions, gates, ix.floordiv(lanes, LANES), k, LANES)
     return _rearranged(
-        ctx, x, shape, lambda a: a.reshape(*shape[:3], LANES, k).swapaxes(3, 4),
+        ctx, x, shape, lambda a: a.reshape(*a.shape[:2], a.shape[2] // LANES, LANES, a.shape[3]).swapaxes(3, 4),
         lambda i: (i[0], i[1], i[2] * LANES + i[4], i[3]),
     )  # fmt: skip
 
@@ -217,11 +221,11 @@ def _projected(
     directions, _, lanes, inputs = weights.shape
     columns = directions * gates * lanes
     by_input = _rearranged(
-        ctx, weights, (inputs, directions, gates, lanes), lambda a: np.moveaxis(a, 3, 0).reshape(inputs, -1),
+        ctx, weights, (inputs, directions, gates, lanes), lambda a: np.moveaxis(a, 3, 0).reshape(a.shape[3], -1),
         lambda i: (i[1], i[2], i[3], i[0]),
     )  # fmt: skip
     if by_input.array is None:
-        by_input = ctx.in_memory(ctx.plain(by_input).buffer, (inputs, columns))
+        by_input = ctx.in_memory(ctx.materialize(by_input, Plain(by_input.shape)), (inputs, columns))
     result = product(ctx, x, by_input)
     if parts is None:
         return ctx.plain(result)
@@ -238,8 +242,9 @@ def _projected(
         both = ex.compare("lt", ex.index(i[1]), ex.index(kept))
         return ex.select(both, own + other, own)
 
-    sums = ctx.plain(ctx.lazy(parts.dtype, (directions, gates, lanes), element, sources=[parts], cost=2))
-    return ctx.plain(map_elements(ctx, lambda p, b: p + b, result, ctx.in_memory(sums.buffer, (columns,))))
+    sums = ctx.lazy(parts.dtype, (directions, gates, lanes), element, sources=[parts], cost=2)
+    stored = ctx.in_memory(ctx.materialize(sums, Plain(sums.shape)), (columns,))
+    return ctx.plain(map_elements(ctx, lambda p, b: p + b, result, stored))
 
 
 def _part(ctx: Lowering, parts: Tensor, number: int) -> Tensor:

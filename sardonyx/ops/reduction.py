@@ -69,7 +69,9 @@ def without_axes(ctx: Lowering, x: Tensor, axes: Sequence[int]) -> Tensor:
     return ctx.lazy(x.dtype, [x.shape[axis] for axis in kept], element, sources=[x])
 
 
-Stages = Callable[[Callable[[str], tuple[Expr, tuple[Dim, ...]]]], tuple[list[Stage], Expr]]
+Points = Callable[[str], tuple[Expr, tuple[Dim, ...]]]  # see `fold`
+Stages = Callable[[Points], tuple[list[Stage], Expr]]
+Row = Callable[[str], tuple[Dim, tuple[Dim, ...]]]  # see `row_nest`
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def reduce(ctx: Lowering, region: Region, op: str, before: Value, after: Value, 
     """``after(op of before(x))`` over a region, computed in dtype `wide`."""
     dtype = region.tensor.dtype
 
-    def stages(over):
+    def stages(over: Points) -> tuple[list[Stage], Expr]:
         value, inner = over("k")
         step = Reduce("total", op, before(ex.cast(value, wide)), inner, wide)
         return [step], ex.cast(after(ex.local("total", wide)), dtype)
@@ -154,13 +156,13 @@ def log_sum_exp(ctx: Lowering, region: Region) -> Tensor:
     wide = accumulator(dtype) if is_float(dtype) else "float64"
     ctx.cheap(region.tensor, READ_AGAIN)
 
-    def stages(over):
+    def stages(over: Points) -> tuple[list[Stage], Expr]:
         (value, inner), (again, inner_again) = over("k"), over("m")
         top = ex.local("top", wide)
         finite = Reduce("shift", "sum", ex.select(ex.predicate("isinf", top), 0.0, top), (), wide)
         shifted = ex.cast(again, wide) - ex.local("shift", wide)
         total = Reduce("total", "sum", ex.unary("exp", shifted), inner_again, wide)
-        steps = [Reduce("top", "max", ex.cast(value, wide), inner, wide), finite, total]
+        steps: list[Stage] = [Reduce("top", "max", ex.cast(value, wide), inner, wide), finite, total]
         return steps, ex.cast(ex.unary("log", ex.local("total", wide)) + ex.local("shift", wide), dtype)
 
     return fold(ctx, region, stages, dtype)
@@ -220,7 +222,7 @@ def _reduction(name: str, body: Body, summary: str) -> None:
         if axes is not None and axes.array is None and axes.size != 0:
             region, shape = _runtime_region(ctx, x, axes)
             result = body(ctx, region)
-            return result if node.attr("keepdims", 1) else ctx.in_memory(ctx.plain(result).buffer, shape)
+            return result if node.attr("keepdims", 1) else ctx.in_memory(ctx.pointer(result).buffer, shape)
         wanted = reduced_axes(ctx, node, x, axes)
         if wanted is None:
             wanted, keep = (), 1
@@ -264,7 +266,7 @@ def along(ctx: Lowering, node: Node, x: Tensor) -> tuple[Tensor, int]:
     return ctx.in_memory(buffer, (ix.product(x.shape[:axis]), ix.product(x.shape[axis:]))), 1
 
 
-def row_nest(ctx: Lowering, x: Tensor, axis: int, stages) -> None:
+def row_nest(ctx: Lowering, x: Tensor, axis: int, stages: Callable[[Row], list[Stage]]) -> None:
     """A nest over all axes of `x` but one; ``stages(over)`` with ``over(prefix) -> (variable, position)``."""
     outer = Plain(x.shape).domain()[1]
 
@@ -292,7 +294,7 @@ def softmax_along(ctx: Lowering, x: Tensor, axis: int, shape: Sequence[Dim] | No
     def rounded(value: Expr) -> Expr:
         return ex.cast(ex.cast(value, x.dtype), wide) if half else value
 
-    def stages(over) -> list[Stage]:
+    def stages(over: Row) -> list[Stage]:
         (k, at_k), (m, at_m), (n, at_n), (p, at_p) = (over(name) for name in "kmnp")
         power = rounded(ex.unary("exp", rounded(ex.cast(x.at(at_m), wide) - ex.local("top", wide))))
         scale, share = 1.0 / ex.local("total", wide), ex.load(powers, place.offset(at_p))
@@ -323,7 +325,7 @@ def log_softmax_along(ctx: Lowering, x: Tensor, axis: int, shape: Sequence[Dim] 
     wide, place = accumulator(x.dtype), Plain(x.shape)
     result = ctx.temporary(x.dtype, x.size)
 
-    def stages(over) -> list[Stage]:
+    def stages(over: Row) -> list[Stage]:
         (k, at_k), (m, at_m), (n, at_n) = (over(name) for name in "kmn")
         top, log = ex.local("top", wide), ex.local("log", wide)
         value = ex.cast(x.at(at_n), wide) - top - log
@@ -367,7 +369,7 @@ def arg_along(ctx: Lowering, x: Tensor, axis: int, op: str) -> Tensor:
     result, place = ctx.temporary("int64", ix.product(shape)), Plain(shape)
     outer = place.domain()[1]
 
-    def stages(over) -> list[Stage]:
+    def stages(over: Row) -> list[Stage]:
         k, at = over("k")
         return [
             Reduce("best", op, x.at(at), (k,), "int64"),
@@ -390,8 +392,8 @@ def _arg(op: str) -> Callable[..., Tensor]:
     return lower
 
 
-registry.add("ArgMax", _arg("argmax"), since=1, domain="", elementwise=False)
-registry.add("ArgMin", _arg("argmin"), since=1, domain="", elementwise=False)
+registry.add("ArgMax", _arg("argmax"), since=1, domain="", elementwise=False, depth=1)
+registry.add("ArgMin", _arg("argmin"), since=1, domain="", elementwise=False, depth=1)
 
 
 # Scans.

@@ -32,12 +32,14 @@ FAMILIES = (
     "image",
     "regions",
     "sampling",
+    "patches",
     "control",
     "signal",
     "text",
     "trees",
     "linear_models",
     "contrib",
+    "training",
 )
 DOMAINS = {"ai.onnx": ""}  # other spellings
 

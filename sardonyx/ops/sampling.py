@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sardonyx.compiler import expr as ex
@@ -9,7 +10,7 @@ from sardonyx.compiler.dtypes import is_float
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
-from sardonyx.compiler.tensor import Tensor
+from sardonyx.compiler.tensor import Position, Tensor
 from sardonyx.ops.image import cubic_weight
 from sardonyx.ops.node import Node
 from sardonyx.ops.reduction import accumulator
@@ -70,6 +71,23 @@ class Sampler:
             weights, first = [cubic_weight(t - float(j), -0.75) for j in (-1, 0, 1, 2)], -1.0
         return [self._tap(weight, floor + (first + float(j)), size) for j, weight in enumerate(weights)]
 
+    def between(self, x: Tensor, start: Position, places: Sequence[Expr], wide: str) -> Expr:
+        """The image `x`, at `start` of its first axes, read at `places` (in pixels) of the others."""
+        axes = [self.taps(place, size) for place, size in zip(places, x.shape[len(start) :], strict=True)]
+
+        def interpolated(position: Position, inside: Expr | None) -> Expr:
+            if len(position) == x.rank:
+                value = ex.cast(x.at(position), wide)
+                return value if inside is None else ex.select(inside, value, 0.0)
+            terms = []
+            for weight, place, within in axes[len(position) - len(start)]:
+                both = within if inside is None else inside if within is None else inside & within
+                value = interpolated((*position, place), both)
+                terms.append(value if self.mode == "nearest" else weight * value)
+            return sum(terms[1:], terms[0])
+
+        return interpolated(tuple(start), None)
+
     def _tap(self, weight: Expr, place: Expr, size: Dim) -> tuple[Expr, Dim, Expr | None]:
         if self.padding == "reflection":
             place = ex.unary("trunc", self.reflected(place, size))
@@ -95,20 +113,8 @@ def grid_sample(ctx: Lowering, node: Node, x: Tensor, grid: Tensor) -> Tensor:
 
     def element(i: tuple[Dim, ...]) -> Expr:
         given = [ex.cast(grid.at((i[0], *i[2:], axis)), wide) for axis in reversed(range(len(sizes)))]
-        axes = [sampler.taps(sampler.coordinate(v, size), size) for v, size in zip(given, sizes, strict=True)]
-
-        def interpolated(position: tuple[Dim, ...], inside: Expr | None) -> Expr:
-            if len(position) == x.rank:
-                value = ex.cast(x.at(position), wide)
-                return value if inside is None else ex.select(inside, value, 0.0)
-            terms = []
-            for weight, place, within in axes[len(position) - 2]:
-                both = within if inside is None else inside if within is None else inside & within
-                value = interpolated((*position, place), both)
-                terms.append(value if mode == "nearest" else weight * value)
-            return sum(terms[1:], terms[0])
-
-        return ex.cast(interpolated(i[:2], None), x.dtype)
+        places = [sampler.coordinate(v, size) for v, size in zip(given, sizes, strict=True)]
+        return ex.cast(sampler.between(x, i[:2], places, wide), x.dtype)
 
     taps = {"nearest": 1, "linear": 2}.get(mode, 4) ** len(sizes)
     return ctx.lazy(x.dtype, (*x.shape[:2], *grid.shape[1:-1]), element, cost=20 + 8 * taps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -12,10 +13,13 @@ from sardonyx.compiler import expr as ex
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.host import call_host
 from sardonyx.compiler.lower import Lowering
-from sardonyx.compiler.program import Placement, Reduce, Store
+from sardonyx.compiler.program import Placement, Reduce, Stage, Store
 from sardonyx.compiler.tensor import Plain, Tensor, variables
 from sardonyx.ops.node import Node
 from sardonyx.ops.reduction import arg_along
+
+if TYPE_CHECKING:
+    from sardonyx.compiler.graph import GraphLowering
 
 TRANSFORMS = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")  # by the numbers that TreeEnsemble gives them
 NEAR_ZERO = 1e-7  # what SOFTMAX_ZERO takes for zero
@@ -85,7 +89,7 @@ def _softmax(ctx: Lowering, scores: Tensor, *, zero: bool) -> Tensor:
         power = ex.select(far, power, value * ex.unary("exp", -peak))
     share = power / total if not zero else ex.select(total.equal(0.0), ex.constant(0.5, dtype), power / total)
     buffer = ctx.temporary(dtype, scores.size)
-    stages = [
+    stages: list[Stage] = [
         Reduce("peak", "max", value, (k,), dtype),
         Reduce("total", "sum", power, (k,), dtype),
         Store(buffer, Plain(scores.shape).offset((row, k)), share, (k,)),
@@ -101,7 +105,7 @@ def best_class(ctx: Lowering, scores: Tensor) -> Tensor:
     return ctx.lazy("int64", (scores.shape[0],), lambda i: best.at((i[0], 0)), sources=[best])
 
 
-def label_of(ctx: Lowering, index: Tensor, labels: list[int] | list[str]) -> Tensor:
+def label_of(ctx: GraphLowering, index: Tensor, labels: list[int] | list[str]) -> Tensor:
     """The label [rows] that each of `index` [rows] numbers; strings are looked up in Python."""
     if isinstance(labels[0], str):
         return _string_of(ctx, index, labels)
@@ -115,7 +119,7 @@ def label_of(ctx: Lowering, index: Tensor, labels: list[int] | list[str]) -> Ten
     return ctx.lazy("int64", index.shape, element, sources=[index], cost=2)
 
 
-def _string_of(ctx: Lowering, index: Tensor, labels: list[str]) -> Tensor:
+def _string_of(ctx: GraphLowering, index: Tensor, labels: list[str]) -> Tensor:
     data = ctx.object_constant(np.asarray(labels, object), "string")
     data.type_proto = ir.serde.serialize_value(
         ir.Value(name="labels", shape=ir.Shape([len(labels)]), type=ir.TensorType(ir.DataType.STRING))
@@ -123,4 +127,6 @@ def _string_of(ctx: Lowering, index: Tensor, labels: list[str]) -> Tensor:
     lookup = ir.Node("", "Gather", [ir.Value(name="labels"), ir.Value(name="index")], num_outputs=1, version=13)
     lookup.outputs[0].name = "label"
     ctx.program.placement.append(Placement(ctx.node, "Gather", "reference", "labels are strings"))
-    return call_host(ctx, Node(lookup, 13), [data, index])[0]
+    (label,) = call_host(ctx, Node(lookup, 13), [data, index])
+    assert label is not None
+    return label

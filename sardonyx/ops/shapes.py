@@ -109,7 +109,7 @@ def moved(ctx: Lowering, x: Tensor, shape: Sequence[Dim], origin: Callable[[Posi
 def reshaped(ctx: Lowering, x: Tensor, shape: Sequence[Dim]) -> Tensor:
     """`x` in another shape of as many elements, without copying where an index map can say it."""
     shape = tuple(shape)
-    if x.array is not None and all(isinstance(dim, int) for dim in shape):
+    if x.array is not None and ix.are_known(shape):
         return ctx.constant(x.array.reshape(shape), x.dtype)
     if x.buffer is not None and x.layout == Plain(x.shape):
         return ctx.in_memory(x.buffer, shape)

@@ -17,8 +17,8 @@ from sardonyx.compiler import index as ix
 from sardonyx.compiler.dtypes import is_float
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Dim
-from sardonyx.compiler.lower import Lowering
-from sardonyx.compiler.program import Reduce, Store
+from sardonyx.compiler.lower import Lowering, Unsupported
+from sardonyx.compiler.program import Reduce, Stage, Store
 from sardonyx.compiler.tensor import Plain, Tensor, variables
 from sardonyx.ops.node import Node
 from sardonyx.ops.reduction import accumulator, checked_axis
@@ -80,7 +80,7 @@ def _transform(
     result = ctx.temporary(dtype, ix.product(shape) * (1 if real else 2))
     place = Plain((*shape, 1 if real else 2))
     scale = ex.cast(ex.index(length), wide) if inverse else ex.constant(1, wide)
-    stages = [Reduce("re", "sum", product(n, False), () if isinstance(n, int) else (n,), wide)]
+    stages: list[Stage] = [Reduce("re", "sum", product(n, False), () if isinstance(n, int) else (n,), wide)]
     stages.append(Store(result, place.offset((*outer, 0)), ex.cast(ex.local("re", wide) / scale, dtype)))
     if not real:
         stages.append(Reduce("im", "sum", product(m, True), () if isinstance(m, int) else (m,), wide))
@@ -92,6 +92,7 @@ def _transform(
 def _dft(ctx: Lowering, node: Node, x: Tensor, length: Tensor | None, axis: int) -> Tensor:
     ctx.native(x)
     ctx.requires(is_float(x.dtype) and x.shape[-1] in (1, 2), "signals are real or complex floats")
+    components = ix.known(x.shape[-1])
     ctx.cheap(x)
     axis = checked_axis(ctx, axis, x.rank)
     inverse, onesided = bool(node.attr("inverse", 0)), bool(node.attr("onesided", 0))
@@ -105,7 +106,7 @@ def _dft(ctx: Lowering, node: Node, x: Tensor, length: Tensor | None, axis: int)
     def sample(position: tuple[Dim, ...], n: Dim) -> tuple[Expr, Expr | None]:
         inside = ex.compare("lt", ex.index(n), ex.index(given))
         at = (*position[:axis], n, *position[axis + 1 :])
-        parts = [ex.guard(inside, ex.cast(x.at((*at, part)), wide), 0.0) for part in range(int(x.shape[-1]))]
+        parts = [ex.guard(inside, ex.cast(x.at((*at, part)), wide), 0.0) for part in range(components)]
         if real:  # every bin but the first and the middle one stands for its mirror image too
             alone = ex.index(n).equal(0) | ex.index(2 * n).equal(ex.index(turn))
             parts = [ex.select(alone, part, part * 2.0) for part in parts]
@@ -124,8 +125,11 @@ def dft_attribute(ctx: Lowering, node: Node, x: Tensor, length: Tensor | None = 
 @operator("DFT", since=20)
 def dft(ctx: Lowering, node: Node, x: Tensor, length: Tensor | None = None, axis: Tensor | None = None) -> Tensor:
     """The discrete Fourier transform along an axis, forward or inverse, all bins or one side."""
-    ctx.requires(axis is None or axis.array is not None, "an axis known at run time only")
-    return _dft(ctx, node, x, length, -2 if axis is None else int(axis.array.reshape(-1)[0]))
+    if axis is None:
+        return _dft(ctx, node, x, length, -2)
+    if axis.array is None:
+        raise Unsupported("an axis known at run time only")
+    return _dft(ctx, node, x, length, int(axis.array.reshape(-1)[0]))
 
 
 @operator("STFT", since=17)
@@ -134,7 +138,7 @@ def stft(
 ) -> Tensor:
     """Fourier transforms of overlapping frames, each multiplied by a window."""
     ctx.native(x, window)
-    parts = x.shape[2] if x.rank == 3 else 1
+    parts = ix.known(x.shape[2], "a number of components") if x.rank == 3 else 1
     ctx.requires(is_float(x.dtype) and parts in (1, 2), "signals are real or complex floats")
     ctx.cheap(x)
     wide, hop = accumulator(x.dtype), ctx.dim(ctx.elements(step)[0])
@@ -143,7 +147,8 @@ def stft(
         ctx.cheap(window)
         size = window.shape[0]
     else:
-        ctx.requires(length is not None, "neither window nor frame_length")
+        if length is None:
+            raise Unsupported("neither window nor frame_length")
         size = ctx.dim(ctx.elements(length)[0])
     ctx.check(ex.index(size) <= ex.index(x.shape[1]), "shape", "the frame is longer than the signal")
     frames = 1 + ix.floordiv(x.shape[1] - size, hop)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from sardonyx.kernels import packing_trees as pt
 from sardonyx.ops import scores as sc
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
+
+if TYPE_CHECKING:
+    from sardonyx.compiler.graph import GraphLowering
 
 DOMAIN = "ai.onnx.ml"
 MODES = {"BRANCH_LEQ": pt.LEQ, "BRANCH_LT": pt.LT, "BRANCH_GTE": pt.GTE, "BRANCH_GT": pt.GT, "BRANCH_EQ": pt.EQ,
@@ -50,7 +53,7 @@ def tree_ensemble(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
 
 
 @operator("TreeEnsembleClassifier", domain=DOMAIN)
-def tree_ensemble_classifier(ctx: Lowering, node: Node, x: Tensor) -> tuple[Tensor | None, Tensor]:
+def tree_ensemble_classifier(ctx: GraphLowering, node: Node, x: Tensor) -> tuple[Tensor | None, Tensor]:
     """The label with the highest sum of weights, and the sums.
 
     Where all weights are for one class of two, or there is only one class, the sum decides by its sign, or by 0.5 if no
@@ -124,14 +127,15 @@ def _aggregate(ctx: Lowering, x: Tensor, forest: pt.Forest, dtype: str, targets:
         raise _wrong(ctx, str(problem)) from None
     assert packed is not None
     buffer = ctx.temporary(kind, x.shape[0] * targets)
-    fields = {"x": ctx.pointer(sc.to_dtype(ctx, x, kind)), "y": Pointer(buffer)}
+    fields: dict[str, Any] = {"x": ctx.pointer(sc.to_dtype(ctx, x, kind)), "y": Pointer(buffer)}
     fields |= {"rows": x.shape[0], "features": x.shape[1], "targets": targets}
     fields |= {"aggregate": KERNEL_AGGREGATES[aggregate], **_tables(ctx, packed)}
     ctx.emit(Kernel("tree_ensemble_f32" if kind == "float32" else "tree_ensemble_f64", fields, (buffer,)))
     total = ctx.in_memory(buffer, (x.shape[0], targets))
     if aggregate == "AVERAGE" and len(forest.roots):
         count = len(forest.roots)
-        total = ctx.lazy(kind, total.shape, lambda i, sums=total: sums.at(i) / float(count), sources=[total], cost=1)
+        mean = ctx.lazy(kind, total.shape, lambda i: total.at(i) / float(count), sources=[total], cost=1)
+        return sc.to_dtype(ctx, mean, dtype)
     return sc.to_dtype(ctx, total, dtype)
 
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +35,6 @@ class Loader:
     def __init__(self, model: Source, options: SessionOptions):
         self._model = model
         self._options = options
-        self._folders: list[Any] = []  # temporary ones, kept as long as this loader
 
     def load(self) -> ir.Model:
         """The model itself, checked."""
@@ -89,17 +87,17 @@ class Loader:
         return folder
 
     def _compile_aside(self, target: Target, assumptions: Assumptions) -> Path:
+        import shutil
+        import tempfile
+        import weakref
+
         from sardonyx.compiler.compile import compile_model
 
-        aside = tempfile.TemporaryDirectory(prefix="sardonyx-")
-        try:
-            with _Bar(self._options.progress) as progress:
-                compile_model(self.load(), target, Path(aside.name), dict(assumptions), progress=progress)
-        except BaseException:
-            aside.cleanup()
-            raise
-        self._folders.append(aside)
-        return Path(aside.name)
+        aside = Path(tempfile.mkdtemp(prefix="sardonyx-"))
+        weakref.finalize(self, shutil.rmtree, aside, ignore_errors=True)
+        with _Bar(self._options.progress) as progress:
+            compile_model(self.load(), target, aside, dict(assumptions), progress=progress)
+        return aside
 
 
 def _version() -> str:

@@ -287,7 +287,7 @@ class Context:
 
     def _take(self, number: int, port: Port, shape: tuple[int, ...]) -> np.ndarray:
         """Copy an output that the run allocated, and give its memory back."""
-        address = self.pointers[number]
+        address = self.pointers[number] or 0
         try:
             array = _empty(shape, port.dtype)
             ctypes.memmove(array.__array_interface__["data"][0], address, array.nbytes)
@@ -298,7 +298,7 @@ class Context:
     def _enter_host(self, call: int, step: int) -> int:
         try:
             self._run_host(step)
-        except BaseException as problem:  # noqa: BLE001 - kept, and raised when C has returned
+        except BaseException as problem:  # kept, and raised when C has returned
             self.failure = problem
             return 1
         return 0

@@ -11,7 +11,8 @@ class SessionOptions:
 
     Attributes:
         threads: threads that one run may use; None: what the process may use (affinity and cgroup quota).
-        providers: where nodes may run, in order of preference: native, reference, onnxruntime, openvino.
+        providers: where the model runs: native (nodes without native code run on the reference evaluator), or whole
+            on reference, onnxruntime or openvino.
         target: name of the CPU to compile for (`sardonyx.deployment.targets`); None: this machine.
         cache: keep the compiled model in the user's cache.
         profile: measure every step of every run.

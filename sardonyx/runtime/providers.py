@@ -6,7 +6,7 @@ A provider that was asked for and is missing is an error, never a silent fallbac
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -97,7 +97,11 @@ class OpenVino:
         return [np.array(results[number]) for number in range(len(self._compiled.outputs))]
 
 
-_ENGINES = {"reference": Reference, "onnxruntime": OnnxRuntime, "openvino": OpenVino}
+_ENGINES: dict[str, Callable[[ir.Model, int | None], Engine]] = {
+    "reference": Reference,
+    "onnxruntime": OnnxRuntime,
+    "openvino": OpenVino,
+}
 
 
 def _serialized(model: ir.Model) -> bytes:
@@ -117,6 +121,11 @@ def check_names(names: tuple[str, ...]) -> None:
             raise errors.ProviderError(
                 f"provider '{name}' is not installed", hint=f"pip install sardonyx[{name}]"
             )
+    if names[:1] == ("native",) and set(names[1:]) - {"native", "reference"}:
+        raise errors.ProviderError(
+            f"nodes without native code run on the reference evaluator, not on {names[1]}",
+            hint=f"give '{names[1]}' first to run the whole model there",
+        )
     if not names:
         raise errors.ProviderError("no provider is given", hint=f"providers are {', '.join(NAMES)}")
 

@@ -13,6 +13,8 @@ from onnx.reference.op_run import OpRun
 from onnx.reference.ops import _op_list as ops
 from onnx.reference.ops.op_batch_normalization import _batchnorm_test_mode
 
+from sardonyx.runtime.reference_casts import Cast, CastLike
+
 __all__ = ["FIXES"]
 
 
@@ -49,11 +51,14 @@ class OptionalGetElement(_AllowsEmpty, ops.OptionalGetElement):
     """Listed so that `Optional` and its readers agree on None for empty."""
 
 
-class CastLike(ops.CastLike_19):
-    """Refuses `round_mode` (opset 24), which concerns float8e8m0 alone."""
+class DequantizeLinear(ops.DequantizeLinear_25):
+    """Missing before opset 19, though the meaning is the same."""
 
-    def _run(self, x, y, saturate=None, round_mode=None):
-        return super()._run(x, y, saturate=1 if saturate is None else saturate)
+    def _run(self, x, x_scale, x_zero_point=None, axis=None, block_size=None, output_dtype=None):
+        axis = 1 if axis is None else axis
+        return super()._run(
+            x, x_scale, x_zero_point, axis=axis, block_size=block_size or 0, output_dtype=output_dtype
+        )
 
 
 class Loop(_AllowsEmpty, OpRun):
@@ -363,7 +368,9 @@ FIXES: list[type[op_run.OpRun]] = [
     Identity,
     Optional,
     OptionalGetElement,
+    Cast,
     CastLike,
+    DequantizeLinear,
     Loop,
     Scan,
     Softmax,

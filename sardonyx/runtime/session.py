@@ -186,10 +186,10 @@ class Session:
         values, shapes = [], []
         for name, dtype in self._expected:
             value = feeds.get(name)
-            if value.__class__ is not np.ndarray or value.dtype is not dtype or not value.flags.c_contiguous:  # type: ignore[union-attr]
+            if value.__class__ is not np.ndarray or value.dtype is not dtype or not value.flags.c_contiguous:
                 return None
             values.append(value)
-            shapes.append(value.shape)  # type: ignore[union-attr]
+            shapes.append(value.shape)
         return values if tuple(shapes) in self._shapes else None
 
     def _checked(self, feeds: Mapping[str, Any]) -> list[Any]:
@@ -199,7 +199,7 @@ class Session:
         symbols: dict[int | str, int] = {}
         for port in self._library.inputs:
             value = feeds[port.name]
-            values.append(value if port.slot >= 0 else _array(port, value, symbols))
+            values.append(_object(port, value) if port.slot >= 0 else _array(port, value, symbols))
         if self._simple:
             if len(self._shapes) >= MOST_SHAPES:
                 self._shapes.clear()
@@ -282,10 +282,30 @@ def _array(port: Port, value: Any, symbols: dict[int | str, int]) -> np.ndarray:
     return value if value.flags.c_contiguous else np.ascontiguousarray(value)
 
 
-def _convert(port: Port, value: Any) -> np.ndarray:
-    if hasattr(value, "__dlpack__"):
-        return np.from_dlpack(value)
+def _object(port: Port, value: Any) -> Any:
+    """`value` for an input without native type: strings, other element types, sequences, optionals, maps."""
+    if port.type.startswith("seq(") and not isinstance(value, list | tuple):
+        raise errors.InputError(f"input '{port.name}' is a {type(value).__name__}, expected a list: {port.type}")
+    if not port.type.startswith("tensor("):
+        return value
     array = np.asarray(value)
+    if port.type == "tensor(string)" and array.dtype.kind not in "OSU":
+        raise errors.InputError(f"input '{port.name}' has dtype {array.dtype}, expected strings")
+    if port.shape and array.ndim != len(port.shape):
+        raise errors.InputError(f"input '{port.name}' has shape {list(array.shape)}, expected {list(port.shape)}")
+    for given, expected in zip(array.shape, port.shape, strict=False):
+        if isinstance(expected, int) and given != expected:
+            raise errors.InputError(f"input '{port.name}' has shape {list(array.shape)}, expected {list(port.shape)}")
+    return value
+
+
+def _convert(port: Port, value: Any) -> np.ndarray:
+    try:
+        if hasattr(value, "__dlpack__"):
+            return np.from_dlpack(value)
+        array = np.asarray(value)
+    except Exception as error:  # a ragged list, memory of another device; whatever the other library raises
+        raise errors.InputError(f"input '{port.name}' is no array: {error}") from error
     if hasattr(value, "__array__") or isinstance(value, np.generic):
         return array
     try:  # Python numbers and lists have no dtype of their own

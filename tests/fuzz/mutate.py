@@ -255,7 +255,7 @@ def _weight_type(proto: onnx.ModelProto, rng: random.Random) -> None:
         tensor.data_type = rng.randint(0, 25)
         return
     array = onnx.numpy_helper.to_array(tensor)
-    kind = rng.choice(["float32", "float64", "float16", "int64", "int32", "int8", "uint8", "bool", "uint64"])
+    kind = rng.choice("float32 float64 float16 int64 int32 int8 uint8 bool uint64".split())
     tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(kind), tensor.name))
 
 

@@ -10,7 +10,7 @@ import selectors
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
@@ -18,7 +18,7 @@ MEMORY = 6 << 30  # bytes of address space of one process
 Outcome = tuple[int, str, str]  # number, what came of it, details
 
 
-def run(trial: str, numbers: range, *, arguments: tuple = (), seconds: float = 60.0) -> Iterator[Outcome]:
+def run(trial: str, numbers: Sequence[int], *, arguments: tuple = (), seconds: float = 60.0) -> Iterator[Outcome]:
     """Yield the outcome of each number, in order.
 
     Args:
@@ -27,13 +27,13 @@ def run(trial: str, numbers: range, *, arguments: tuple = (), seconds: float = 6
         arguments: further arguments, which JSON can hold.
         seconds: after which one trial counts as hanging.
     """
-    at = numbers.start
-    while at < numbers.stop:
-        worker = _start(trial, range(at, numbers.stop, numbers.step), arguments)
+    done = 0
+    while done < len(numbers):
+        worker = _start(trial, numbers[done:], arguments)
         try:
-            for outcome in _read(worker, at, seconds):
+            for outcome in _read(worker, seconds):
                 yield outcome
-                at = outcome[0] + numbers.step
+                done += 1
         finally:
             worker.kill()
             worker.wait()
@@ -43,19 +43,19 @@ def run(trial: str, numbers: range, *, arguments: tuple = (), seconds: float = 6
             worker.stderr.close()
 
 
-def _start(trial: str, numbers: range, arguments: tuple) -> subprocess.Popen:
-    command = [sys.executable, __file__, trial, json.dumps([numbers.start, numbers.stop, numbers.step]), json.dumps(arguments)]
+def _start(trial: str, numbers: Sequence[int], arguments: tuple) -> subprocess.Popen:
+    command = [sys.executable, __file__, trial, json.dumps(list(numbers)), json.dumps(arguments)]
     path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
-    errors = tempfile.TemporaryFile()
+    errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
     worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env={**os.environ, "PYTHONPATH": path})
     worker.stderr = errors  # type: ignore[assignment]
     return worker
 
 
-def _read(worker: subprocess.Popen, number: int, seconds: float) -> Iterator[Outcome]:
+def _read(worker: subprocess.Popen, seconds: float) -> Iterator[Outcome]:
     """Outcomes until the worker is done; the last one may be its end."""
     assert worker.stdout is not None
-    started = False
+    started, number = False, -1
     with selectors.DefaultSelector() as selector:
         selector.register(worker.stdout, selectors.EVENT_READ)
         buffered = b""
@@ -73,8 +73,6 @@ def _read(worker: subprocess.Popen, number: int, seconds: float) -> Iterator[Out
                     started, number = True, rest[0]
                 else:
                     yield rest[0], rest[1], rest[2]
-                    number = rest[0] + 1
-                    started = True
     code = worker.wait()
     if code:
         assert worker.stderr is not None
@@ -99,7 +97,7 @@ def main() -> None:
     os.dup2(2, 1)  # whatever else prints must not mix with the protocol
     with tempfile.TemporaryDirectory(prefix="sardonyx-fuzz-") as folder:
         os.environ.setdefault("SARDONYX_CACHE_DIR", folder)
-        for number in range(*json.loads(sys.argv[2])):
+        for number in json.loads(sys.argv[2]):
             print(json.dumps(["begin", number]), file=output)
             outcome, details = function(number, *arguments)
             print(json.dumps(["end", number, outcome, details]), file=output)

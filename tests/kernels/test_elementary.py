@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import harness
+from kernels import harness
 import mpmath
 import numpy as np
 import pytest

@@ -2,8 +2,8 @@
 //
 // Between operations these types stay as they are stored: only conversions look inside, so that moving them moves bits.
 // To a float: rounded to nearest, ties to even; from double by way of float, as ml_dtypes does. What is too large, inf
-// among it, becomes the largest finite value (`saturate`), else inf or, where the type has none, NaN; 4-bit floats always
-// saturate.
+// among it, becomes the largest finite value (`saturate`), else inf or, where the type has none, NaN. 4-bit floats
+// always saturate.
 // Bits above a narrow type are ignored when read and zero when written.
 #ifndef SARDONYX_SMALL_FLOATS_H
 #define SARDONYX_SMALL_FLOATS_H
@@ -28,7 +28,8 @@ SX_INLINE uint8_t small_from_f32(float x, sx_small f, _Bool saturate) {
     const int shift = 23 - f.mantissa;
     const uint32_t u = bits_f32(x), t = u & 0x7fffffff;
     const uint32_t least = (uint32_t)(128 - f.bias) << 23, magic = (uint32_t)(128 - f.bias + shift) << 23;
-    const uint32_t normal = (t - ((uint32_t)(127 - f.bias) << 23) + ((1u << (shift - 1)) - 1) + ((t >> shift) & 1)) >> shift;
+    const uint32_t rebased = t - ((uint32_t)(127 - f.bias) << 23);
+    const uint32_t normal = (rebased + ((1u << (shift - 1)) - 1) + ((t >> shift) & 1)) >> shift;
     uint32_t r = t < least ? bits_f32(from_bits_f32(t) + from_bits_f32(magic)) - magic : normal;
     r = r > f.top ? (saturate ? f.top : f.infinity) : r;
     const uint32_t sign = (u >> 31) * f.sign, nan = f.nan == 0x80 ? f.nan : sign ^ f.nan;
@@ -54,7 +55,7 @@ SX_INLINE float narrowed_f64(double x) {
 
 #define SX_SMALL(NAME, FORMAT)                                                                                         \
     SX_INLINE uint8_t f32_to_##NAME(float x, _Bool saturate) { return small_from_f32(x, FORMAT, saturate); }           \
-    SX_INLINE uint8_t f64_to_##NAME(double x, _Bool saturate) { return small_from_f32(narrowed_f64(x), FORMAT, saturate); } \
+    SX_INLINE uint8_t f64_to_##NAME(double x, _Bool saturate) { return f32_to_##NAME(narrowed_f64(x), saturate); }     \
     SX_INLINE float NAME##_to_f32(uint8_t code) { return small_to_f32(code, FORMAT); }
 SX_SMALL(f8e4m3fn, SX_F8E4M3FN)
 SX_SMALL(f8e4m3fnuz, SX_F8E4M3FNUZ)
@@ -63,16 +64,16 @@ SX_SMALL(f8e5m2fnuz, SX_F8E5M2FNUZ)
 SX_SMALL(f4e2m1, SX_F4E2M1)
 #undef SX_SMALL
 
-// f8e8m0 holds powers of two, 2^(code - 127), and NaN (255): neither zero nor signs, which are dropped. What lies between
-// two powers goes up, down or to the nearer one (up from the middle).
+// f8e8m0 holds powers of two, 2^(code - 127), and NaN (255): neither zero nor signs, which are dropped. What lies
+// between two powers goes up, down or to the nearer one (up from the middle).
 enum { SX_UP, SX_DOWN, SX_NEAREST };
 
 SX_INLINE float f8e8m0_to_f32(uint8_t code) {
     return from_bits_f32(code == 255 ? 0x7fc00000 : code == 0 ? 0x00400000 : (uint32_t)code << 23);
 }
 
-// Saturating: 0 and less than 2^-127 become that, inf and more than 2^127 become this. Otherwise 0, inf and what would be
-// rounded out of the range become NaN.
+// Saturating: 0 and less than 2^-127 become that, inf and more than 2^127 become this. Otherwise 0, inf and what would
+// be rounded out of the range become NaN.
 SX_INLINE uint8_t f32_to_f8e8m0(float x, _Bool saturate, int mode) {
     const uint32_t t = bits_f32(x) & 0x7fffffff, rest = t & 0x7fffff;
     const uint32_t normal = (t >> 23) + (mode == SX_UP ? rest > 0 : mode == SX_NEAREST ? rest >= 0x400000 : 0);
@@ -82,7 +83,9 @@ SX_INLINE uint8_t f32_to_f8e8m0(float x, _Bool saturate, int mode) {
     r = !saturate && (t == 0 || (mode != SX_UP && t < 0x400000)) ? 255 : r;
     return (uint8_t)(t > 0x7f800000 ? 255 : r);
 }
-SX_INLINE uint8_t f64_to_f8e8m0(double x, _Bool saturate, int mode) { return f32_to_f8e8m0(narrowed_f64(x), saturate, mode); }
+SX_INLINE uint8_t f64_to_f8e8m0(double x, _Bool saturate, int mode) {
+    return f32_to_f8e8m0(narrowed_f64(x), saturate, mode);
+}
 
 // Integers wrap. A float is truncated first; one beyond int32, and NaN, becomes 0.
 #define SX_SMALL_INTEGER(NAME, BITS, TO_I32)                                                                           \
