@@ -79,7 +79,7 @@ status: $(VENV)/.dev ## Write docs/status.md and the figures in README.md afresh
 	$(BIN)/python scripts/status.py
 
 .PHONY: figures
-figures: $(VENV)/.dev ## Measure what docs/status.md reports (an hour), then write it
+figures: $(VENV)/.dev ## Measure what docs/status.md reports (takes long), then write it
 	@set -e; for part in backend agreement loads overhead speed; do $(BIN)/python benchmarks/figures.py $$part; done
 	$(BIN)/python scripts/status.py
 

@@ -101,9 +101,8 @@ def backend(jobs: int) -> dict[str, Any]:
 
 def agreement() -> dict[str, Any]:
     """Largest error relative to the output's spread, and how many nodes are not native."""
-    import onnxruntime
     from models import catalog
-    from models.test_models import relative_error
+    from models.test_models import onnxruntime_session, relative_error
 
     import sardonyx
 
@@ -115,7 +114,7 @@ def agreement() -> dict[str, Any]:
             continue
         try:
             ours = sardonyx.Session(str(entry.path))
-            theirs = onnxruntime.InferenceSession(str(entry.path), providers=["CPUExecutionProvider"])
+            theirs = onnxruntime_session(entry.path)
             worst = 0.0
             for feeds in entry.feeds():
                 for expected, actual in zip(theirs.run(None, feeds), ours.run(feeds), strict=True):
@@ -142,7 +141,8 @@ def overhead() -> dict[str, Any]:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
         ours, theirs = sardonyx.Session(model), onnxruntime.InferenceSession(model.SerializeToString())
         feeds = {"x": np.ones((1, 4), np.float32)}
-        runs = {"sardonyx": functools.partial(ours.run, feeds), "onnxruntime": functools.partial(theirs.run, None, feeds)}
+        partial = functools.partial
+        runs = {"sardonyx": partial(ours.run, feeds), "onnxruntime": partial(theirs.run, None, feeds)}
         times: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(15):
             for name, run in runs.items():

@@ -71,7 +71,8 @@ def _timed(batch: Sequence[Ready], row: Machine, backwards: bool) -> list[Row]:
     start = time.perf_counter()
     rows = check(batch, row, backwards=backwards, timeout=1800)
     if len(batch) == 1:
-        print(f"{batch[0].sample.name} on {row.name}: {rows[0].outcome}, {time.perf_counter() - start:.1f} s", file=sys.stderr)
+        seconds = time.perf_counter() - start
+        print(f"{batch[0].sample.name} on {row.name}: {rows[0].outcome}, {seconds:.1f} s", file=sys.stderr)
     return rows
 
 
@@ -100,7 +101,8 @@ def case_rows(names: Sequence[str], machines: Sequence[str], jobs: int, apart: b
 def emulators(machines: Sequence[str]) -> dict[str, str]:
     """First line of what each emulator says of its version."""
     programs = sorted({machine(name).emulator[0] for name in machines if machine(name).emulator})
-    return {p: subprocess.run([p, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0] for p in programs}
+    outputs = [subprocess.run([p, "--version"], capture_output=True, text=True, check=True).stdout for p in programs]
+    return {program: output.splitlines()[0] for program, output in zip(programs, outputs)}
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).parents[1] / "tests")  # in place of this folder: its fuzz is a package
 
-from fuzz import workers
+from fuzz import workers  # noqa: E402 - found by the path set above
 
 TRIALS = {"mutations": "fuzz.trial:trial", "graphs": "fuzz.compare:trial"}
 FOUND = ("bug", "crash", "hang", "wrong")

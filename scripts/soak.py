@@ -2,8 +2,8 @@
 
 python scripts/soak.py MODEL.onnx --runs 10000 --most 64
 
-Every symbolic dim is drawn anew for each run, from 1 to --most. The exit code is 1 when the memory after the last run is more than
---slack MB above that after the first 500.
+Every symbolic dim is drawn anew for each run, from 1 to --most. The exit code is 1 when the memory after the last run
+is more than --slack MB above that after the first 500.
 """
 
 from __future__ import annotations
@@ -30,9 +30,13 @@ def feeds(session: Session, rng: np.random.Generator, most: int) -> dict[str, np
     sizes: dict[str, int] = {}
     given = {}
     for port in session.inputs:
-        shape = [d if isinstance(d, int) else sizes.setdefault(str(d), int(rng.integers(1, most + 1))) for d in port.shape]
+        shape = [
+            dim if isinstance(dim, int) else sizes.setdefault(str(dim), int(rng.integers(1, most + 1)))
+            for dim in port.shape
+        ]
         kind = np.dtype(port.dtype)
-        given[port.name] = rng.integers(0, 2, shape).astype(kind) if kind.kind in "iub" else rng.random(shape).astype(kind)
+        values = rng.integers(0, 2, shape) if kind.kind in "iub" else rng.random(shape)
+        given[port.name] = values.astype(kind)
     return given
 
 

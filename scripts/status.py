@@ -1,7 +1,7 @@
 """Write docs/status.md and the marked part of README.md: operators from the registry, figures from benchmarks/results/.
 
     python scripts/status.py              write both
-    python scripts/status.py --check      write nothing; fail when docs/status.md lists other native operators than there are
+    python scripts/status.py --check      write nothing; fail when docs/status.md lists other native operators
 
 Each file of results holds what one command measured (`GOALS` names them), and `machine`, what it was measured on. What
 has no file is "not measured". --check leaves figures alone, since they depend on the machine.
@@ -297,10 +297,10 @@ def status(records: Collection[Summary], folder: Path) -> str:
         *hosted(folder),
         *("## Official tests left out", "", *table("| test | reason |", excluded)),
         *("## Operators", ""),
-        f"Operators of `onnx` {version}, and others that models hold. *Native*: compiled to C. *Inlined*: the",
-        "standard defines it by other operators, which are compiled. *Host*: the reference evaluator, in Python. What a",
-        "given node does, and why, `sardonyx inspect MODEL` says. Of domains beyond the standard's, all that is listed",
-        "is native. `python scripts/status.py --check` compares the native rows with the code.",
+        f"Operators of `onnx` {version}, and others that models hold. *Native*: compiled to C. *Inlined*: the standard",
+        "defines it by other operators, which are compiled. *Host*: the reference evaluator, in Python. What a given",
+        "node does, and why, `sardonyx inspect MODEL` says. Domains beyond the standard's show only what is native.",
+        "`sardonyx ops` prints this table; `python scripts/status.py --check` compares it with the code.",
         "",
         *counts(records),
         *operators(records),

@@ -13,7 +13,8 @@ import onnx
 import onnx_ir as ir
 
 import sardonyx
-from sardonyx.compiler import build, index as ix
+from sardonyx.compiler import build
+from sardonyx.compiler import index as ix
 from sardonyx.compiler.dtypes import itemsize
 from sardonyx.compiler.emit_program import Source, emit_program
 from sardonyx.compiler.failures import reported
@@ -155,9 +156,9 @@ def describe(program: Program, memory: Plan, source: Source, weights: int, model
 
 
 def _port(port: Port, entry: dict[str, int], known: set[str]) -> dict[str, Any]:
-    dims: list[int | str] = []
-    for dim in port.shape:
-        dims.append(dim if isinstance(dim, int) else f"s{entry[str(dim)]}" if str(dim) in entry else "?")
+    dims = [
+        dim if isinstance(dim, int) else f"s{entry[str(dim)]}" if str(dim) in entry else "?" for dim in port.shape
+    ]
     atoms = {atom for dim in port.shape for atom in ix.atoms(dim) if atom.kind == "symbol"}
     return {
         "name": port.name,

@@ -69,4 +69,5 @@ def _check_types(node: Node, schema: Any, inputs: Sequence[Tensor | None]) -> No
 
 def _fail(node: Node, schema: Any, message: str) -> None:
     operator = f"{schema.name}-{schema.since_version}"
-    raise errors.ShapeError(message, node=node.name, operator=operator, hint="Insert a Cast, or export the model again.")
+    hint = "Insert a Cast, or export the model again."
+    raise errors.ShapeError(message, node=node.name, operator=operator, hint=hint)

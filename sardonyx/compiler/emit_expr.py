@@ -201,7 +201,7 @@ class Printer:
         return code
 
 
-def literal(value: float | int | bool, dtype: str) -> str:
+def literal(value: float | bool, dtype: str) -> str:
     """A constant as C."""
     if dtype in SMALL:
         code = int(np.asarray(value).astype(numpy_dtype(dtype)).view(np.uint8))

@@ -9,13 +9,13 @@ Three forms, chosen from the nest alone:
 * *column*: as row, but the innermost outer variable walks memory and the stages' own do not; a tile of 64 columns goes
   through all stages together, each element in order.
 
-Functions see buffers as ``p[]`` and runtime dims as ``d[]``, numbered by first use: equal nests print equal text, and the
-program compiles one of them.
+Functions see buffers as ``p[]`` and runtime dims as ``d[]``, numbered by first use: equal nests print equal text, and
+the program compiles one of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from sardonyx.compiler import index as ix
@@ -194,13 +194,12 @@ class NestEmitter:
         return Function("\n".join(lines), tuple(self.out.buffers), symbols, tasks, known, self.out.raises)
 
     def _preamble(self, pointers: str, dims: str) -> list[str]:
-        written = {buffer for buffer in self.nest.writes()}
+        written = set(self.nest.writes())
         lines = []
         for buffer, name in self.out.buffers.items():
             const = "" if buffer in written else "const "
             lines.append(f"  {const}{NATIVE[buffer.dtype][1]} *const {name} = {pointers}[{name[1:]}];")
-        for name in self.out.symbols.values():
-            lines.append(f"  const int64_t {name} = {dims}[{name[1:]}];")
+        lines += [f"  const int64_t {name} = {dims}[{name[1:]}];" for name in self.out.symbols.values()]
         return lines
 
     def _decode(self, outer: list[Dim], vector: Dim | None, blocks: Dim, block: int) -> None:
@@ -331,7 +330,7 @@ class NestEmitter:
         else:
             self._store(stage)
 
-    def _columns(self, vector: Dim, body) -> None:
+    def _columns(self, vector: Dim, body: Callable[[], None]) -> None:
         """The loop over a tile's columns; per-column locals are arrays indexed by l."""
         self.out.push()
         self.out.define(atom_of(vector).key, "(begin + l)")
@@ -384,7 +383,8 @@ class NestEmitter:
         result = out.name("r")
         identity = self._identity(stage.op, stage.dtype)
         if not stage.inner:
-            out.line(f"const {c_type} {result} = {self._combine(stage.op, stage.dtype, identity, out.value(stage.value))};")
+            value = self._combine(stage.op, stage.dtype, identity, out.value(stage.value))
+            out.line(f"const {c_type} {result} = {value};")
             out.define(stage.name, result)
             return
         out.line(f"{c_type} {result}[{LANES}];")

@@ -186,8 +186,8 @@ class ProgramEmitter:
         """A size in floating point, which can't wrap."""
         if isinstance(x, int):
             return f"{float(x)}"
-        terms = [" * ".join([f"{float(c)}", *(f"(double){RunPrinter()._atom(a)}" for a in m)]) for m, c in x.terms.items()]
-        return " + ".join(terms)
+        factors = ([f"{float(c)}", *(f"(double){RunPrinter()._atom(a)}" for a in m)] for m, c in x.terms.items())
+        return " + ".join(map(" * ".join, factors))
 
     def _nest(self, step: Nest, number: int) -> None:
         function = emit_task(step)
@@ -305,10 +305,8 @@ class ProgramEmitter:
 
     def _append(self, step: Append, number: int) -> None:
         size = self._dim(step.size * itemsize(step.target.dtype))
-        target = step.target.name
-        self.line(
-            f"if (!sx_append(host, &{target}, &{target}_capacity, {self._dim(step.count)}, {step.element.name}, {size}))"
-        )
+        target, count = step.target.name, self._dim(step.count)
+        self.line(f"if (!sx_append(host, &{target}, &{target}_capacity, {count}, {step.element.name}, {size}))")
         self.line(f"  SX_FAIL({number}, SX_ERROR_MEMORY);")
 
     def _block(self, steps: Iterable[Step]) -> None:
@@ -366,9 +364,9 @@ class ProgramEmitter:
         for number, symbol in enumerate(inputs):
             self.line(f"const int64_t {symbol} = {source}[{number}];")
             self.line(f"(void){symbol};")
-        for symbol, value in self.program.derived:
+        for derived, value in self.program.derived:
             lines, code = self._value(value)
-            name = self._dim(symbol)
+            name = self._dim(derived)
             self.line(f"int64_t {name};")
             self.line("{")
             for text in lines:

@@ -36,7 +36,7 @@ class Expr:
         self.args = args
         self.value = value
         text = f"{op}|{dtype}|{_value_key(value)}|{','.join(arg.key for arg in args)}"
-        self.key = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+        self.key: str = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
     def __repr__(self) -> str:
         inner = [*map(repr, self.args), *([] if self.value is None else [_value_key(self.value)])]
@@ -278,7 +278,7 @@ def select(condition: Expr, x: Expr | Number, y: Expr | Number) -> Expr:
 
 
 def guard(condition: Expr, x: Expr, otherwise: Expr | Number) -> Expr:
-    """`x` where `condition`, else `otherwise`; `x` is not computed elsewhere, so its loads may be out of range there."""
+    """`x` where `condition`, else `otherwise`; `x` is computed only there: its loads may be out of range elsewhere."""
     otherwise = _lift(otherwise, x.dtype)
     if condition.op == "const":
         return x if condition.value else otherwise

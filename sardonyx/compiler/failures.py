@@ -11,7 +11,7 @@ HINT = "Check the model with onnx.checker (full_check=True); if it is valid, thi
 
 
 class Unsupported(Exception):
-    """Raised by an operator function that has no native code for these types or attributes: the node runs on the host."""
+    """Raised by an operator function without native code for these types or attributes: the node runs on the host."""
 
 
 @contextlib.contextmanager

@@ -12,11 +12,11 @@ import onnx_ir as ir
 from sardonyx import errors
 from sardonyx.compiler import index as ix
 from sardonyx.compiler.contract import check_node
+from sardonyx.compiler.dtypes import dtype_of_array, is_native
 from sardonyx.compiler.failures import reported
 from sardonyx.compiler.host import call_host, has_meaning, infer_types
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import MAX_COST, MAX_DEPTH, Lowering, Unsupported
-from sardonyx.compiler.dtypes import dtype_of_array, is_native
 from sardonyx.compiler.program import Append, Buffer, Host, Move, Placement, Port, Program
 from sardonyx.compiler.regions import count_uses
 from sardonyx.compiler.tensor import Plain, Tensor
@@ -28,11 +28,11 @@ MOST_AXES = 16  # of a value; as sx_io in sardonyx.h
 WIDENING = ("DequantizeLinear", "GatherBlockQuantized")  # take constants of a few bits, which have no native type
 FOLD_BYTES = 1 << 22  # results of constant nodes larger than this (and than their inputs) are computed at run time
 # Operators whose result may be much larger than their inputs together.
-GROWING = frozenset(
-    "ConstantOfShape Expand Tile EyeLike Range Resize Upsample Pad OneHot AffineGrid Col2Im CenterCropPad MaxUnpool "
-    "ConvTranspose Conv MaxPool AveragePool LpPool DFT STFT HannWindow HammingWindow BlackmanWindow GridSample RoiAlign "
-    "MelWeightMatrix RNN GRU LSTM".split()
-)
+GROWING = frozenset((
+    "ConstantOfShape", "Expand", "Tile", "EyeLike", "Range", "Resize", "Upsample", "Pad", "OneHot", "AffineGrid",
+    "Col2Im", "CenterCropPad", "MaxUnpool", "ConvTranspose", "Conv", "MaxPool", "AveragePool", "LpPool", "DFT", "STFT",
+    "HannWindow", "HammingWindow", "BlackmanWindow", "GridSample", "RoiAlign", "MelWeightMatrix", "RNN", "GRU", "LSTM",
+))  # fmt: skip
 CONTROL = ("If", "Loop", "Scan")  # they look at their inputs' kinds themselves
 NOT_FOLDED = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
 
@@ -76,9 +76,11 @@ class GraphLowering(Lowering):
         assert value.shape is not None
         dims: list[Dim] = []
         for axis, dim in enumerate(value.shape):
-            known = isinstance(dim, int) and dim >= 0  # some exporters write -1 for a dim that is not known
+            if isinstance(dim, int) and dim >= 0:  # some exporters write -1 for a dim that is not known
+                dims.append(dim)
+                continue
             label = None if isinstance(dim, int) or not any(map(str.isalnum, dim.value or "")) else dim.value
-            dims.append(dim if known else self._entry_symbol(label, number, axis, symbols))
+            dims.append(self._entry_symbol(label, number, axis, symbols))
         if any(isinstance(dim, int) and dim < 0 for dim in dims):
             raise errors.ShapeError(f"input '{name}' is declared with a negative dim: {dims}")
         self._check_extent(dtype, dims)
@@ -173,7 +175,7 @@ class GraphLowering(Lowering):
         try:
             with reported(view.name, node.op_type, passing):
                 inputs = [None if value is None else self._operand(value) for value in node.inputs]
-                results = self._fold(view, inputs)
+                results: Sequence[Tensor | None] | None = self._fold(view, inputs)
                 if results is None:
                     results = self._lower(view, inputs)
                 for value, tensor in zip(node.outputs, results, strict=False):
@@ -184,7 +186,7 @@ class GraphLowering(Lowering):
 
     def _bind(self, value: ir.Value, tensor: Tensor) -> None:
         uses = self.uses.get(value, 1)
-        if value in self.values.keys():
+        if value in self.values:
             raise errors.ModelError(f"value '{value.name}' is produced twice", node=self.node)
         if not tensor.is_object:
             self._check_extent(tensor.dtype, tensor.shape)
@@ -193,7 +195,8 @@ class GraphLowering(Lowering):
 
     def _check_extent(self, dtype: str, shape: Sequence[Dim]) -> None:
         if len(shape) > MOST_AXES:
-            raise errors.UnsupportedError(f"a value has {len(shape)} axes, more than {MOST_AXES}", node=self.node or None)
+            message = f"a value has {len(shape)} axes, more than {MOST_AXES}"
+            raise errors.UnsupportedError(message, node=self.node or None)
         if is_native(dtype):
             self.check_size(dtype, shape)
 
@@ -260,8 +263,9 @@ class GraphLowering(Lowering):
             types = infer_types(self, view, inputs).values()
         except errors.SardonyxError:  # said again when the node is lowered
             return False
-        dims = [[dim.dim_value if dim.HasField("dim_value") else FOLD_BYTES for dim in t.tensor_type.shape.dim] for t in types]
-        return sum(math.prod(shape) for shape in dims) <= FOLD_BYTES // 8
+        shapes = [kind.tensor_type.shape.dim for kind in types]
+        known_or_large = [[d.dim_value if d.HasField("dim_value") else FOLD_BYTES for d in dims] for dims in shapes]
+        return sum(map(math.prod, known_or_large)) <= FOLD_BYTES // 8
 
     # Python objects.
 

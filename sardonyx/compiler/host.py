@@ -1,7 +1,7 @@
 """Host calls: nodes that run in Python, under the reference evaluator.
 
-Their output types come from ONNX shape inference on the node alone; dims that it can't tell are defined by the call, and
-values whose rank is unknown stay Python objects until an operator makes a tensor of known rank from them.
+Their output types come from ONNX shape inference on the node alone; dims that it can't tell are defined by the call,
+and values whose rank is unknown stay Python objects until an operator makes a tensor of known rank from them.
 """
 
 from __future__ import annotations
@@ -128,18 +128,7 @@ def infer_types(ctx: GraphLowering, node: Node, inputs: Sequence[Tensor | None])
         if node.attr(name, 0) < 0:
             raise errors.ModelError(f"attribute '{name}' is negative", node=node.name, operator=node.op_type)
     proto = ir.serde.serialize_node(node.ir)
-    types: dict[str, onnx.TypeProto] = {}
-    data: dict[str, onnx.TensorProto] = {}
-    for name, tensor in zip(proto.input, inputs, strict=False):
-        kind = type_proto(ctx, tensor)
-        if name and kind is not None:
-            types[name] = kind
-            if tensor is not None and tensor.array is not None and tensor.array.nbytes < 4096:
-                data[name] = onnx.numpy_helper.from_array(tensor.array, name)
-    for value in captured_values(node.ir):
-        kind = type_proto(ctx, ctx.value(value))
-        if kind is not None and value.name:
-            types[value.name] = kind
+    types, data = _known_types(ctx, node, proto, inputs)
     if any(name and name not in types for name in proto.input):
         return {}  # computed from a value of unknown type: of unknown type too
     if schema.deprecated:
@@ -156,6 +145,25 @@ def infer_types(ctx: GraphLowering, node: Node, inputs: Sequence[Tensor | None])
             operator=node.op_type,
             hint="check the model with onnx.checker and the types of this node's inputs",
         ) from None
+
+
+def _known_types(
+    ctx: GraphLowering, node: Node, proto: onnx.NodeProto, inputs: Sequence[Tensor | None]
+) -> tuple[dict[str, onnx.TypeProto], dict[str, onnx.TensorProto]]:
+    """Types of what the node reads by name, as far as they are known, and the values of short constants."""
+    types: dict[str, onnx.TypeProto] = {}
+    data: dict[str, onnx.TensorProto] = {}
+    for name, tensor in zip(proto.input, inputs, strict=False):
+        kind = type_proto(ctx, tensor)
+        if name and kind is not None:
+            types[name] = kind
+            if tensor is not None and tensor.array is not None and tensor.array.nbytes < 4096:
+                data[name] = onnx.numpy_helper.from_array(tensor.array, name)
+    for value in captured_values(node.ir):
+        kind = type_proto(ctx, ctx.value(value))
+        if kind is not None and value.name:
+            types[value.name] = kind
+    return types, data
 
 
 def _registered_types(

@@ -17,7 +17,8 @@ from sardonyx.compiler import expr as ex
 from sardonyx.compiler import index as ix
 from sardonyx.compiler.dtypes import dtype_of_array, is_native, itemsize
 from sardonyx.compiler.expr import Expr
-from sardonyx.compiler.failures import Unsupported as Unsupported, reported
+from sardonyx.compiler.failures import Unsupported as Unsupported
+from sardonyx.compiler.failures import reported
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.nest import as_epilogue, simplify
 from sardonyx.compiler.program import (
@@ -40,7 +41,7 @@ MAX_COST = 160  # operations in one fused expression; beyond, compile time grows
 
 MOST_BYTES = 1 << 46  # of one value; as SX_MOST_BYTES in run.h
 
-MAX_DEPTH = 64  # tensors that one is computed from in a row without memory between them; each is a few Python calls deep
+MAX_DEPTH = 64  # tensors that one is computed from in a row without memory between them; each is some Python calls deep
 
 MOST_KNOWN = 64  # elements of a vector that is followed one by one, as shapes are
 
@@ -158,12 +159,10 @@ class Lowering:
 
     def plain(self, tensor: Tensor) -> Tensor:
         """`tensor` in memory, row-major."""
-        if tensor.layout == Plain(tensor.shape) or tensor.array is not None:
-            self.materialize(tensor, Plain(tensor.shape))
-            return tensor if tensor.buffer is not None else self.in_memory(
-                self.constant_buffer(tensor.array, tensor.dtype), tensor.shape
-            )
-        return self.in_memory(self.materialize(tensor, Plain(tensor.shape)), tensor.shape)
+        layout = Plain(tensor.shape)
+        lies_there = tensor.layout == layout
+        buffer = self.materialize(tensor, layout)
+        return tensor if lies_there else self.in_memory(buffer, tensor.shape)
 
     def blocked(self, tensor: Tensor) -> Tensor:
         """`tensor` in memory as NCHW16c."""
@@ -204,7 +203,9 @@ class Lowering:
         for buffer in reversed(pending):
             kernel = buffer.pending
             others = [other for other in pending if other is not buffer]
-            epilogue = as_epilogue(nest, kernel, buffer) if kernel is not None and kernel.epilogue is None else None
+            if kernel is None or kernel.epilogue is not None:
+                continue
+            epilogue = as_epilogue(nest, kernel, buffer)
             if epilogue is None:
                 continue
             for other in others:
@@ -266,7 +267,7 @@ class Lowering:
         return Pointer(buffer)
 
     def strided(self, tensor: Tensor) -> tuple[Pointer, list[Dim]] | None:
-        """``(address, strides in elements)`` when `tensor` is a strided view of memory (it is never copied), or None."""
+        """``(address, strides in elements)`` if `tensor` is a strided view of memory (not copied), else None."""
         position = variables(tensor.shape)
         element = tensor.at(position)
         if element.op != "load":

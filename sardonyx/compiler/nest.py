@@ -1,11 +1,12 @@
 """Making a loop nest good before it is printed: split, merge, and fit into a kernel's epilogue.
 
-All three rewrite loop variables only. They never change what is added to what in which order, except that merged or split
-reduction variables keep their lexicographic order.
+All three rewrite loop variables only. They never change what is added to what in which order, except that merged or
+split reduction variables keep their lexicographic order.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 from sardonyx.compiler import expr as ex
@@ -82,12 +83,11 @@ def _scan_of_one(stage: Stage) -> Stage:
 
 
 def _unroll(nest: Nest) -> Nest:
-    """Write out a short innermost loop around plain stores, so that the longer one outside it becomes the vector loop."""
+    """Write out a short innermost loop around plain stores, so that the longer one outside becomes the vector loop."""
     if len(nest.outer) < 2 or not all(isinstance(s, Store) and not s.inner for s in nest.stages):
         return nest
     last, extent, outside = nest.outer[-1], extent_of(nest.outer[-1]), extent_of(nest.outer[-2])
-    short = isinstance(extent, int) and extent <= UNROLLED
-    if not short or (isinstance(outside, int) and outside <= extent):
+    if not isinstance(extent, int) or extent > UNROLLED or (isinstance(outside, int) and outside <= extent):
         return nest
     stages = [_replaced(stage, {atom_of(last): i}, ()) for i in range(extent) for stage in nest.stages]
     return Nest(nest.outer[:-1], stages, node=nest.node, operator=nest.operator)
@@ -122,13 +122,14 @@ def _split_candidate(atom: Atom, by_atom: dict[Atom, Dim]) -> tuple[Dim, Dim] | 
         if candidate not in by_atom or ix.coefficient(numerator, candidate) != 1:
             continue
         rest = numerator - by_atom[candidate]
-        extent = candidate.extent
+        extent = extent_of(by_atom[candidate])
         if rest == 0 and extent != divisor and _divides(divisor, extent):
             return by_atom[candidate], divisor
-        if isinstance(divisor, int) and isinstance(extent, int):
-            # (16 * b + c) // 16 with c in 0..31: the rest is a multiple, c is split.
-            if _divides(divisor, rest) and extent > divisor and extent % divisor == 0:
-                return by_atom[candidate], divisor
+        # (16 * b + c) // 16 with c in 0..31: the rest is a multiple, c is split.
+        if not isinstance(divisor, int) or not isinstance(extent, int):
+            continue
+        if _divides(divisor, rest) and extent > divisor and extent % divisor == 0:
+            return by_atom[candidate], divisor
     return None
 
 
@@ -243,7 +244,7 @@ def _fit(nest: Nest, domain: Sequence[Dim]) -> Nest | None:
     if variables:
         return None
     for target, group in zip(targets, groups, strict=True):
-        for a, b in zip(group, group[1:], strict=False):
+        for a, b in itertools.pairwise(group):
             if not all(_mergeable(dim, a, b) for stage in nest.stages for dim in stage_indices(stage)):
                 return None
         for v in group[:-1]:
@@ -252,7 +253,7 @@ def _fit(nest: Nest, domain: Sequence[Dim]) -> Nest | None:
             mapping[atom_of(group[-1])] = target
     renamed = {atom: _temporary(value) for atom, value in mapping.items()}
     nest = _apply(nest, _real(targets), renamed, [() for _ in nest.stages])
-    back = {atom_of(_temporary(v)): v for v in targets if not isinstance(v, int)}
+    back: dict[Atom, Dim] = {atom_of(_temporary(v)): v for v in targets if not isinstance(v, int)}
     return _apply(nest, _real(targets), back, [() for _ in nest.stages])
 
 

@@ -92,7 +92,7 @@ class Store:
 class Reduce:
     """Binds `name` to the reduction of `value` over the `inner` loop variables.
 
-    ``op`` is sum, prod, max, min, argmax, argmin (first position along the one inner variable), or their ``_last`` forms.
+    ``op`` is sum, prod, max, min, argmax, argmin (first position along the one inner variable), or an ``_last`` form.
     A sum whose innermost variable walks consecutive elements runs in 16 partial lanes (element k goes to lane k % 16),
     folded 8, 4, 2, 1; any other runs in order. Which of the two depends on the nest alone, never on the target.
     """
@@ -122,7 +122,7 @@ Stage = Store | Reduce | Running
 
 @dataclass(eq=False)
 class Nest(Step):
-    """Loops over the variables `outer` (all points independent: they run in parallel), doing `stages` in order at each."""
+    """Loops over the variables `outer` (independent points, which run in parallel), doing `stages` in order at each."""
 
     outer: tuple[Dim, ...]
     stages: list[Stage]

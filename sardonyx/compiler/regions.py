@@ -1,7 +1,7 @@
 """How often each value is needed in memory.
 
-A value with several consumers is normally computed once and stored. But where all of them are element-wise and meet again
-in one node, as in ``x * sigmoid(x)``, the whole region becomes one expression and the value never needs memory.
+A value with several consumers is normally computed once and stored. But where all of them are element-wise and meet
+again in one node, as in ``x * sigmoid(x)``, the whole region becomes one expression and the value never needs memory.
 """
 
 from __future__ import annotations

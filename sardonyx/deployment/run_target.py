@@ -1,4 +1,4 @@
-"""Runs compiled models as static programs: for another processor under an emulator, or for this one with guarded memory.
+"""Runs compiled models as static programs: for another processor under an emulator, for this one in guarded memory.
 
     outputs = run_on(model, "aarch64", {"x": x})
 
@@ -66,7 +66,7 @@ class Machine:
 
 
 def _machines() -> dict[str, Machine]:
-    rows = [Machine(name, TARGETS[name]) for name, row in TARGETS.items() if (row.arch, row.system) == ("x86_64", "linux")]
+    rows = [Machine(name, row) for name, row in TARGETS.items() if (row.arch, row.system) == ("x86_64", "linux")]
     arm, riscv = ("qemu-aarch64",), ("qemu-riscv64",)
     vectors = (*riscv, "-cpu")
     rows += [
@@ -310,7 +310,9 @@ def _read_result(blob: bytes, at: int, ports: Sequence[Mapping[str, Any]]) -> tu
     return Result(0, step, damaged, leaked, tuple(outputs)), at
 
 
-def run_on(model: ir.Model, target: str | Machine, feeds: Mapping[str, Any], *, timeout: float = 600) -> list[np.ndarray]:
+def run_on(
+    model: ir.Model, target: str | Machine, feeds: Mapping[str, Any], *, timeout: float = 600
+) -> list[np.ndarray]:
     """Compile `model` for a machine and run it once, under an emulator where it is not this one.
 
     Args:

@@ -1,8 +1,8 @@
 """The hand-written kernels: one table of rows.
 
-Tests read it: each `kernels/c/*.c` has a row, compiles alone for every target without an undefined symbol, has the tiles
-that the row says, and keeps its hot loop in registers. What a kernel computes and asks of its caller in full stands above
-its arguments in its header; how it is cut into tasks and tiles stands above its code.
+Tests read it: each `kernels/c/*.c` has a row, compiles alone for every target without an undefined symbol, has the
+tiles that the row says, and keeps its hot loop in registers. What a kernel computes and asks of its caller in full
+stands above its arguments in its header; how it is cut into tasks and tiles stands above its code.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Kernel:
         serial: Called once with the host, and returns a count or an error; else an `sx_task`.
         tile: Macros of the register tile; empty where there is none.
         tiles: Their values, chosen by the macros VL and VREGS of simd.h, for each width of registers.
-        hot: Instructions (a regular expression) of the loop in which the time goes; empty where it is not one of products.
+        hot: Instructions (a regular expression) of the loop in which the time goes; empty where that has no products.
         hot_in: How the names of the functions with that loop begin.
     """
 
@@ -51,7 +51,13 @@ class Kernel:
 
 _FMA = r"fmadd|fmla"
 _CONV = ("CONV_MR", "CONV_NB")
-_CONV_TILES = {"x86_64_v2": (2, 1), "x86_64_v3": (6, 1), "icelake_server": (14, 2), "aarch64": (6, 1), "riscv64_v": (6, 1)}
+_CONV_TILES = {
+    "x86_64_v2": (2, 1),
+    "x86_64_v3": (6, 1),
+    "icelake_server": (14, 2),
+    "aarch64": (6, 1),
+    "riscv64_v": (6, 1),
+}
 _ROWS = ("MR",)
 _ROW_TILES = {"x86_64_v2": (2,), "x86_64_v3": (6,), "icelake_server": (14,), "aarch64": (6,), "riscv64_v": (6,)}
 _BLOCKED = "NCHW16c to NCHW16c"

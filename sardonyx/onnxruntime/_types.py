@@ -31,18 +31,22 @@ ELEMENT_TYPES: dict[str, tuple[int, str | None]] = {
     "uint4": (21, None),
     "int4": (22, None),
     "float4e2m1": (23, None),
+    "float8e8m0": (24, None),
+    "uint2": (25, None),
+    "int2": (26, None),
 }
 _ML_DTYPES = {
     "float8e4m3fn": "float8_e4m3fn",
     "float8e4m3fnuz": "float8_e4m3fnuz",
     "float8e5m2": "float8_e5m2",
     "float8e5m2fnuz": "float8_e5m2fnuz",
+    "float8e8m0": "float8_e8m0fnu",
     "float4e2m1": "float4_e2m1fn",
 }
 _NUMBER_TO_NAME = {number: name for name, (number, _) in ELEMENT_TYPES.items()}
 _NUMPY_TO_NAME = {numpy: name for name, (_, numpy) in ELEMENT_TYPES.items() if numpy}
 _NUMPY_TO_NAME |= {ml: name for name, ml in _ML_DTYPES.items()}
-_NUMPY_TO_NAME |= {name: name for name in ("bfloat16", "uint4", "int4")}
+_NUMPY_TO_NAME |= {name: name for name in ("bfloat16", "uint4", "int4", "uint2", "int2")}
 
 
 def dtype_of(element: str) -> np.dtype:

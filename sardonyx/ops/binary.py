@@ -70,7 +70,9 @@ def broadcast(ctx: Lowering, x: Tensor, shape: Sequence[Dim]) -> Element:
     return element
 
 
-def map_elements(ctx: Lowering, body: Callable[..., Expr], *inputs: Tensor, shape: Sequence[Dim] | None = None) -> Tensor:
+def map_elements(
+    ctx: Lowering, body: Callable[..., Expr], *inputs: Tensor, shape: Sequence[Dim] | None = None
+) -> Tensor:
     """The tensor of ``body(element of each input)``, inputs broadcast against each other."""
     ctx.native(*inputs)
     shape = broadcast_shape(ctx, [x.shape for x in inputs]) if shape is None else tuple(shape)

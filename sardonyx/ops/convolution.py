@@ -1,7 +1,7 @@
 """Convolution and its transpose, in one to three dimensions.
 
-fp32 with constant weights runs in hand-written kernels on NCHW16c; everything else (other dtypes, computed weights, groups
-that are no whole blocks, three dimensions) as a loop nest.
+fp32 with constant weights runs in hand-written kernels on NCHW16c; everything else (other dtypes, computed weights,
+groups that are no whole blocks, three dimensions) as a loop nest.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def convolve(ctx: Lowering, x: Tensor, w: Tensor, bias: Tensor | None, place: Wi
     """The convolution of `x` [N, C, ...] with `w` [O, C / groups, ...] over window `place`."""
     if x.dtype in ("float16", "bfloat16"):  # accumulated in float32, rounded once
         wide = [None if t is None else _cast(ctx, t, "float32") for t in (x, w, bias)]
-        assert wide[0] is not None and wide[1] is not None
+        assert wide[0] is not None
+        assert wide[1] is not None
         return _cast(ctx, convolve(ctx, wide[0], wide[1], wide[2], place, groups), x.dtype)
     shape = (x.shape[0], w.shape[0], *place.output)
     raw = _kernel(ctx, x, w, place, groups, shape)
@@ -52,7 +53,8 @@ def convolve(ctx: Lowering, x: Tensor, w: Tensor, bias: Tensor | None, place: Wi
         raw = _nest(ctx, x, w, place, groups, shape)
     if bias is None:
         return ctx.lazy(raw.dtype, shape, raw.at, sources=[raw], cost=1)
-    spread = ctx.lazy(bias.dtype, (1, w.shape[0], *(1 for _ in place.output)), lambda i: bias.at((i[1],)), sources=[bias])
+    ones = (1,) * len(place.output)
+    spread = ctx.lazy(bias.dtype, (1, w.shape[0], *ones), lambda i: bias.at((i[1],)), sources=[bias])
     return map_elements(ctx, lambda a, b: a + b, raw, spread, shape=shape)
 
 
@@ -69,9 +71,8 @@ def _check(ctx: Lowering, node: Node, x: Tensor, w: Tensor, groups: int) -> None
         )
     declared = node.attr("kernel_shape")
     if declared is not None and all(isinstance(d, int) for d in w.shape[2:]) and tuple(declared) != tuple(w.shape[2:]):
-        raise errors.ModelError(
-            f"kernel_shape {declared} differs from the weights' {list(w.shape[2:])}", node=node.name, operator=node.op_type
-        )
+        message = f"kernel_shape {declared} differs from the weights' {list(w.shape[2:])}"
+        raise errors.ModelError(message, node=node.name, operator=node.op_type)
     outputs = w.shape[0]
     if groups < 1 or (isinstance(outputs, int) and outputs % groups):
         raise errors.ModelError(f"{outputs} output channels in {groups} groups", node=node.name, operator=node.op_type)
@@ -121,8 +122,9 @@ def _winograd_pays(images: Dim, inputs: int, outputs: int, place: Window) -> boo
     """Whether `winograd_f32` is faster than the direct sum: a model of both in multiply-adds of 16 lanes.
 
     Winograd multiplies a quarter as often, on whole tiles of 4 x 4, but transforms each tile of each channel block in
-    (115 ns, as long as 300 multiply-adds) and out (taken as 200), and has four times the weights. Those are counted as coming
-    from memory, at 4 bytes in the time of a multiply-add: the layers of a network drive each other's from the caches.
+    (115 ns, as long as 300 multiply-adds) and out (taken as 200), and has four times the weights. Those are counted as
+    coming from memory, at 4 bytes in the time of a multiply-add: the layers of a network drive each other's from the
+    caches.
 
     Measured on Zen 3, one thread, ms: ONNX Runtime, direct and Winograd; the last two again with all caches cold.
 
@@ -270,7 +272,7 @@ def _transposed_window(ctx: Lowering, node: Node, x: Tensor, w: Tensor) -> Windo
 def _upsample(
     ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, shape: tuple[Dim, ...]
 ) -> Tensor | None:
-    """Kernel equal to stride: windows do not overlap, so it is one 1x1 convolution whose channels spread out in space."""
+    """Kernel equal to stride: windows do not overlap, so it is a 1x1 convolution whose channels spread out in space."""
     fits = groups == 1 and x.dtype == "float32" and w.array is not None and x.rank == 4
     if not fits or place.kernel != place.strides or set(place.dilations) != {1} or set(place.begin) != {0}:
         return None
@@ -313,8 +315,9 @@ def _transposed_nest(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups:
         where.append(at)
         inside = both(inside, ex.index(at) < ex.index(place.size[axis]))
     source = group * per_group + channel
-    value = ex.guard(inside, x.at((outer[0], source, *where)), 0)
-    term = value * w.at((source, outer[1] - group * w.shape[1], *taps))
+    # A tap that reaches no input adds nothing, whatever its weight is.
+    product = x.at((outer[0], source, *where)) * w.at((source, outer[1] - group * w.shape[1], *taps))
+    term = ex.guard(inside, product, 0)
     dtype = "float64" if x.dtype == "float64" else "float32"
     buffer = ctx.temporary(x.dtype, ix.product(shape))
     total = Reduce("total", "sum", ex.cast(term, dtype), inner, dtype)

@@ -35,7 +35,7 @@ FAR = 1 << 31  # starts and ends beyond this mean "as far as there is something"
 
 
 def target_shape(ctx: Lowering, x: Tensor, wanted: Sequence[Expr], allowzero: bool) -> list[Dim]:
-    """The dims that Reshape asks for: 0 copies an input dim, one -1 takes what is left; checked in the run if need be."""
+    """The dims that Reshape asks for: 0 copies an input dim, one -1 takes what is left; checked if need be."""
     raw = [ex.as_index(ex.cast(value, "int64")) for value in wanted]
     unknown = [number for number, dim in enumerate(raw) if dim is None or not _settled(dim)]
     shape: list[Dim] = []

@@ -52,7 +52,8 @@ def channel_wise(ctx: Lowering, x: Tensor, body: Callable[..., Expr], *parameter
 
 def _scale_and_shift(ctx: Lowering, x: Tensor, parameters: Sequence[Tensor], epsilon: float) -> Tensor:
     scale, bias, average, variance = parameters
-    if all(p.array is not None for p in parameters):
+    # Folding infinities would turn them into NaN: such a model is computed as it is written.
+    if all(p.array is not None and np.isfinite(np.asarray(p.array, np.float64)).all() for p in parameters):
         s, b, m, v = (np.asarray(p.array, np.float64) for p in parameters)
         factor = s / np.sqrt(v + epsilon)
         kind = numpy_dtype("float64" if x.dtype == "float64" else "float32")

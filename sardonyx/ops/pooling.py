@@ -75,7 +75,9 @@ def max_pool(ctx: Lowering, node: Node, x: Tensor) -> Tensor | tuple[Tensor, ...
     return _reduce_window(ctx, x, place, "max", lambda e: e, x.dtype)
 
 
-def _reduce_window(ctx: Lowering, x: Tensor, place: Window, op: str, body: Callable[[Expr], Expr], dtype: str) -> Tensor:
+def _reduce_window(
+    ctx: Lowering, x: Tensor, place: Window, op: str, body: Callable[[Expr], Expr], dtype: str
+) -> Tensor:
     ctx.cheap(x)
     shape = (*x.shape[:2], *place.output)
     outer, taps = variables(shape), variables(place.kernel, "k")

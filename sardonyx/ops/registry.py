@@ -1,8 +1,8 @@
 """The table of operators: domain, name, version -> the function that lowers a node.
 
-An operator function is ``f(ctx, node, *inputs) -> Tensor | tuple``: `ctx` is the `Lowering`, `node` gives the attributes,
-inputs are `Tensor` or None where an optional one is missing. It raises `Unsupported` with a reason to leave the node
-to the host. The newest row whose ``since`` is not newer than the model's opset wins.
+An operator function is ``f(ctx, node, *inputs) -> Tensor | tuple``: `ctx` is the `Lowering`, `node` gives the
+attributes, inputs are `Tensor` or None where an optional one is missing. It raises `Unsupported` with a reason to leave
+the node to the host. The newest row whose ``since`` is not newer than the model's opset wins.
 """
 
 from __future__ import annotations

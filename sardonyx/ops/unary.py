@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from sardonyx import errors
 from sardonyx.compiler import expr as ex
 from sardonyx.compiler.dtypes import bit_width, is_native
@@ -31,7 +33,11 @@ def elementwise(ctx: Lowering, x: Tensor, body: Callable[[Expr], Expr], dtype: s
 
 
 def unary(name: str, body: Callable[..., Expr], *, since: int = 1, domain: str = "", **defaults: Any) -> None:
-    """Add a row: ``body(x, **attributes)`` is the expression of one element; `defaults` are the attributes."""
+    """Add a row: ``body(x, **attributes)`` is the expression of one element; `defaults` are the attributes.
+
+    Attributes are float32 in the format, whatever the tensor's type: a default is rounded as a stored one is.
+    """
+    defaults = {key: float(np.float32(v)) if isinstance(v, float) else v for key, v in defaults.items()}
 
     def lower(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
         values = {key: node.attr(key, default) for key, default in defaults.items()}
@@ -85,8 +91,8 @@ def is_inf(x: Expr, detect_negative: int = 1, detect_positive: int = 1) -> Expr:
 
 for _name, _since in (
     ("Exp", 1), ("Log", 1), ("Sqrt", 1), ("Sin", 7), ("Cos", 7), ("Tan", 7), ("Asin", 7), ("Acos", 7), ("Atan", 7),
-    ("Sinh", 9), ("Cosh", 9), ("Tanh", 1), ("Asinh", 9), ("Acosh", 9), ("Atanh", 9), ("Erf", 9), ("Floor", 1), ("Ceil", 1),
-    ("Abs", 1), ("Neg", 1), ("Sign", 9),
+    ("Sinh", 9), ("Cosh", 9), ("Tanh", 1), ("Asinh", 9), ("Acosh", 9), ("Atanh", 9), ("Erf", 9), ("Floor", 1),
+    ("Ceil", 1), ("Abs", 1), ("Neg", 1), ("Sign", 9),
 ):  # fmt: skip
     unary(_name, op(_name.lower()), since=_since)
 

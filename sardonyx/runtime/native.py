@@ -162,7 +162,8 @@ def _map_weights(path: Path, size: int) -> tuple[Any, int]:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         if os.fstat(descriptor).st_size < size:
-            raise errors.CacheError(f"{path} is shorter than the model's weights", hint="clear it: sardonyx cache clear")
+            hint = "clear it: sardonyx cache clear"
+            raise errors.CacheError(f"{path} is shorter than the model's weights", hint=hint)
         mapped = mmap.mmap(descriptor, size, prot=mmap.PROT_READ | mmap.PROT_WRITE, flags=mmap.MAP_PRIVATE)
     finally:
         os.close(descriptor)
@@ -381,7 +382,9 @@ class Contexts:
 class Variant:
     """A library with what runs it."""
 
-    def __init__(self, library: Library, assumptions: tuple[tuple[str, bool], ...], pool: Pool, options: SessionOptions):
+    def __init__(
+        self, library: Library, assumptions: tuple[tuple[str, bool], ...], pool: Pool, options: SessionOptions
+    ):
         self.library = library
         self.assumptions = assumptions
         self._pool = pool

@@ -143,7 +143,7 @@ class Session:
         return results if outputs is None else [results[self._positions[name]] for name in outputs]
 
     def _run(self, values: list[Any], targets: dict[int, np.ndarray] | None) -> list[Any]:
-        """Run compiled; where the inputs break what the code assumed, go on with a variant that assumes the opposite."""
+        """Run compiled; where the inputs break what the code assumed, go on with a variant that assumes the reverse."""
         variant = self._current
         assert variant is not None
         for _ in range(MOST_VARIANTS):
@@ -176,7 +176,8 @@ class Session:
 
         with self._lock:
             if self._executor is None:
-                self._executor = ThreadPoolExecutor(max_workers=max(2, self._pool.threads), thread_name_prefix="sardonyx")
+                workers = max(2, self._pool.threads)
+                self._executor = ThreadPoolExecutor(workers, thread_name_prefix="sardonyx")
         return self._executor.submit(self.run, feeds)
 
     def _seen_before(self, feeds: Mapping[str, Any]) -> list[Any] | None:
@@ -276,9 +277,8 @@ def _array(port: Port, value: Any, symbols: dict[int | str, int]) -> np.ndarray:
         known = expected if isinstance(expected, int) else symbols.setdefault(expected, given)
         if given != known:
             same = "" if isinstance(expected, int) else f", as other inputs have for '{port.shape[axis]}'"
-            raise errors.InputError(
-                f"input '{port.name}' has shape {list(shape)}, expected {list(port.shape)}: axis {axis} must be {known}{same}"
-            )
+            what = f"input '{port.name}' has shape {list(shape)}, expected {list(port.shape)}"
+            raise errors.InputError(f"{what}: axis {axis} must be {known}{same}")
     return value if value.flags.c_contiguous else np.ascontiguousarray(value)
 
 

@@ -99,7 +99,9 @@ def emitted(samples: Sequence[Sample]) -> list[Ready]:
     with tempfile.TemporaryDirectory(prefix="sardonyx-check-") as folder:
         run_target.link(bundles, host_target(), Path(folder) / "program")
         results = iter(run_target.run(Path(folder) / "program", run_target.machine("host"), bundles, requests))
-    return [Ready(item, owner, bundle, tuple(_given(next(results)) for _ in item.feeds)) for item, owner, bundle in made]
+    return [
+        Ready(item, owner, bundle, tuple(_given(next(results)) for _ in item.feeds)) for item, owner, bundle in made
+    ]
 
 
 def _given(result: Result) -> list[Any] | str:
@@ -124,7 +126,7 @@ def temporaries_apart() -> Iterator[None]:
     """Models compiled meanwhile allocate every temporary by itself; there is no arena."""
 
     def plan(program: Program) -> memory.Plan:
-        with mock.patch.object(memory, "_is_planned", lambda *_: False):
+        with mock.patch.object(memory, "_is_planned", return_value=False):
             return memory.plan(program)
 
     with mock.patch.object(compiling, "plan", plan):

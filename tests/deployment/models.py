@@ -10,7 +10,9 @@ import onnx
 from deployment.checks import Sample
 
 OPSET = 'ir_version: 9, opset_import: ["" : 20]'
-SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-40, 3.4e38, -3.4e38, 1e-20, 0.5, 1.5, 2.5, -88.8, 104.0])
+SPECIAL = np.array(
+    [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-40, 3.4e38, -3.4e38, 1e-20, 0.5, 1.5, 2.5, -88.8, 104.0]
+)
 
 
 def sample(name: str, text: str, weights: Mapping[str, np.ndarray], *feeds: Mapping[str, Any]) -> Sample:
@@ -39,10 +41,15 @@ def numbers(count: int, dtype: str) -> np.ndarray:
 def convolutions() -> Sample:
     """First layer, 1x1, 3x3 with stride, depthwise, grouped; pooling; residual; classifier."""
     weights = {
-        "w1": floats(20, 3, 7, 7, seed=1, scale=0.1), "b1": floats(20, seed=2),
-        "w2": floats(33, 20, 1, 1, seed=3, scale=0.2), "w3": floats(33, 33, 3, 3, seed=4, scale=0.1), "b3": floats(33, seed=5),
-        "w4": floats(33, 1, 5, 5, seed=6, scale=0.2), "w5": floats(36, 11, 3, 3, seed=7, scale=0.1),
-        "w6": floats(36, 19, seed=8, scale=0.2), "b6": floats(19, seed=9),
+        "w1": floats(20, 3, 7, 7, seed=1, scale=0.1),
+        "b1": floats(20, seed=2),
+        "w2": floats(33, 20, 1, 1, seed=3, scale=0.2),
+        "w3": floats(33, 33, 3, 3, seed=4, scale=0.1),
+        "b3": floats(33, seed=5),
+        "w4": floats(33, 1, 5, 5, seed=6, scale=0.2),
+        "w5": floats(36, 11, 3, 3, seed=7, scale=0.1),
+        "w6": floats(36, 19, seed=8, scale=0.2),
+        "b6": floats(19, seed=9),
     }
     text = """g (float[N,3,37,41] x) => (float[N,19] y, float[N,36,H,W] f) {
         a = Conv<strides=[2,2], pads=[3,3,3,3]>(x, w1, b1)  r = Relu(a)
@@ -90,9 +97,14 @@ def attention() -> Sample:
 def quantized() -> Sample:
     """Dynamic and static int8 with odd sizes."""
     weights = {
-        "w": integers(-128, 127, 67, 37, dtype="int8", seed=1), "u": integers(0, 255, 67, 37, dtype="uint8", seed=2),
-        "zu": np.array(131, np.uint8), "s": np.array(0.02, np.float32), "zx": np.array(120, np.uint8),
-        "so": np.array(0.3, np.float32), "sw": np.array(0.01, np.float32), "zw": np.array(0, np.int8),
+        "w": integers(-128, 127, 67, 37, dtype="int8", seed=1),
+        "u": integers(0, 255, 67, 37, dtype="uint8", seed=2),
+        "zu": np.array(131, np.uint8),
+        "s": np.array(0.02, np.float32),
+        "zx": np.array(120, np.uint8),
+        "so": np.array(0.3, np.float32),
+        "sw": np.array(0.01, np.float32),
+        "zw": np.array(0, np.int8),
     }
     text = """g (float[M,67] x) => (float[M,37] a, int32[M,37] b, uint8[M,37] c) {
         q, scale, zero = DynamicQuantizeLinear(x)  p = MatMulInteger(q, w, zero)  f = Cast<to=1>(p)  a = Mul(f, scale)
@@ -107,14 +119,32 @@ UNARY = """
     LeakyRelu Log Mish Neg Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softplus Softsign Sqrt
     Tan Tanh IsNaN IsInf
 """.split()
-CASTS = {2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 12: "uint32",
-         13: "uint64", 16: "bfloat16", 11: "double", 1: "float"}
+CASTS = {
+    2: "uint8",
+    3: "int8",
+    4: "uint16",
+    5: "int16",
+    6: "int32",
+    7: "int64",
+    9: "bool",
+    10: "float16",
+    12: "uint32",
+    13: "uint64",
+    16: "bfloat16",
+    11: "double",
+    1: "float",
+}
 
 
 def _elementwise(name: str, dtype: str, operators: list[str], numpy_dtype: Any) -> Sample:
     kinds = {"IsNaN": "bool", "IsInf": "bool"}
     outputs = [f"{kinds.get(op, dtype)}[N] y{op}" for op in operators]
-    outputs += [f"{dtype}[N] yP", f"{dtype}[N] yM", f"{dtype}[N] yD", *(f"{kind}[N] c{to}" for to, kind in CASTS.items())]
+    outputs += [
+        f"{dtype}[N] yP",
+        f"{dtype}[N] yM",
+        f"{dtype}[N] yD",
+        *(f"{kind}[N] c{to}" for to, kind in CASTS.items()),
+    ]
     body = [f"y{op} = {op}(x)" for op in operators]
     body += ["yP = Pow(x, z)", "yM = Mod<fmod=1>(x, z)", "yD = Div(x, z)"]
     body += [f"c{to} = Cast<to={to}>(x)" for to in CASTS]
@@ -149,7 +179,9 @@ def integer_arithmetic() -> Sample:
             outputs.append(f"{kind}[N] {op}_{kind}")
             body.append(f"{op}_{kind} = {op}(a_{kind}, b_{kind})")
         outputs.append(f"{kind}[1] Sum_{kind}" if kind[-2:] in ("32", "64") else f"float[N] Sum_{kind}")
-        body.append(f"Sum_{kind} = " + (f"ReduceSum(a_{kind})" if kind[-2:] in ("32", "64") else f"Cast<to=1>(a_{kind})"))
+        body.append(
+            f"Sum_{kind} = " + (f"ReduceSum(a_{kind})" if kind[-2:] in ("32", "64") else f"Cast<to=1>(a_{kind})")
+        )
         info = np.iinfo(kind)
         a = integers(info.min, info.max, 77, dtype=kind, seed=1)
         b = integers(info.min, info.max, 77, dtype=kind, seed=2)
@@ -165,18 +197,38 @@ def integer_arithmetic() -> Sample:
 
 def reductions() -> Sample:
     """Sums in their stated order over long, short and inner axes, with special values; scans and normalisations."""
-    ops = ["ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSumExp",
-           "ReduceSumSquare"]
-    weights = {"first": np.array([0]), "last": np.array([-1]), "both": np.array([0, 2]), "axis": np.array(1),
-               "gain": floats(43, seed=4), "bias": floats(43, seed=5)}
+    ops = [
+        "ReduceSum",
+        "ReduceMean",
+        "ReduceMax",
+        "ReduceMin",
+        "ReduceProd",
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceLogSumExp",
+        "ReduceSumSquare",
+    ]
+    weights = {
+        "first": np.array([0]),
+        "last": np.array([-1]),
+        "both": np.array([0, 2]),
+        "axis": np.array(1),
+        "gain": floats(43, seed=4),
+        "bias": floats(43, seed=5),
+    }
     outputs, body = [], []
     for op in ops:
         for axes in ("first", "last", "both"):
             outputs.append(f"float[A,B,C] {op}_{axes}")
             body.append(f"{op}_{axes} = {op}(x, {axes})")
     outputs += ["float[A,43,67] c", "float[A,43,67] n", "float[A,43,67] s", "int64[A,1,67] i", "float[A,43,67] l"]
-    body += ["c = CumSum(x, axis)", "n = InstanceNormalization(x, gain, bias)", "s = Softmax<axis=1>(x)",
-             "i = ArgMax<axis=1>(x)", "l = LogSoftmax(x)"]
+    body += [
+        "c = CumSum(x, axis)",
+        "n = InstanceNormalization(x, gain, bias)",
+        "s = Softmax<axis=1>(x)",
+        "i = ArgMax<axis=1>(x)",
+        "l = LogSoftmax(x)",
+    ]
     x = floats(5, 43, 67, seed=1)
     special = x.copy()
     special[1, 2, 3], special[2, 40, 66], special[3, 0, 0] = np.nan, np.inf, -np.inf
@@ -186,5 +238,14 @@ def reductions() -> Sample:
 
 SAMPLES: dict[str, Callable[[], Sample]] = {
     f"own_{make.__name__}": make
-    for make in (convolutions, attention, quantized, elementwise_f32, elementwise_f64, elementwise_f16, integer_arithmetic, reductions)
+    for make in (
+        convolutions,
+        attention,
+        quantized,
+        elementwise_f32,
+        elementwise_f64,
+        elementwise_f16,
+        integer_arithmetic,
+        reductions,
+    )
 }

@@ -21,7 +21,7 @@ def i64(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
 
-def over(operator: str, *given: str, kind: int = FLOAT, vectors: dict[str, list] | None = None, **attributes: object):  # noqa: ANN201
+def over(operator: str, *given: str, kind: int = FLOAT, vectors: dict[str, list] | None = None, **attributes: object):
     """A model of one node whose first input is x: float[n, m] and whose others are int64 inputs."""
     inputs: dict = {"x": (kind, ["n", "m"])} if "x" in given else {}
     for name in given:
@@ -40,20 +40,29 @@ CASES: dict[str, Case] = {
         {"i": i64(0, HUGE).reshape(1, 2)}, RuntimeFailure, "out of range",
     ),
     "GatherND": (
-        over("GatherND", "x", "i", vectors={"i": ["p", 2]}), {"i": i64(0, 2).reshape(1, 2)}, {"i": i64(0, 3).reshape(1, 2)},
+        over("GatherND", "x", "i", vectors={"i": ["p", 2]}), {"i": i64(0, 2).reshape(1, 2)},
+        {"i": i64(0, 3).reshape(1, 2)},
         RuntimeFailure, "out of range",
     ),
     "Reshape": (over("Reshape", "x", "s", vectors={"s": [2]}), {"s": i64(3, 2)}, {"s": i64(4, 2)}, ShapeError, ""),
-    "Reshape by -2": (over("Reshape", "x", "s", vectors={"s": [2]}), {"s": i64(3, -1)}, {"s": i64(3, -2)}, ShapeError, ""),
+    "Reshape by -2": (
+        over("Reshape", "x", "s", vectors={"s": [2]}), {"s": i64(3, -1)}, {"s": i64(3, -2)}, ShapeError, "",
+    ),
     "Expand": (over("Expand", "x", "s", vectors={"s": [2]}), {"s": i64(2, 3)}, {"s": i64(2, 4)}, ShapeError, ""),
     "Expand to 2^60": (
-        over("Expand", "x", "s", vectors={"s": [3]}), {"s": i64(2, 2, 3)}, {"s": i64(HUGE, 2, 3)}, RuntimeFailure, "memory",
+        over("Expand", "x", "s", vectors={"s": [3]}), {"s": i64(2, 2, 3)}, {"s": i64(HUGE, 2, 3)}, RuntimeFailure,
+        "memory",
     ),
     "Tile": (over("Tile", "x", "r", vectors={"r": [2]}), {"r": i64(2, 0)}, {"r": i64(2, -1)}, ShapeError, ""),
-    "Tile 2^40": (over("Tile", "x", "r", vectors={"r": [2]}), {"r": i64(1, 1)}, {"r": i64(1 << 40, 9)}, RuntimeFailure, "memory"),
-    "ConstantOfShape": (over("ConstantOfShape", "s", vectors={"s": [2]}), {"s": i64(0, 2)}, {"s": i64(2, -1)}, ShapeError, ""),
+    "Tile 2^40": (
+        over("Tile", "x", "r", vectors={"r": [2]}), {"r": i64(1, 1)}, {"r": i64(1 << 40, 9)}, RuntimeFailure, "memory",
+    ),
+    "ConstantOfShape": (
+        over("ConstantOfShape", "s", vectors={"s": [2]}), {"s": i64(0, 2)}, {"s": i64(2, -1)}, ShapeError, "",
+    ),
     "ConstantOfShape of 2^60": (
-        over("ConstantOfShape", "s", vectors={"s": [2]}), {"s": i64(1, 2)}, {"s": i64(HUGE, HUGE)}, RuntimeFailure, "memory",
+        over("ConstantOfShape", "s", vectors={"s": [2]}), {"s": i64(1, 2)}, {"s": i64(HUGE, HUGE)}, RuntimeFailure,
+        "memory",
     ),
     "Slice by 0": (
         over("Slice", "x", "b", "e", "a", "t", vectors={name: [1] for name in "beat"}),
@@ -68,10 +77,16 @@ CASES: dict[str, Case] = {
         lambda: model(node("TopK", ["x", "k"], ["y", "i"]), {"x": (FLOAT, ["n", "m"]), "k": (INT64, [1])}),
         {"k": i64(3)}, {"k": i64(4)}, SardonyxError, "",
     ),
-    "Div": (over("Div", "x", "d", kind=INT64), {"d": i64(1, 2, 3)}, {"d": i64(1, 0, 3)}, RuntimeFailure, "divided by zero"),
-    "Mod": (over("Mod", "x", "d", kind=INT64), {"d": i64(1, 2, -3)}, {"d": i64(1, 0, 3)}, RuntimeFailure, "divided by zero"),
+    "Div": (
+        over("Div", "x", "d", kind=INT64), {"d": i64(1, 2, 3)}, {"d": i64(1, 0, 3)}, RuntimeFailure, "divided by zero",
+    ),
+    "Mod": (
+        over("Mod", "x", "d", kind=INT64), {"d": i64(1, 2, -3)}, {"d": i64(1, 0, 3)}, RuntimeFailure, "divided by zero",
+    ),
     "Add": (over("Add", "x", "d", kind=INT64), {"d": i64(1, 2, 3)}, {"d": i64(1, 2)}, ShapeError, ""),
-    "Pad": (over("Pad", "x", "p", vectors={"p": [4]}), {"p": i64(0, 1, -1, 0)}, {"p": i64(-3, 0, 0, 0)}, ShapeError, ""),
+    "Pad": (
+        over("Pad", "x", "p", vectors={"p": [4]}), {"p": i64(0, 1, -1, 0)}, {"p": i64(-3, 0, 0, 0)}, ShapeError, "",
+    ),
     "Range": (
         over("Range", "a", "b", "d", vectors={"a": [], "b": [], "d": []}, kind=INT64),
         {"a": np.int64(0), "b": np.int64(3), "d": np.int64(1)}, {"a": np.int64(0), "b": np.int64(3), "d": np.int64(0)},
@@ -79,7 +94,8 @@ CASES: dict[str, Case] = {
     ),
     "OneHot": (
         lambda: model(node("OneHot", ["i", "d", "v"]), {"i": (INT64, ["n"]), "d": (INT64, []), "v": (FLOAT, [2])}),
-        {"i": i64(0, 9), "d": np.int64(3), "v": np.float32([0, 1])}, {"i": i64(0), "d": np.int64(-1), "v": np.float32([0, 1])},
+        {"i": i64(0, 9), "d": np.int64(3), "v": np.float32([0, 1])},
+        {"i": i64(0), "d": np.int64(-1), "v": np.float32([0, 1])},
         SardonyxError, "",
     ),
     "Split": (
@@ -91,12 +107,20 @@ CASES: dict[str, Case] = {
         {"x": X[:1]}, {}, ShapeError, "",
     ),
     "ScatterElements": (
-        lambda: model(node("ScatterElements", ["x", "i", "u"]), {"x": (FLOAT, ["n", "m"]), "i": (INT64, [1, 1]), "u": (FLOAT, [1, 1])}),
-        {"i": i64(-2).reshape(1, 1), "u": X[:1, :1]}, {"i": i64(2).reshape(1, 1), "u": X[:1, :1]}, RuntimeFailure, "out of range",
+        lambda: model(
+            node("ScatterElements", ["x", "i", "u"]),
+            {"x": (FLOAT, ["n", "m"]), "i": (INT64, [1, 1]), "u": (FLOAT, [1, 1])},
+        ),
+        {"i": i64(-2).reshape(1, 1), "u": X[:1, :1]}, {"i": i64(2).reshape(1, 1), "u": X[:1, :1]}, RuntimeFailure,
+        "out of range",
     ),
     "ScatterND": (
-        lambda: model(node("ScatterND", ["x", "i", "u"]), {"x": (FLOAT, ["n", "m"]), "i": (INT64, [1, 1]), "u": (FLOAT, [1, "m"])}),
-        {"i": i64(1).reshape(1, 1), "u": X[:1]}, {"i": i64(-3).reshape(1, 1), "u": X[:1]}, RuntimeFailure, "out of range",
+        lambda: model(
+            node("ScatterND", ["x", "i", "u"]),
+            {"x": (FLOAT, ["n", "m"]), "i": (INT64, [1, 1]), "u": (FLOAT, [1, "m"])},
+        ),
+        {"i": i64(1).reshape(1, 1), "u": X[:1]}, {"i": i64(-3).reshape(1, 1), "u": X[:1]}, RuntimeFailure,
+        "out of range",
     ),
     "MatMul": (
         lambda: model(node("MatMul", ["x", "b"]), {"x": (FLOAT, ["n", "m"]), "b": (FLOAT, ["k", 2])}),

@@ -1,8 +1,8 @@
 """A random graph natively and by the reference; where they differ, the first node that does.
 
 How far rounding may carry the two apart is measured, not guessed: the reference runs again with the operands and
-results of every operator that rounds disturbed by a few units in the last place. Where that changes nothing, results may
-differ by no more than the operators upstream round, and not at all where none does (NaN as NaN).
+results of every operator that rounds disturbed by a few units in the last place. Where that changes nothing, results
+may differ by no more than the operators upstream round, and not at all where none does (NaN as NaN).
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ def difference(have: np.ndarray, references: list[np.ndarray], *, rounded: bool)
         return None
     at = tuple(wrong[0])
     values = np.atleast_1d(have)[at], np.atleast_1d(want)[at], np.atleast_1d(allowed)[at]
-    return f"{len(wrong)} of {want.size} elements differ, first at {list(map(int, at))}: {values[0]!r} instead of {values[1]!r} (allowed {values[2]:.3g})"  # fmt: skip
+    where = f"{len(wrong)} of {want.size} elements differ, first at {list(map(int, at))}"
+    return f"{where}: {values[0]!r} instead of {values[1]!r} (allowed {values[2]:.3g})"
 
 
 def first_difference(graph: Graph, references: list[dict[str, np.ndarray]]) -> str:

@@ -25,9 +25,9 @@ FLOATS = ("float32", "float64", "float16")
 INTEGERS = ("int64", "int32", "uint8", "int8")
 # Operators that compute in floating point, where native code may round differently than the reference.
 ROUNDING = frozenset(
-    "Add Sub Mul Div Pow Sqrt Exp Log Sigmoid Tanh Erf Softplus Reciprocal Elu HardSigmoid Softsign Sin Cos Gelu HardSwish "
-    "LeakyRelu ReduceSum ReduceMean ReduceProd ReduceL1 ReduceL2 ReduceLogSumExp ReduceSumSquare Softmax LogSoftmax "
-    "LayerNormalization MatMul Gemm Conv ConvTranspose AveragePool GlobalAveragePool BatchNormalization "
+    "Add Sub Mul Div Pow Sqrt Exp Log Sigmoid Tanh Erf Softplus Reciprocal Elu HardSigmoid Softsign Sin Cos Gelu "
+    "HardSwish LeakyRelu ReduceSum ReduceMean ReduceProd ReduceL1 ReduceL2 ReduceLogSumExp ReduceSumSquare Softmax "
+    "LogSoftmax LayerNormalization MatMul Gemm Conv ConvTranspose AveragePool GlobalAveragePool BatchNormalization "
     "InstanceNormalization CumSum Resize If Loop Cast Sum Mean Einsum".split()
 )
 
@@ -103,7 +103,9 @@ class Graph:
             if str(array.dtype) in dtypes and (rank is None or array.ndim == rank) and array.ndim <= most
         ]  # fmt: skip
         if not fitting or self.rng.random() < 0.1:
-            return self.new(self.shape(rank), self.rng.choice(("float32", "float32", *dtypes) if dtypes == FLOATS else dtypes))
+            return self.new(
+                self.shape(rank), self.rng.choice(("float32", "float32", *dtypes) if dtypes == FLOATS else dtypes)
+            )
         return self.rng.choice(fitting[-6:] if self.rng.random() < 0.7 else fitting)
 
     def of(self, name: str) -> np.ndarray:
@@ -127,7 +129,7 @@ class Graph:
     def add(self, operator: str, inputs: list[str], outputs: int = 1, **attributes: object) -> list[str] | None:
         """Add a node if the reference can run it and its results are small."""
         names = [f"v{len(self.nodes)}_{i}" for i in range(outputs)]
-        attributes = {key: value for key, value in attributes.items() if value != []}  # of an empty list no type is known
+        attributes = {key: value for key, value in attributes.items() if value != []}  # an empty list has no type
         node = helper.make_node(operator, inputs, names, name=f"n{len(self.nodes)}", **attributes)
         try:
             results = run_node(
@@ -135,7 +137,9 @@ class Graph:
             )
         except SardonyxError:
             return None
-        if any(not isinstance(r, np.ndarray | np.generic) or np.size(r) > MOST_ELEMENTS or np.ndim(r) > 6 for r in results):
+        if any(
+            not isinstance(r, np.ndarray | np.generic) or np.size(r) > MOST_ELEMENTS or np.ndim(r) > 6 for r in results
+        ):
             return None
         self.nodes.append(node)
         self.values.update(zip(names, map(np.asarray, results), strict=True))
@@ -261,7 +265,9 @@ def by_shape(g: Graph) -> None:
         g.add("ConstantOfShape", shape, value=numpy_helper.from_array(np.array([1.5], np.float32)))
     else:
         last = g.add("Gather", [shape[0], g.put(np.array(-1, np.int64), constant=True)])
-        g.add("Range", [g.put(np.array(0, np.int64), constant=True), last[0], g.put(np.array(1, np.int64), constant=True)])
+        g.add(
+            "Range", [g.put(np.array(0, np.int64), constant=True), last[0], g.put(np.array(1, np.int64), constant=True)]
+        )
 
 
 def slice_(g: Graph) -> None:
@@ -410,7 +416,7 @@ def matmul(g: Graph) -> None:
 
 def convolution(g: Graph) -> None:
     x = g.pick(("float32",), rank=g.rng.choice([3, 4]))
-    n, channels, *spatial = g.of(x).shape
+    _, channels, *spatial = g.of(x).shape
     if 0 in g.of(x).shape:
         return
     groups = g.rng.choice([k for k in range(1, channels + 1) if channels % k == 0])
@@ -424,7 +430,8 @@ def convolution(g: Graph) -> None:
         g.add("ConvTranspose", [x, w], **options)
     else:
         # The reference puts zeros into a dilated kernel, which infinities in between turn into NaN.
-        if g.rng.random() < 0.3 and np.isfinite(g.of(x)).all() and all(size >= 2 * k for size, k in zip(spatial, kernel)):
+        large = all(size >= 2 * k for size, k in zip(spatial, kernel))
+        if g.rng.random() < 0.3 and np.isfinite(g.of(x)).all() and large:
             options["dilations"] = [2] * rank
         w = g.new((filters, channels // groups, *kernel), "float32", constant=True if g.rng.random() < 0.8 else None)
         bias = [g.new((filters,), "float32")] if g.rng.random() < 0.5 else []
@@ -444,7 +451,9 @@ def pool(g: Graph) -> None:
     if kind == 0:
         g.add("MaxPool", [x], kernel_shape=kernel, pads=pads, strides=strides)
     elif kind == 1 and not np.isnan(g.of(x)).any():
-        g.add("AveragePool", [x], kernel_shape=kernel, pads=pads, strides=strides, count_include_pad=g.rng.randint(0, 1))
+        g.add(
+            "AveragePool", [x], kernel_shape=kernel, pads=pads, strides=strides, count_include_pad=g.rng.randint(0, 1)
+        )
     elif kind == 2:
         g.add("GlobalAveragePool", [x])
     else:
@@ -519,9 +528,11 @@ def loop(g: Graph) -> None:
 
 
 MAKERS: list[tuple[Callable[[Graph], None], int]] = [
-    (unary, 6), (binary, 7), (integer, 2), (logical, 2), (cast, 2), (clip, 1), (transpose, 3), (reshape, 3), (by_shape, 2),
+    (unary, 6), (binary, 7), (integer, 2), (logical, 2), (cast, 2), (clip, 1), (transpose, 3), (reshape, 3),
+    (by_shape, 2),
     (slice_, 3), (concat, 2), (split, 1), (pad, 2), (repeat, 2), (gather, 3), (scatter, 2), (reduction, 4),
-    (along_axis, 4), (layer_norm, 1), (matmul, 4), (convolution, 3), (pool, 2), (data_sized, 1), (misc, 2), (branch, 1), (loop, 1),
+    (along_axis, 4), (layer_norm, 1), (matmul, 4), (convolution, 3), (pool, 2), (data_sized, 1), (misc, 2), (branch, 1),
+    (loop, 1),
 ]  # fmt: skip
 
 

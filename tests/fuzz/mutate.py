@@ -11,7 +11,19 @@ from fuzz.seeds import SEEDS
 NUMBERS = [0, 1, -1, 2, 3, 5, 7, -2, 15, 16, 17, 63, 64, 255, 1 << 15, (1 << 31) - 1, 1 << 31, 1 << 40, 1 << 60]
 NUMBERS += [(1 << 63) - 1, -(1 << 63), -(1 << 31), -7]
 FLOATS = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-30, 1e30, float("nan"), float("inf"), float("-inf")]
-TEXTS = ["", "x", "NONE", "SUM", "bidirectional", "reverse", "SAME_UPPER", "constant", "ij,jk->ik", "wrap", "\u00fc" * 40]
+TEXTS = [
+    "",
+    "x",
+    "NONE",
+    "SUM",
+    "bidirectional",
+    "reverse",
+    "SAME_UPPER",
+    "constant",
+    "ij,jk->ik",
+    "wrap",
+    "\u00fc" * 40,
+]
 OPERATORS = sorted({schema.name for schema in onnx.defs.get_all_schemas() if schema.domain in ("", "ai.onnx.ml")})
 Mutation = Callable[[onnx.ModelProto, random.Random], None]
 
@@ -288,7 +300,8 @@ def _value_info(proto: onnx.ModelProto, rng: random.Random) -> None:
 
 MUTATIONS: list[Mutation] = [
     _input_dim, _rank, _dtype, _kind, _attribute, _attribute, _drop_attribute, _attribute_type, _steal_attribute,
-    _steal_attribute, _operator, _operator, _domain, _rewire, _rewire, _swap_inputs, _arity, _rename_output, _graph_output,
+    _steal_attribute, _operator, _operator, _domain, _rewire, _rewire, _swap_inputs, _arity, _rename_output,
+    _graph_output,
     _drop_node, _repeat_node, _shuffle, _opset, _weight_data, _weight_data, _weight_data, _weight_dims, _weight_type,
     _weight_lost, _weight_outside, _weight_to_input, _value_info,
 ]  # fmt: skip

@@ -16,7 +16,9 @@ def value(name: str, shape: list | None, kind: int = FLOAT) -> onnx.ValueInfoPro
     return helper.make_tensor_value_info(name, kind, shape)
 
 
-def build(nodes: list, inputs: list, outputs: list, weights: dict[str, np.ndarray], ml: bool = False) -> onnx.ModelProto:
+def build(
+    nodes: list, inputs: list, outputs: list, weights: dict[str, np.ndarray], ml: bool = False
+) -> onnx.ModelProto:
     """A model of opset 17; `weights` become initializers."""
     held = [numpy_helper.from_array(array, name) for name, array in weights.items()]
     graph = helper.make_graph(nodes, "seed", inputs, outputs, held)
@@ -62,7 +64,11 @@ def control() -> onnx.ModelProto:
     then = helper.make_graph([node("Mul", ["x", "two"], ["t"])], "then", [], [value("t", None)])
     other = helper.make_graph([node("Neg", ["x"], ["e"])], "else", [], [value("e", None)])
     body = helper.make_graph(
-        [node("Add", ["state", "i2"], ["next"]), node("Cast", ["i"], ["i2"], to=FLOAT), node("Identity", ["go"], ["on"])],
+        [
+            node("Add", ["state", "i2"], ["next"]),
+            node("Cast", ["i"], ["i2"], to=FLOAT),
+            node("Identity", ["go"], ["on"]),
+        ],
         "body",
         [value("i", [], INT64), value("go", [], BOOL), value("state", ["n"])],
         [value("on", [], BOOL), value("next", ["n"]), value("i2", [])],
@@ -162,6 +168,5 @@ def attention() -> onnx.ModelProto:
 
 
 SEEDS: dict[str, Callable[[], onnx.ModelProto]] = {
-    f.__name__: f
-    for f in (convolution, recurrent, control, quantized, trees, sequence, indexing, attention)
+    f.__name__: f for f in (convolution, recurrent, control, quantized, trees, sequence, indexing, attention)
 }

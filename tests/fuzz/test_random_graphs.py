@@ -44,4 +44,6 @@ def test_a_wrong_result_is_found_and_its_node_named(monkeypatch: pytest.MonkeyPa
     assert compare.first_difference(graph, references) == "no node differs by itself: fusion"
     references[0]["v1_0"] = references[0]["v1_0"] * np.float32(1.001)
     references[1:] = [dict(references[0]) for _ in references[1:]]
-    assert compare.first_difference(graph, references).startswith("first at node n1 (Exp) of (v0_0 float32[3, 4]): v1_0: 12 of 12")
+    assert compare.first_difference(graph, references).startswith(
+        "first at node n1 (Exp) of (v0_0 float32[3, 4]): v1_0: 12 of 12"
+    )

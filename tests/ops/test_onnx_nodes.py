@@ -12,7 +12,9 @@ session = pytest.importorskip("sardonyx.runtime.session")
 _GRADIENT = "ai.onnx.preview.training.Gradient is training: neither the reference nor we differentiate graphs"
 _PILLOW = "ImageDecoder is decoded by Pillow, which is not installed"
 
-_NOISE = "its expected imaginary parts are the rounding noise (1.9e-7) of one FFT; the exact value is 0 and ours is 3e-15"
+_NOISE = (
+    "its expected imaginary parts are the rounding noise (1.9e-7) of one FFT; the exact value is 0 and ours is 3e-15"
+)
 EXCLUDED: dict[str, str] = {
     "test_dft_inverse_opset19": _NOISE,
     "test_gradient_of_add": _GRADIENT,

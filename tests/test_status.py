@@ -1,0 +1,171 @@
+"""What the documents say is so: figures from results, commands, files of the layout, blocks of Python."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from sardonyx.cli import cli
+from sardonyx.ops.registry import Summary
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {"README.md": README, "CONTRIBUTING.md": (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")}
+RUN = """
+import re, sys
+for block in re.findall(r"```python\\n(.*?)```", open(sys.argv[1], encoding="utf-8").read(), re.DOTALL):
+    exec(compile(block, "README.md", "exec"), globals())
+assert y.tolist() == [2.5] * 4, y
+"""
+DIGITS = """<ir_version: 10, opset_import: ["" : 20]>
+digits (float[batch,64] pixels) => (int64[batch] digit, float[batch,64] probabilities) {
+    probabilities = Softmax(pixels)
+    digit = ArgMax <axis = 1, keepdims = 0> (probabilities)
+}"""
+
+pair = {"sardonyx": {"median": 1.0, "p10": 0.9, "p90": 1.1}, "onnxruntime": {"median": 2.0, "p10": 1.9, "p90": 2.1}}
+RESULTS = {
+    "backend": {
+        "machine": {"cpu": "Some CPU", "cores": 2, "date": "2020-02-20"},
+        "hosted_operators": {"StringSplit": 1},
+        "results": [
+            {"name": "test_abs", "outcome": "passed", "hosted": []},
+            {"name": "test_string_split", "outcome": "passed", "hosted": ["StringSplit"]},
+            {"name": "test_out", "outcome": "wrong", "hosted": []},
+        ],
+    },
+    "agreement": {
+        "good": {"error": 1e-6, "host": [], "nodes": 3},
+        "bad": {"error": None, "host": [], "problem": "it | broke"},
+    },
+    "loads": {
+        "first_load": 10.0,
+        "second_load": 7.0,
+        "resnet50": {"warm_load": 0.04, "ratio": 1.1},
+        "bert_base": {"warm_load": 0.2, "ratio": 1.3},
+    },
+    "overhead": {"fixed": {"sardonyx": 3.0, "onnxruntime": 4.0}},
+    "speed": {"fast": {**pair, "ratio": 2.0}, "slow": {**pair, "ratio": 0.5}},
+    "targets": {"missing": {"riscv64": "no qemu"}, "rows": [{"machine": "aarch64", "outcome": "same"}]},
+    "soak": {"m": {"runs": 10_000, "growth": 1.0, "slack": 16.0}},
+    "fuzz": {"graphs": {"trials": 5, "counts": {"same": 4, "wrong": 1}}},
+}
+VERDICTS = {
+    "official ONNX backend tests pass": ("2 of 2, 1 excluded", "yes"),
+    "official node tests all native": ("50.0% (1 of 2)", "**no**"),
+    "zoo and trained models agree with ONNX Runtime": ("1 of 2 models (not bad)", "**no**"),
+    "zoo and trained models all native": ("1 of 2 models (not bad)", "**no**"),
+    "same bits on all threads and targets": ("1 of 1 comparisons on 1 kinds of machines; riscv64 not run", "yes"),
+    "first load of resnet50, empty cache": ("10.0 s", "yes"),
+    "first load of a second model": ("7.0 s", "**no**"),
+    "warm load of resnet50": ("40 ms", "yes"),
+    "warm load of bert_base": ("200 ms", "**no**"),
+    "peak memory, of weights and activations": ("resnet50 1.10 x, bert_base 1.30 x", "**no**"),
+    "memory over 10,000 runs": ("m +1.0 MB", "yes"),
+    "overhead of a run, one node": ("fixed 3.0 against 4.0 µs", "yes"),
+    "slowest of the zoo beside ONNX Runtime": ("slow at 2.00 x its time", "**no**"),
+    "broken models and random graphs": ("5 graphs: 1 faults", "**no**"),
+}
+
+
+@pytest.fixture
+def status(monkeypatch):
+    spec = importlib.util.spec_from_file_location("status_script", ROOT / "scripts" / "status.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "exclusions", lambda: {"test_out": "its reason"})
+    monkeypatch.setattr(module, "node_tests", lambda: {"test_abs", "test_string_split"})
+    return module
+
+
+def test_results_become_verdicts(status, tmp_path):
+    for part, report in RESULTS.items():
+        (tmp_path / f"{part}.json").write_text(json.dumps(report))
+    rows = [[cell.strip() for cell in line.split("|")] for line in status.goals(tmp_path)[2:-1]]
+    assert {row[1]: (row[3], row[4]) for row in rows} == VERDICTS
+    text = status.status([Summary("", "Relu", (1, 6), True, "/x/ops/unary.py", 3, "")], tmp_path)
+    for expected in (
+        "| backend | Some CPU | 2 |  |  | 2020-02-20 |",
+        "| fast | 1.00 [0.90 .. 1.10] | 2.00 [1.90 .. 2.10] | 2.00 |",
+        "| bad | it \\| broke | none |",
+        "| StringSplit | 1 |",
+        "| test_out | its reason |",
+        "| ai.onnx | Relu | 1, 6 | native | `ops/unary.py` |",
+    ):
+        assert expected in text
+
+
+def test_what_has_no_results_is_not_measured(status, tmp_path):
+    rows = status.goals(tmp_path)[2:-1]
+    assert len(rows) == len(status.GOALS) == len(VERDICTS)
+    assert all("| not measured |  |" in row for row in rows)
+
+
+def test_operators_that_are_not_native_say_why(status):
+    def place(name, domain=""):
+        return status.place(Summary(domain, name, (1,), False, "", 0, ""))
+
+    assert place("SequenceAt") == ("host", "sequences, optionals and maps are Python objects")
+    assert place("StringSplit") == ("host", "strings are Python objects")
+    assert place("SoftmaxCrossEntropyLoss")[0] == "inlined"
+    assert place("ImageDecoder")[0] == "host"
+
+
+def test_check_reports_operators_that_are_missing_or_gone(status, monkeypatch, tmp_path, capsys):
+    relu = Summary("", "Relu", (6,), True, "/x/ops/unary.py", 3, "")
+    text = status.status([relu], tmp_path)
+    monkeypatch.setattr(status, "STATUS", tmp_path / "status.md")
+    status.STATUS.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["status.py", "--check"])
+    monkeypatch.setattr(status, "all_operators", lambda: [relu])
+    assert status.main() == 0
+    status.STATUS.write_text(text.replace("Relu", "Selu"), encoding="utf-8")
+    assert status.main() == 1
+    assert capsys.readouterr().err.count("out of date") == 2
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_of_a_page_exist(page):
+    text = PAGES[page]
+    made = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"(?:^    |`)make ([a-z-]+)", text, re.MULTILINE)) <= made
+    assert set(re.findall(r"(?:^    |`)sardonyx ([a-z]+)", text, re.MULTILINE)) <= set(cli.commands)
+    for path in re.findall(r"\bpython ((?:scripts|benchmarks|tests)/\S+\.py)", text):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"\]\(([^):#]+)\)", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_every_file_of_the_package_stands_in_the_layout():
+    text = (ROOT / "docs" / "layout.md").read_text(encoding="utf-8")
+    package = ROOT / "sardonyx"
+    modules = {path.name for path in package.rglob("*.py")}
+    sources = [path for path in (package / "kernels" / "c").iterdir() if path.suffix in (".c", ".h")]
+    kernels = {path.stem for path in sources if path.suffix == ".c"}
+    named = set(re.findall(r"`(?:capi/)?(\w+(?:\.\w)?\w*)`", text))
+    assert modules <= named
+    for path in sources:
+        assert path.name in named or (path.stem in kernels and path.stem in named), path.name
+    outside = {path.name for folder in ("scripts", "benchmarks", "examples") for path in (ROOT / folder).glob("*.py")}
+    files = {name for name in named if name.endswith((".py", ".c", ".h"))}
+    assert files <= modules | outside | {path.name for path in sources}
+
+
+def test_blocks_of_python_in_the_readme_run(tmp_path):
+    onnx.save(onnx.parser.parse_model(DIGITS), tmp_path / "model.onnx")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", RUN, str(ROOT / "README.md")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "pixels tensor(float) ('batch', 64)" in done.stdout
