@@ -68,6 +68,7 @@ soak: $(VENV)/.dev ## Run MODELS 10000 times each with random sizes and watch th
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style, format of imports and types
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
 .PHONY: bench

@@ -45,18 +45,14 @@ def network_to_onnx(network: MLPClassifier) -> onnx.ModelProto:
             nodes.append(helper.make_node("Relu", [value], [f"relu{index}"], name=f"relu{index}"))
             value = f"relu{index}"
     nodes.append(helper.make_node("Softmax", [value], ["probabilities"], name="softmax", axis=-1))
-    nodes.append(
-        helper.make_node("ArgMax", ["probabilities"], ["digit"], name="argmax", axis=-1, keepdims=0)
-    )
+    nodes.append(helper.make_node("ArgMax", ["probabilities"], ["digit"], name="argmax", axis=-1, keepdims=0))
     return _model("digits_network", nodes, weights)
 
 
 def forest_to_onnx(forest: RandomForestClassifier) -> onnx.ModelProto:
     """A trained forest as one TreeEnsembleClassifier, whose votes are the mean over its trees."""
     attributes: dict[str, list] = {f"nodes_{key}": [] for key in (*_PLACES, *_DECISIONS)}
-    votes: dict[str, list] = {
-        f"class_{key}": [] for key in ("treeids", "nodeids", "ids", "weights")
-    }
+    votes: dict[str, list] = {f"class_{key}": [] for key in ("treeids", "nodeids", "ids", "weights")}
     for tree_id, estimator in enumerate(forest.estimators_):
         tree = estimator.tree_
         for node in range(tree.node_count):

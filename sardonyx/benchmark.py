@@ -64,9 +64,7 @@ class Result:
         return medians[runtime] / medians["sardonyx"]
 
 
-def make_feeds(
-    inputs: Sequence[Any], dims: Mapping[str, int] | None = None, seed: int = 0
-) -> dict[str, np.ndarray]:
+def make_feeds(inputs: Sequence[Any], dims: Mapping[str, int] | None = None, seed: int = 0) -> dict[str, np.ndarray]:
     """Random inputs for a model.
 
     Floats are normal, booleans and integers 0 or 1: the only integers that are valid as indices, masks and
@@ -112,9 +110,7 @@ def machine() -> dict[str, Any]:
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = (
-                line.partition(":")[2].strip() for line in file if line.startswith("model name")
-            )
+            names = (line.partition(":")[2].strip() for line in file if line.startswith("model name"))
             name = next(names, name)
     except OSError:
         pass  # not Linux: the name that Python knows has to do
@@ -173,15 +169,11 @@ def load_runtime(name: str, model: str, threads: int) -> Run:
         ProviderError: the runtime is unknown or not installed.
     """
     if name not in RUNTIMES:
-        raise ProviderError(
-            f"there is no runtime called {name!r}", hint=f"known are: {', '.join(RUNTIMES)}"
-        )
+        raise ProviderError(f"there is no runtime called {name!r}", hint=f"known are: {', '.join(RUNTIMES)}")
     try:
         return RUNTIMES[name](model, threads)
     except ModuleNotFoundError as error:
-        raise ProviderError(
-            f"{name} is not installed", hint=f"pip install 'sardonyx[{name}]'"
-        ) from error
+        raise ProviderError(f"{name} is not installed", hint=f"pip install 'sardonyx[{name}]'") from error
 
 
 def difference(expected: Sequence[Any], actual: Sequence[Any]) -> float:
@@ -296,9 +288,7 @@ def _verify(runs: Mapping[str, Run], feeds: Feeds, tolerance: float) -> dict[str
     return differences
 
 
-def _measure(
-    runs: Mapping[str, Run], feeds: Feeds, block_seconds: float, rounds: int
-) -> dict[str, list[int]]:
+def _measure(runs: Mapping[str, Run], feeds: Feeds, block_seconds: float, rounds: int) -> dict[str, list[int]]:
     """Nanoseconds of each run, by runtime."""
     times: dict[str, list[int]] = {name: [] for name in runs}
     order = list(runs)

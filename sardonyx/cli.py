@@ -57,9 +57,7 @@ def main() -> NoReturn:
 _model = click.argument("model", type=click.Path(exists=True, dir_okay=False))
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 _threads = click.option("--threads", type=click.IntRange(1), help="Number of threads.")
-_dims = click.option(
-    "--dim", "dims", multiple=True, metavar="NAME=SIZE", help="Size of a symbolic dimension."
-)
+_dims = click.option("--dim", "dims", multiple=True, metavar="NAME=SIZE", help="Size of a symbolic dimension.")
 _inputs = click.option(
     "--input",
     "inputs",
@@ -74,9 +72,7 @@ _inputs = click.option(
 @_inputs
 @_dims
 @_threads
-@click.option(
-    "--provider", "providers", multiple=True, help="Providers to use, first choice first."
-)
+@click.option("--provider", "providers", multiple=True, help="Providers to use, first choice first.")
 @click.option("--output", type=click.Path(dir_okay=False), help="Write the outputs to this .npz.")
 @click.option("--seed", default=0, show_default=True, help="Seed of random inputs.")
 @_json
@@ -109,9 +105,7 @@ def run(
 @cli.command()
 @_model
 @_threads
-@click.option(
-    "--provider", "providers", multiple=True, help="Providers to use, first choice first."
-)
+@click.option("--provider", "providers", multiple=True, help="Providers to use, first choice first.")
 @_json
 def inspect(model: str, threads: int | None, providers: Sequence[str], as_json: bool) -> None:
     """Show inputs and outputs of MODEL, where each node runs and why, and the memory it needs."""
@@ -126,8 +120,7 @@ def inspect(model: str, threads: int | None, providers: Sequence[str], as_json: 
     counts = ", ".join(f"{count} {place}" for place, count in report["providers"].items())
     click.echo(f"nodes by provider: {counts or 'none'}")
     sizes = ", ".join(
-        f"{name} {'depends on inputs' if size is None else _bytes(size)}"
-        for name, size in report["memory"].items()
+        f"{name} {'depends on inputs' if size is None else _bytes(size)}" for name, size in report["memory"].items()
     )
     click.echo(f"memory: {sizes}")
 
@@ -204,9 +197,7 @@ def ops(name: str | None, as_json: bool) -> None:
     if name is not None:
         records = [record for record in records if record.name.lower() == name.lower()]
         if not records:
-            raise SardonyxError(
-                f"there is no operator called {name!r}", hint="sardonyx ops lists all"
-            )
+            raise SardonyxError(f"there is no operator called {name!r}", hint="sardonyx ops lists all")
     rows: list[dict[str, Any]] = [
         {
             "domain": record.domain or "ai.onnx",
@@ -289,9 +280,7 @@ def _session(model: str, *, threads: int | None, providers: Sequence[str] = ()) 
     return Session(model, SessionOptions(threads=threads))
 
 
-def _feeds(
-    infos: Sequence[Port], inputs: Sequence[str], dims: Sequence[str], seed: int
-) -> dict[str, Any]:
+def _feeds(infos: Sequence[Port], inputs: Sequence[str], dims: Sequence[str], seed: int) -> dict[str, Any]:
     """The inputs given on the command line, random ones for the rest."""
     from sardonyx.benchmark import make_feeds
 
@@ -360,9 +349,7 @@ def _save_npz(path: str, named: Mapping[str, Any]) -> None:
         np.savez(file, **arrays)
 
 
-def _assignments(
-    texts: Iterable[str], option: str, convert: Callable[[str], int]
-) -> Iterable[tuple[str, int]]:
+def _assignments(texts: Iterable[str], option: str, convert: Callable[[str], int]) -> Iterable[tuple[str, int]]:
     for text in texts:
         name, equals, value = text.partition("=")
         try:
@@ -370,9 +357,7 @@ def _assignments(
                 raise ValueError
             yield name, convert(value)
         except ValueError:
-            raise InputError(
-                f"{option} {text!r}", hint="write NAME=SIZE, such as batch=8"
-            ) from None
+            raise InputError(f"{option} {text!r}", hint="write NAME=SIZE, such as batch=8") from None
 
 
 def _positive(text: str) -> int:
@@ -455,9 +440,7 @@ def _parse_size(text: str) -> int:
     try:
         return int(float(number) * UNITS[unit])
     except (ValueError, KeyError):
-        raise InputError(
-            f"{text!r} is not a size", hint="write 500M, 2G or a number of bytes"
-        ) from None
+        raise InputError(f"{text!r} is not a size", hint="write 500M, 2G or a number of bytes") from None
 
 
 def _print_json(document: Any) -> None:

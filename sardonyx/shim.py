@@ -56,9 +56,7 @@ class _Distribution(importlib.metadata.Distribution):
         return f"Metadata-Version: 2.1\nName: {ALIAS}\nVersion: {version}\n"
 
     def locate_file(self, path: str | os.PathLike[str]) -> NoReturn:
-        raise FileNotFoundError(
-            f"{ALIAS} is provided by sardonyx and has no files of its own: {path}"
-        )
+        raise FileNotFoundError(f"{ALIAS} is provided by sardonyx and has no files of its own: {path}")
 
 
 class _AliasFinder(importlib.abc.MetaPathFinder):

@@ -172,9 +172,7 @@ OPTIONS: dict[str, Any] = {
     "an entry that is no text": lambda o, m: o.add_session_config_entry("a", 1),
     "a library that is missing": lambda o, m: o.register_custom_ops_library("missing.so"),
     "providers": lambda o, m: o.has_providers(),
-    "a level": lambda o, m: plain(
-        set_get(o, "graph_optimization_level", m.GraphOptimizationLevel.ORT_DISABLE_ALL)
-    ),
+    "a level": lambda o, m: plain(set_get(o, "graph_optimization_level", m.GraphOptimizationLevel.ORT_DISABLE_ALL)),
 }
 ATTRIBUTES = [
     name
@@ -197,9 +195,7 @@ def test_session_options(case: str) -> None:
     both(lambda module: OPTIONS[case](module.SessionOptions(), module))
 
 
-@pytest.mark.parametrize(
-    "name", ["SessionOptions", "RunOptions", "NodeArg", "OrtValue", "OrtDevice"]
-)
+@pytest.mark.parametrize("name", ["SessionOptions", "RunOptions", "NodeArg", "OrtValue", "OrtDevice"])
 def test_every_public_name_of_a_class_is_there(name: str) -> None:
     public = {n for n in dir(getattr(theirs, name)) if not n.startswith("_")}
     assert public <= set(dir(getattr(ours, name))) | {"from_c_ort_device"}
@@ -214,17 +210,15 @@ def test_every_method_takes_the_same_arguments(name: str) -> None:
         if mine.__name__ == "refuse":  # a stand-in for what is not supported
             continue
         wanted = list(inspect.signature(getattr(getattr(theirs, name), method)).parameters)
-        assert [p for p in inspect.signature(mine).parameters if p != "self"] == [
-            p for p in wanted if p != "self"
-        ], method
+        assert [p for p in inspect.signature(mine).parameters if p != "self"] == [p for p in wanted if p != "self"], (
+            method
+        )
 
 
 def test_every_public_name_of_the_module_is_there() -> None:
     internal = {"import_capi_exception", "contextlib", "cuda_version", "package_name", "version"}
     packaging = {"onnxruntime_validation", "backend", "datasets", "quantization", "tools"}
-    newer = {
-        n for n in dir(theirs) if n.startswith(("ModelPackage", "OrtEpContext", "OrtEpAssigned"))
-    }
+    newer = {n for n in dir(theirs) if n.startswith(("ModelPackage", "OrtEpContext", "OrtEpAssigned"))}
     public = {n for n in dir(theirs) if not n.startswith("_")}
     assert public - internal - packaging - newer <= set(dir(ours))
 
@@ -253,9 +247,7 @@ def test_enumerations_have_the_same_members_and_words(name: str) -> None:
         3,
         bytearray(b"abc"),
         "missing.onnx",
-        make_model(
-            [helper.make_node("Nope", ["x"], ["y"])], [tensor("x", [1])], [tensor("y", [1])]
-        ),
+        make_model([helper.make_node("Nope", ["x"], ["y"])], [tensor("x", [1])], [tensor("y", [1])]),
     ],
     ids=["empty", "garbage", "a number", "bytearray", "missing file", "unknown operator"],
 )
@@ -302,10 +294,7 @@ def test_descriptions_and_metadata() -> None:
 @pytest.mark.parametrize("shape", [[], None, ["", None, "k"], [2, "n"]])
 def test_shapes_of_inputs(shape: list | None) -> None:
     content = identity(TensorProto.INT64, shape)
-    assert (
-        describe(ours.InferenceSession(content))[0]
-        == (describe(theirs.InferenceSession(content))[0])
-    )
+    assert describe(ours.InferenceSession(content))[0] == (describe(theirs.InferenceSession(content))[0])
 
 
 def test_free_dimensions_can_be_fixed() -> None:
@@ -368,11 +357,7 @@ def test_sequences_go_in_and_come_out_as_lists() -> None:
 def test_providers(providers: Any) -> None:
     content = two_outputs()
     both(lambda module: module.InferenceSession(content, providers=providers).get_providers())
-    both(
-        lambda module: module.InferenceSession(
-            content, providers=providers, enable_fallback=0
-        ).get_providers()
-    )
+    both(lambda module: module.InferenceSession(content, providers=providers, enable_fallback=0).get_providers())
 
 
 def test_a_provider_that_is_missing_is_warned_of() -> None:
@@ -384,12 +369,8 @@ VALUES: dict[str, Any] = {
     "of an array": lambda m: about(m.OrtValue.ortvalue_from_numpy(X)),
     "of a transposed array": lambda m: m.OrtValue.ortvalue_from_numpy(X[:, ::2]).numpy().shape,
     "of a type": lambda m: about(m.OrtValue.ortvalue_from_shape_and_type([2, 3], np.int8))[:6],
-    "of a name of a type": lambda m: m.OrtValue.ortvalue_from_shape_and_type(
-        (2,), "float32"
-    ).data_type(),
-    "of an ONNX type": lambda m: m.OrtValue.ortvalue_from_shape_and_type(
-        [2], TensorProto.BFLOAT16
-    ).data_type(),
+    "of a name of a type": lambda m: m.OrtValue.ortvalue_from_shape_and_type((2,), "float32").data_type(),
+    "of an ONNX type": lambda m: m.OrtValue.ortvalue_from_shape_and_type([2], TensorProto.BFLOAT16).data_type(),
     "of strings": lambda m: m.OrtValue.ortvalue_from_numpy(np.array(["a"])),
     "of a list": lambda m: m.OrtValue.ortvalue_from_numpy([1, 2]),
     "of DLPack": lambda m: about(m.OrtValue.from_dlpack(X.copy())),

@@ -147,9 +147,7 @@ def link_executable(
     if target.system != "linux":
         raise ValueError(f"programs are linked for Linux targets only, not for {target.name}")
     store = default()
-    objects = _compile_all(
-        [*units, Unit("builtins", Path("builtins.c"))], target, store, jobs, None, debug
-    )
+    objects = _compile_all([*units, Unit("builtins", Path("builtins.c"))], target, store, jobs, None, debug)
     compiler = _compiler()
     strip = () if debug else ("-s",)
     if compiler.zig:
@@ -193,10 +191,7 @@ def _compile_all(
     by_key = {_object_key(unit, target, debug): unit for unit in units}
     paths: dict[str, Path] = {}
     with ThreadPoolExecutor(max(1, jobs or available_cpus())) as pool:
-        waiting = {
-            pool.submit(_compile, u, k, target, store, debug, cancelled): k
-            for k, u in by_key.items()
-        }
+        waiting = {pool.submit(_compile, u, k, target, store, debug, cancelled): k for k, u in by_key.items()}
         try:
             for done in as_completed(waiting):
                 key = waiting[done]
@@ -211,9 +206,7 @@ def _compile_all(
     return [paths[key] for key in by_key]
 
 
-def _compile(
-    unit: Unit, key: str, target: Target, store: Cache, debug: bool, cancelled: threading.Event
-) -> Path:
+def _compile(unit: Unit, key: str, target: Target, store: Cache, debug: bool, cancelled: threading.Event) -> Path:
     def make(folder: Path) -> None:
         source = folder / f"{_file_name(unit)}.c"
         source.write_text(unit.text())
@@ -258,9 +251,7 @@ def _file_name(unit: Unit) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in unit.name)[:60] or "unit"
 
 
-def _link_command(
-    target: Target, objects: Sequence[Path], output: Path, store: Cache, debug: bool
-) -> list[str]:
+def _link_command(target: Target, objects: Sequence[Path], output: Path, store: Cache, debug: bool) -> list[str]:
     strip = () if debug else ("-s",)
     files = [*map(str, objects), "-o", str(output)]
     compiler = _compiler()

@@ -129,9 +129,7 @@ class Cache:
                 seen = _identity(path)
                 if self.entry(key) is not None:
                     return path  # another publisher was faster
-                self._discard(
-                    path, seen
-                )  # what is there cannot be used, and entry() could not tell why
+                self._discard(path, seen)  # what is there cannot be used, and entry() could not tell why
             raise CacheError(f"cannot replace the damaged cache entry {path}")
         except OSError as error:
             raise explained(error, self.root) from error
@@ -331,9 +329,7 @@ class Cache:
         import fcntl
 
         try:
-            handle = os.open(
-                self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-            )
+            handle = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise explained(error, self.root) from error
         try:
@@ -395,9 +391,7 @@ def _verify_file(folder: Path, name: str, expected: dict[str, Any]) -> None:
     path = folder / name
     facts = os.lstat(path)
     _require(not name.startswith(("/", "\\")) and ".." not in Path(name).parts)
-    _require(
-        stat.S_ISREG(facts.st_mode) and not foreign(facts) and facts.st_size == expected["size"]
-    )
+    _require(stat.S_ISREG(facts.st_mode) and not foreign(facts) and facts.st_size == expected["size"])
     if not name.endswith(UNHASHED):
         _require(_sha256(path) == expected["sha256"])
 

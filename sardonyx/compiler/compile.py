@@ -156,9 +156,7 @@ def describe(program: Program, memory: Plan, source: Source, weights: int, model
 
 
 def _port(port: Port, entry: dict[str, int], known: set[str]) -> dict[str, Any]:
-    dims = [
-        dim if isinstance(dim, int) else f"s{entry[str(dim)]}" if str(dim) in entry else "?" for dim in port.shape
-    ]
+    dims = [dim if isinstance(dim, int) else f"s{entry[str(dim)]}" if str(dim) in entry else "?" for dim in port.shape]
     atoms = {atom for dim in port.shape for atom in ix.atoms(dim) if atom.kind == "symbol"}
     return {
         "name": port.name,

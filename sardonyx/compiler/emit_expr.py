@@ -210,7 +210,7 @@ def literal(value: float | bool, dtype: str) -> str:
         suffix = "" if dtype == "float64" else "f"
         value = float(value)
         if value != value:
-            return f"__builtin_nan{suffix}(\"\")"
+            return f'__builtin_nan{suffix}("")'
         if value in (float("inf"), float("-inf")):
             return f"{'-' if value < 0 else ''}__builtin_inf{suffix}()"
         return f"{value.hex()}{suffix}" if value >= 0 and str(value)[0] != "-" else f"({value.hex()}{suffix})"
@@ -298,5 +298,3 @@ def convert(code: str, source: str, target: str, saturate: bool = True, round_mo
             return decode(encode(f"(float){code}", target), target)
         return decode(f"f64_to_{SHORT[target]}((double){code})", target)
     return f"({compute_type(target)}){code}"
-
-

@@ -46,9 +46,7 @@ def cache_root() -> Path:
         return root
     import tempfile
 
-    root = (
-        Path(tempfile.gettempdir()) / f"sardonyx-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
-    )
+    root = Path(tempfile.gettempdir()) / f"sardonyx-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(root, 0o700)

@@ -215,5 +215,3 @@ def dtype_name(number: int) -> str:
         raise errors.ModelError(f"there is no element type number {number}")
     name = onnx.TensorProto.DataType.Name(number)
     return {"FLOAT": "float32", "DOUBLE": "float64"}.get(name, name.lower())
-
-

@@ -536,8 +536,7 @@ def evaluate(x: Dim, values: Mapping[str, int]) -> int:
     if isinstance(x, int):
         return x
     return sum(
-        c * functools.reduce(lambda p, a: p * _evaluate_atom(a, values), monomial, 1)
-        for monomial, c in x.terms.items()
+        c * functools.reduce(lambda p, a: p * _evaluate_atom(a, values), monomial, 1) for monomial, c in x.terms.items()
     )
 
 

@@ -132,5 +132,3 @@ def _releases(program: Program, heap: set[Buffer], moved: set[Buffer]) -> dict[S
 
     visit(program.main)
     return found
-
-

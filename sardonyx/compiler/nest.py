@@ -260,5 +260,3 @@ def _fit(nest: Nest, domain: Sequence[Dim]) -> Nest | None:
 def _temporary(value: Dim) -> Dim:
     """A stand-in for a target variable, so that renaming i1 to i0 and i0 to i1 at once is safe."""
     return value if isinstance(value, int) else ix.variable(f"t{atom_of(value).key}", extent_of(value))
-
-

@@ -67,5 +67,3 @@ def _meets_again(value: ir.Value, elementwise: dict[ir.Node, bool], position: di
             return False
         frontier |= {usage.node for output in node.outputs for usage in output.uses()}
     return False
-
-

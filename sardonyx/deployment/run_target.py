@@ -270,9 +270,7 @@ def _dtype(port: Mapping[str, Any]) -> np.dtype:
     return numpy_dtype(port["dtype"])
 
 
-def _read_results(
-    blob: bytes, bundles: Sequence[Bundle], requests: Sequence[Request], crash: str
-) -> list[Result]:
+def _read_results(blob: bytes, bundles: Sequence[Bundle], requests: Sequence[Request], crash: str) -> list[Result]:
     """The results that are whole; the others say what ended the program."""
     results: list[Result] = []
     at = len(RESULT)

@@ -51,9 +51,7 @@ class Target:
     @property
     def library_suffix(self) -> str:
         """How the file name of a library ends."""
-        return {"macos": ".dylib", "windows": ".dll", "freestanding": ".wasm"}.get(
-            self.system, ".so"
-        )
+        return {"macos": ".dylib", "windows": ".dll", "freestanding": ".wasm"}.get(self.system, ".so")
 
 
 class _Cpu(NamedTuple):
@@ -71,8 +69,7 @@ _V2 = "cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3"
 _V3 = f"{_V2} avx avx2 bmi1 bmi2 f16c fma abm movbe"
 _SKYLAKE = f"{_V3} avx512f avx512bw avx512cd avx512dq avx512vl adx"
 _ICELAKE = (
-    f"{_SKYLAKE} avx512vbmi avx512_vbmi2 avx512_vnni avx512_bitalg avx512ifma avx512_vpopcntdq"
-    " gfni vaes vpclmulqdq"
+    f"{_SKYLAKE} avx512vbmi avx512_vbmi2 avx512_vnni avx512_bitalg avx512ifma avx512_vpopcntdq gfni vaes vpclmulqdq"
 )
 # Without this Clang splits 512-bit vectors for Intel into halves and spills them: 2.5 times slower.
 _WIDE = ("-mprefer-vector-width=512",)
@@ -167,11 +164,7 @@ def host_target() -> Target:
     arch = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
     system = {"darwin": "macos", "win32": "windows"}.get(sys.platform, "linux")
     flags = cpu_flags()
-    fitting = [
-        row
-        for row in TARGETS.values()
-        if (row.arch, row.system) == (arch, system) and row.needs <= flags
-    ]
+    fitting = [row for row in TARGETS.values() if (row.arch, row.system) == (arch, system) and row.needs <= flags]
     if not fitting:
         raise ValueError(f"no target fits this machine ({arch}, {system})")
     return fitting[-1]

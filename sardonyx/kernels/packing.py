@@ -77,8 +77,7 @@ def pack_conv(weight: np.ndarray, groups: int = 1) -> np.ndarray:
     o, i, kh, kw = weight.shape
     if groups > 1 and (i % 16 or o % (16 * groups)):
         raise ValueError(
-            f"pack_conv: {groups} groups of {i} input and {o / groups:g} output channels; "
-            "both must be multiples of 16"
+            f"pack_conv: {groups} groups of {i} input and {o / groups:g} output channels; both must be multiples of 16"
         )
     padded = np.zeros((_blocks(o) * 16, _blocks(i) * 16, kh, kw), weight.dtype)
     padded[:o, :i] = weight

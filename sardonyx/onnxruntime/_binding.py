@@ -79,9 +79,7 @@ class IOBinding:
         into = {name: array for name, array in self._targets.items() if array is not None}
         feeds = session._prepared(self._inputs)
         results = session._native.run(feeds, names, out=into or None)
-        self._results = [
-            OrtValue(value, session._output_types[name]) for name, value in zip(names, results)
-        ]
+        self._results = [OrtValue(value, session._output_types[name]) for name, value in zip(names, results)]
 
     def synchronize_inputs(self) -> None:
         """Nothing to wait for on a CPU."""
@@ -99,10 +97,7 @@ class IOBinding:
 
     def copy_outputs_to_cpu(self) -> list[Any]:
         """The outputs of the last run as arrays."""
-        return [
-            np.copy(value._array()) if value.is_tensor() else value.numpy()
-            for value in self._results
-        ]
+        return [np.copy(value._array()) if value.is_tensor() else value.numpy() for value in self._results]
 
     def clear_binding_inputs(self) -> None:
         """Forget the inputs."""

@@ -105,7 +105,6 @@ def _replace_initializer(model: onnx_ir.Model, name: str, array: np.ndarray) -> 
     new = onnx_ir.tensor(array, name=name)
     if old is not None and (list(old.shape) != list(new.shape) or old.dtype != new.dtype):
         raise InvalidArgument(
-            f"Initializer {name!r} is {old.dtype} {list(old.shape)}, "
-            f"its replacement {new.dtype} {list(new.shape)}."
+            f"Initializer {name!r} is {old.dtype} {list(old.shape)}, its replacement {new.dtype} {list(new.shape)}."
         )
     value.const_value = new

@@ -103,8 +103,7 @@ class Feed:
     def _other(self, value: Any) -> Any:
         if isinstance(value, np.ndarray) and not self.type.startswith("optional(tensor("):
             raise InvalidArgument(
-                f"input with name: '{self.name}' expected to be of type: {self.type} "
-                "but received a tensor"
+                f"input with name: '{self.name}' expected to be of type: {self.type} but received a tensor"
             )
         if value is None or isinstance(value, (list, Mapping, np.ndarray)):
             return value
@@ -119,10 +118,7 @@ class Feed:
         if value is None:
             raise InvalidArgument(f"Missing Input: {self.name}")
         if isinstance(value, (str, bytes, tuple, memoryview)):
-            raise RuntimeError(
-                f"Input must be a list of dictionaries or a single numpy array for input "
-                f"'{self.name}'."
-            )
+            raise RuntimeError(f"Input must be a list of dictionaries or a single numpy array for input '{self.name}'.")
         raise RuntimeError(f"Unable to handle object of type {type(value)}")
 
     def _check_type(self, dtype: np.dtype) -> None:
@@ -131,8 +127,7 @@ class Feed:
         actual = element_of(dtype)
         if actual != self.element:
             raise InvalidArgument(
-                f"Unexpected input data type. Actual: (tensor({actual})) , "
-                f"expected: (tensor({self.element}))"
+                f"Unexpected input data type. Actual: (tensor({actual})) , expected: (tensor({self.element}))"
             )
 
     def _check_shape(self, shape: tuple[int, ...]) -> None:

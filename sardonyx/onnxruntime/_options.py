@@ -43,9 +43,7 @@ class _Option:
             return operator.index(value)
         if self.kind is bool and isinstance(value, np.bool_):
             return bool(value)
-        raise TypeError(
-            f"{self.name} must be {self.kind.__name__}, not {type(value).__name__} ({value!r})"
-        )
+        raise TypeError(f"{self.name} must be {self.kind.__name__}, not {type(value).__name__} ({value!r})")
 
 
 class _Config:
@@ -88,9 +86,7 @@ class SessionOptions(_Config):
     enable_profiling = _Option(bool, False, "Measure each step; see `end_profiling`.")
     execution_mode = _Option(ExecutionMode, ExecutionMode.ORT_SEQUENTIAL, "Kept.")
     execution_order = _Option(ExecutionOrder, ExecutionOrder.DEFAULT, "Kept.")
-    graph_optimization_level = _Option(
-        GraphOptimizationLevel, GraphOptimizationLevel.ORT_ENABLE_ALL, "Kept."
-    )
+    graph_optimization_level = _Option(GraphOptimizationLevel, GraphOptimizationLevel.ORT_ENABLE_ALL, "Kept.")
     inter_op_num_threads = _Option(int, 0, "Kept; one pool of threads serves a process.")
     intra_op_num_threads = _Option(int, 0, "Number of threads; 0: what the process may use.")
     log_severity_level = _Option(int, -1, "Kept.")
@@ -164,9 +160,7 @@ class SessionOptions(_Config):
         "save the model and its external data to files and load those",
     )
     add_provider_for_devices = unsupported("SessionOptions.add_provider_for_devices")
-    set_provider_selection_policy_delegate = unsupported(
-        "SessionOptions.set_provider_selection_policy_delegate"
-    )
+    set_provider_selection_policy_delegate = unsupported("SessionOptions.set_provider_selection_policy_delegate")
     set_ep_context_data_read_func = unsupported("SessionOptions.set_ep_context_data_read_func")
     clear_ep_context_data_read_func = unsupported("SessionOptions.clear_ep_context_data_read_func")
 

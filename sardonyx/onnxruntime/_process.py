@@ -58,9 +58,7 @@ def set_seed(seed: int) -> None:
 def set_default_logger_severity(severity: int) -> None:
     """Check the number as the original does; there is no log to filter."""
     if not 0 <= severity <= 4:
-        raise RuntimeError(
-            "Invalid logging severity. 0:Verbose, 1:Info, 2:Warning, 3:Error, 4:Fatal"
-        )
+        raise RuntimeError("Invalid logging severity. 0:Verbose, 1:Info, 2:Warning, 3:Error, 4:Fatal")
 
 
 def set_default_logger_verbosity(verbosity: int) -> None:
@@ -93,9 +91,7 @@ def disable_telemetry_events() -> None:
     """Accepted: nothing is ever sent."""
 
 
-def preload_dlls(
-    cuda: bool = True, cudnn: bool = True, msvc: bool = True, directory: str | None = None
-) -> None:
+def preload_dlls(cuda: bool = True, cudnn: bool = True, msvc: bool = True, directory: str | None = None) -> None:
     """Accepted: there is nothing to load ahead."""
 
 

@@ -44,13 +44,9 @@ def check_and_normalize_provider_args(
         raise ValueError("'providers' must be a sequence of names, not a single string.")
     if provider_options is not None:
         if len(providers) != len(provider_options):
-            raise ValueError(
-                "'providers' and 'provider_options' should be the same length if both are given."
-            )
+            raise ValueError("'providers' and 'provider_options' should be the same length if both are given.")
         if not all(isinstance(provider, str) for provider in providers):
-            raise ValueError(
-                "Only string values for 'providers' are supported if 'provider_options' is given."
-            )
+            raise ValueError("Only string values for 'providers' are supported if 'provider_options' is given.")
         if not all(isinstance(options, Mapping) for options in provider_options):
             raise ValueError("'provider_options' values must be dicts.")
         pairs: list[tuple[Any, Any]] = list(zip(providers, provider_options))

@@ -112,9 +112,7 @@ class Session:
         """Choose providers anew. There is one, so this only checks the arguments."""
         self._choose_providers(providers, provider_options)
 
-    def _choose_providers(
-        self, providers: Providers, provider_options: Sequence[Mapping[Any, Any]] | None
-    ) -> None:
+    def _choose_providers(self, providers: Providers, provider_options: Sequence[Mapping[Any, Any]] | None) -> None:
         self._provider_options = {CPU: {}}
         try:
             names, _ = check_and_normalize_provider_args(providers, provider_options, AVAILABLE)
@@ -139,9 +137,7 @@ class Session:
         given = feeds.keys()
         missing = [name for name in self._required if name not in given]
         if missing:
-            raise ValueError(
-                f"Required inputs ({missing}) are missing from input feed ({list(given)})."
-            )
+            raise ValueError(f"Required inputs ({missing}) are missing from input feed ({list(given)}).")
         prepared = {}
         for name, value in feeds.items():
             feed = self._feeds.get(name)
@@ -221,9 +217,7 @@ class Session:
         results = self.run(names, input_dict_ort_values, run_options)
         return [OrtValue(value, self._output_types[n]) for n, value in zip(names, results)]
 
-    def run_with_iobinding(
-        self, iobinding: IOBinding, run_options: RunOptions | None = None
-    ) -> None:
+    def run_with_iobinding(self, iobinding: IOBinding, run_options: RunOptions | None = None) -> None:
         """Compute the outputs that are bound, from the inputs that are bound."""
         _check_terminate(run_options)
         try:
@@ -344,9 +338,7 @@ def _source(path_or_bytes: Any) -> str | bytes:
         raise TypeError(f"Unable to load from type '{type(path_or_bytes)}'")
     path = os.fspath(path_or_bytes)
     if not os.path.exists(path):
-        raise NoSuchFile(
-            f"Load model from {path} failed:Load model {path} failed. File doesn't exist"
-        )
+        raise NoSuchFile(f"Load model from {path} failed:Load model {path} failed. File doesn't exist")
     if os.path.isdir(path):
         raise InvalidProtobuf(f"Load model from {path} failed:Protobuf parsing failed.")
     return path

@@ -71,9 +71,7 @@ class OrtDevice:
         self._id = device_id
 
     @staticmethod
-    def make(
-        ort_device_name: str, device_id: int, vendor_id: int | OrtDeviceVendorId = -1
-    ) -> OrtDevice:
+    def make(ort_device_name: str, device_id: int, vendor_id: int | OrtDeviceVendorId = -1) -> OrtDevice:
         """The device called `ort_device_name`, such as "cpu"."""
         return OrtDevice(get_ort_device_type(ort_device_name), device_id)
 
@@ -113,16 +111,12 @@ class OrtValue:
         """Wrap an array; a contiguous one is shared, not copied."""
         require_cpu(device_type)
         if not isinstance(numpy_obj, np.ndarray) or element_of(numpy_obj.dtype) == "string":
-            raise RuntimeError(
-                "Creation of OrtValues is currently only supported from non-string numpy arrays"
-            )
+            raise RuntimeError("Creation of OrtValues is currently only supported from non-string numpy arrays")
         array = _contiguous(numpy_obj)
         return cls(array, f"tensor({element_of(array.dtype)})")
 
     @classmethod
-    def ortvalue_from_numpy_with_onnx_type(
-        cls, data: np.ndarray, /, onnx_element_type: int
-    ) -> OrtValue:
+    def ortvalue_from_numpy_with_onnx_type(cls, data: np.ndarray, /, onnx_element_type: int) -> OrtValue:
         """Read the bytes of an array as elements of another type, such as uint16 as bfloat16."""
         element = element_from_any(onnx_element_type)
         array = _contiguous(data).view(dtype_of(element))
@@ -223,13 +217,9 @@ class OrtValue:
         source = data._array() if isinstance(data, OrtValue) else data
         target = self._array()
         if source.size != target.size:
-            raise RuntimeError(
-                "The input size of numpy arrays does not match the size of the OrtValue."
-            )
+            raise RuntimeError("The input size of numpy arrays does not match the size of the OrtValue.")
         if source.dtype != target.dtype:
-            raise RuntimeError(
-                f"Cannot copy elements of {source.dtype} into a tensor of {target.dtype}."
-            )
+            raise RuntimeError(f"Cannot copy elements of {source.dtype} into a tensor of {target.dtype}.")
         np.copyto(target, source.reshape(target.shape))
 
     ort_value_from_sparse_tensor = staticmethod(

@@ -248,9 +248,7 @@ def rotated(
 
 
 @operator("RotaryEmbedding", domain=MS)
-def rotary_embedding(
-    ctx: Lowering, node: Node, x: Tensor, places: Tensor, cos: Tensor, sin: Tensor
-) -> Tensor:
+def rotary_embedding(ctx: Lowering, node: Node, x: Tensor, places: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turns pairs of columns by angles that depend on the token's position."""
     ctx.native(x, places, cos, sin)
     ctx.requires(not node.attr("is_packed_batching", 0), "packed batches")

@@ -106,7 +106,8 @@ _through("QLinearReduceMean", _reduce_mean)
 def qlinear_concat(ctx: Lowering, node: Node, scale: Tensor, zero: Tensor, *inputs: Tensor) -> Tensor:
     """Quantised tensors one behind the other along an axis, brought to one scale."""
     parts = [
-        like(ctx, to_float(ctx, *inputs[i : i + 3]), scale, zero, zero) for i in range(0, len(inputs), 3)  # type: ignore[arg-type]
+        like(ctx, to_float(ctx, *inputs[i : i + 3]), scale, zero, zero)
+        for i in range(0, len(inputs), 3)  # type: ignore[arg-type]
     ]
     return standard(ctx, node, "Concat", *parts, axis=node.attr("axis"))
 

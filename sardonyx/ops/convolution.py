@@ -79,9 +79,7 @@ def _check(ctx: Lowering, node: Node, x: Tensor, w: Tensor, groups: int) -> None
     ctx.equal_dims(x.shape[1], w.shape[1] * groups, "input channels do not fit the weights")
 
 
-def _kernel(
-    ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, shape: tuple[Dim, ...]
-) -> Tensor | None:
+def _kernel(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, shape: tuple[Dim, ...]) -> Tensor | None:
     """The raw sums by a hand-written kernel, or None where none fits."""
     if x.dtype != "float32" or w.array is None or x.rank > 4:
         return None
@@ -269,9 +267,7 @@ def _transposed_window(ctx: Lowering, node: Node, x: Tensor, w: Tensor) -> Windo
     )
 
 
-def _upsample(
-    ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, shape: tuple[Dim, ...]
-) -> Tensor | None:
+def _upsample(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, shape: tuple[Dim, ...]) -> Tensor | None:
     """Kernel equal to stride: windows do not overlap, so it is a 1x1 convolution whose channels spread out in space."""
     fits = groups == 1 and x.dtype == "float32" and w.array is not None and x.rank == 4
     if not fits or place.kernel != place.strides or set(place.dilations) != {1} or set(place.begin) != {0}:

@@ -188,9 +188,7 @@ def normal(seed: int, number: Dim) -> Expr:
     return radius * ex.unary("cos", uniform(seed, number * 2 + 1) * (2 * math.pi))
 
 
-def _random(
-    ctx: Lowering, node: Node, dtype: str, shape: Sequence[Dim], draw: Callable[[int, Dim], Expr]
-) -> Tensor:
+def _random(ctx: Lowering, node: Node, dtype: str, shape: Sequence[Dim], draw: Callable[[int, Dim], Expr]) -> Tensor:
     ctx.requires(is_float(dtype), f"random values of {dtype}")
     seed, layout = seed_of(ctx, node), Plain(tuple(shape))
     return ctx.lazy(dtype, shape, lambda i: ex.cast(draw(seed, layout.offset(i)), dtype), cost=40)

@@ -294,9 +294,7 @@ operator("Scatter", since=9)(scatter_elements)
 
 
 @operator("TensorScatter", since=24)
-def tensor_scatter(
-    ctx: Lowering, node: Node, past: Tensor, update: Tensor, starts: Tensor | None = None
-) -> Tensor:
+def tensor_scatter(ctx: Lowering, node: Node, past: Tensor, update: Tensor, starts: Tensor | None = None) -> Tensor:
     """A cache with `update` written into each sequence from ``starts[batch]`` on, around the end when circular."""
     ctx.native(past, update, starts)
     axis = axis_of(ctx, node.attr("axis", -2), past.rank)

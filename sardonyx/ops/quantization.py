@@ -77,8 +77,16 @@ def rounded(value: Expr, zero: Expr | None, dtype: str) -> Expr:
 
 
 def quantized(
-    ctx: Lowering, x: Tensor, scale: Tensor, zero: Tensor | None, dtype: str, *, axis: int = 1, block: int = 0,
-    precision: str = "", saturate: bool = True,
+    ctx: Lowering,
+    x: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    dtype: str,
+    *,
+    axis: int = 1,
+    block: int = 0,
+    precision: str = "",
+    saturate: bool = True,
 ) -> Tensor:
     """``saturate(round(x / scale) + zero)`` as `dtype`; divided in the scale's type, or in `precision`.
 

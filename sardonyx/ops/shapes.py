@@ -173,4 +173,3 @@ def _groups(old: Sequence[Dim], new: Sequence[Dim]) -> list[tuple[range, range]]
 
 def _divides(x: Dim, y: Dim) -> bool:
     return x != 0 and x * ix.floordiv(y, x) == y
-

@@ -22,9 +22,7 @@ class Profile:
 
     def __init__(self, steps: Sequence[tuple[str, str]], ticks: Sequence[int], runs: int):
         self.runs = runs
-        self.steps = [
-            StepTime(name, operator, ticks[number], runs) for number, (name, operator) in enumerate(steps)
-        ]
+        self.steps = [StepTime(name, operator, ticks[number], runs) for number, (name, operator) in enumerate(steps)]
 
     def by_operator(self) -> list[tuple[str, int, int]]:
         """``(operator, steps, nanoseconds of one run)``, the slowest first."""

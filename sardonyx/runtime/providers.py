@@ -118,9 +118,7 @@ def check_names(names: tuple[str, ...]) -> None:
         if name not in NAMES:
             raise errors.ProviderError(f"no provider '{name}'", hint=f"providers are {', '.join(NAMES)}")
         if name in ("onnxruntime", "openvino") and importlib.util.find_spec(name) is None:
-            raise errors.ProviderError(
-                f"provider '{name}' is not installed", hint=f"pip install sardonyx[{name}]"
-            )
+            raise errors.ProviderError(f"provider '{name}' is not installed", hint=f"pip install sardonyx[{name}]")
     if names[:1] == ("native",) and set(names[1:]) - {"native", "reference"}:
         raise errors.ProviderError(
             f"nodes without native code run on the reference evaluator, not on {names[1]}",

@@ -165,9 +165,7 @@ class _FunctionOfTypes(_Function):
         types = [_type_of(value).SerializeToString() for value in inputs]
         key = b"|".join(types)
         if key not in self.bodies:
-            body = self.schema_of_body.get_context_dependent_function(
-                self.onnx_node.SerializeToString(), types
-            )
+            body = self.schema_of_body.get_context_dependent_function(self.onnx_node.SerializeToString(), types)
             self.bodies[key] = Evaluator(onnx.FunctionProto.FromString(body))
         return self._run_impl(self.bodies[key], *inputs)
 

@@ -56,9 +56,7 @@ class DequantizeLinear(ops.DequantizeLinear_25):
 
     def _run(self, x, x_scale, x_zero_point=None, axis=None, block_size=None, output_dtype=None):
         axis = 1 if axis is None else axis
-        return super()._run(
-            x, x_scale, x_zero_point, axis=axis, block_size=block_size or 0, output_dtype=output_dtype
-        )
+        return super()._run(x, x_scale, x_zero_point, axis=axis, block_size=block_size or 0, output_dtype=output_dtype)
 
 
 class Loop(_AllowsEmpty, OpRun):

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from sardonyx.runtime.providers import Engine
 
 
-
 MOST_VARIANTS = 16  # of a model whose values change their rank with the input
 MOST_SHAPES = 1024  # input shapes remembered as checked
 

@@ -65,9 +65,7 @@ def cgroup_quota(root: str = "/") -> float | None:
         else:
             continue
         for mount in mounts:
-            quotas += [
-                q for folder in _upwards(group) if (q := read(os.path.join(root, mount, folder)))
-            ]
+            quotas += [q for folder in _upwards(group) if (q := read(os.path.join(root, mount, folder)))]
     return min(quotas, default=None)
 
 
@@ -184,9 +182,7 @@ class Pool:
     def _lend(self) -> None:
         while self._started < self._threads - 1:
             name = f"sardonyx-{self._started + 1}"
-            thread = threading.Thread(
-                target=self._library.sx_pool_worker, args=(self._pool,), name=name, daemon=True
-            )
+            thread = threading.Thread(target=self._library.sx_pool_worker, args=(self._pool,), name=name, daemon=True)
             try:
                 thread.start()
             except RuntimeError:  # no more threads to be had: those that there are do the work

@@ -72,9 +72,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, monkeypatch):
 def test_a_compile_error_names_the_unit_and_shows_the_compiler(tmp_path):
     good = [Unit(f"good{n}", f"int f{n}(void) {{ return {n}; }}") for n in range(3)]
     with pytest.raises(CompileError, match=r"cannot compile broken for") as caught:
-        compile_library(
-            [*good, Unit("broken", "int f( { return x; }")], host_target(), tmp_path / "x"
-        )
+        compile_library([*good, Unit("broken", "int f( { return x; }")], host_target(), tmp_path / "x")
     assert caught.value.output.startswith("broken.c:1:")
     assert "error:" in str(caught.value)
     assert not (tmp_path / "x").exists()
@@ -151,9 +149,7 @@ def test_every_target_links_a_library(tmp_path, name):
     assert output.stat().st_size < 60_000
 
 
-@pytest.mark.parametrize(
-    "name", ["x86_64_v3", "aarch64", "riscv64", "x86_64_windows", "aarch64_macos"]
-)
+@pytest.mark.parametrize("name", ["x86_64_v3", "aarch64", "riscv64", "x86_64_windows", "aarch64_macos"])
 def test_the_pool_compiles_for_every_system(tmp_path, name):
     target = TARGETS[name]
     compile_library([Unit("pool", Path("pool.c"))], target, tmp_path / f"p{target.library_suffix}")

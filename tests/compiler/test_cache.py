@@ -60,9 +60,7 @@ def test_everything_is_private_whatever_the_umask(cache):
     assert cache.entry(KEY) == path
 
 
-@pytest.mark.parametrize(
-    "key", ["", "short", "../../etc/passwd", "a/b" * 5, ".hidden-key", "x" * 200]
-)
+@pytest.mark.parametrize("key", ["", "short", "../../etc/passwd", "a/b" * 5, ".hidden-key", "x" * 200])
 def test_keys_are_names_and_not_paths(cache, key):
     with pytest.raises(ValueError, match="not a cache key"):
         cache.entry(key)
@@ -297,9 +295,7 @@ def test_a_killed_publisher_leaves_only_what_is_swept_later(cache):
         f"Cache(sys.argv[1]).publish({KEY!r}, make)\n"
     )
     command = [sys.executable, "-c", script, str(cache.root)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
     with process:
         assert process.stdout.readline() == b"ready\n"
         assert cache.entry(KEY) is None

@@ -1,8 +1,8 @@
 """Builds kernel sources for one ISA and calls them straight from a test, without program, pool or session.
 
-    lib = build("matmul_f32.c", isa="x86_64_v3")
-    Args = struct("matmul_f32.h", "matmul_f32_args")
-    run(lib, "matmul_f32", Args(a=pointer(a), m=3, ...))
+lib = build("matmul_f32.c", isa="x86_64_v3")
+Args = struct("matmul_f32.h", "matmul_f32_args")
+run(lib, "matmul_f32", Args(a=pointer(a), m=3, ...))
 """
 
 from __future__ import annotations
@@ -26,8 +26,17 @@ CACHE = Path(os.environ.get("SARDONYX_TEST_CACHE", Path(tempfile.gettempdir()) /
 
 # Product flags; symbols stay visible here, and one that is missing under -nostdlib is an error.
 FLAGS = [
-    "-O2", "-g0", "-std=gnu11", "-ffreestanding", "-fno-sanitize=undefined", "-ffp-contract=off",
-    "-fno-math-errno", "-Wall", "-Wextra", "-Werror", "-Wno-unused-command-line-argument",
+    "-O2",
+    "-g0",
+    "-std=gnu11",
+    "-ffreestanding",
+    "-fno-sanitize=undefined",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unused-command-line-argument",
 ]
 ISAS = {
     "x86_64_v2": ["-target", "x86_64-linux-gnu", "-mcpu=x86_64_v2"],
@@ -43,8 +52,12 @@ GUARD_BYTE = 0xA5
 
 
 def compile_kernels(
-    *c_files: str | Path, isa: str = "x86_64_v3", defines: dict[str, object] | None = None,
-    flags: Iterable[str] = (), kind: str = "so", source: str = "",
+    *c_files: str | Path,
+    isa: str = "x86_64_v3",
+    defines: dict[str, object] | None = None,
+    flags: Iterable[str] = (),
+    kind: str = "so",
+    source: str = "",
 ) -> Path:
     """Compiles kernel sources; the result is cached by content.
 
@@ -115,8 +128,11 @@ def _load(path: Path) -> ctypes.CDLL:
 
 
 def build(
-    *c_files: str | Path, isa: str = "x86_64_v3", defines: dict[str, object] | None = None,
-    flags: Iterable[str] = (), source: str = "",
+    *c_files: str | Path,
+    isa: str = "x86_64_v3",
+    defines: dict[str, object] | None = None,
+    flags: Iterable[str] = (),
+    source: str = "",
 ) -> ctypes.CDLL:
     """`compile_kernels` to a shared library, loaded into this process (once a process)."""
     return _load(compile_kernels(*c_files, isa=isa, defines=defines, flags=flags, source=source))
@@ -138,8 +154,12 @@ def struct(header: str, name: str) -> type[ctypes.Structure]:
     text = re.sub(r"//[^\n]*|/\*.*?\*/", "", (SOURCES / header).read_text(), flags=re.DOTALL)
     found = re.search(r"typedef struct(?: \w+)?\s*\{([^{}]*)\}\s*" + name + r"\s*;", text)
     assert found, f"{header} has no typedef struct {name}"
-    types = {"int64_t": ctypes.c_int64, "int32_t": ctypes.c_int32, "float": ctypes.c_float,
-             "sx_epilogue": ctypes.c_void_p}
+    types = {
+        "int64_t": ctypes.c_int64,
+        "int32_t": ctypes.c_int32,
+        "float": ctypes.c_float,
+        "sx_epilogue": ctypes.c_void_p,
+    }
     fields: list[tuple[str, type]] = []
     for declaration in filter(None, map(str.strip, found[1].split(";"))):
         kind = declaration.removeprefix("const ").split()[0].rstrip("*")

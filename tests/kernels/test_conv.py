@@ -131,8 +131,17 @@ def test_work_is_cut_finer_than_threads():
     same = {"n": 1, "stride_h": 1, "stride_w": 1, "dilation_h": 1, "dilation_w": 1, "groups": 1}
     for channels, size, kernel in [(64, 56, 3), (512, 7, 3), (2048, 7, 1), (256, 14, 1), (32, 112, 1)]:
         args = arguments(
-            ic_blocks=channels // 16, oc_blocks=channels // 16, ih=size, iw=size, oh=size, ow=size, kh=kernel,
-            kw=kernel, pad_top=kernel // 2, pad_left=kernel // 2, **same,
+            ic_blocks=channels // 16,
+            oc_blocks=channels // 16,
+            ih=size,
+            iw=size,
+            oh=size,
+            ow=size,
+            kh=kernel,
+            kw=kernel,
+            pad_top=kernel // 2,
+            pad_left=kernel // 2,
+            **same,
         )
         assert 8 <= lib.conv_nchw16c_f32_tasks(ctypes.byref(args)) <= 256
 

@@ -39,9 +39,7 @@ CASES = [
 
 def depthwise(window: Window, x: np.ndarray, w: np.ndarray, variant: str) -> np.ndarray:
     fields = {"c_blocks": -(-window.c // 16)}
-    return run_kernel(
-        "depthwise_nchw16c_f32", window, x, pack_depthwise(w), variant=variant, fields=fields
-    )
+    return run_kernel("depthwise_nchw16c_f32", window, x, pack_depthwise(w), variant=variant, fields=fields)
 
 
 def whole(window: Window) -> Window:

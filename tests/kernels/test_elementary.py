@@ -99,15 +99,32 @@ def softplus(x: np.ndarray) -> np.ndarray:
 
 # name: (reference, bound in ULP for float, the same for portable builds, bound for double)
 UNARY: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float, float, float]] = {
-    "exp": (np.exp, 1, 1, 1), "expm1": (np.expm1, 1.5, 1.5, 2), "log": (np.log, 1, 1.25, 0.51),
-    "log1p": (np.log1p, 1.5, 1.75, 0.51), "sqrt": (np.sqrt, 0.5, 0.5, 0.501),
-    "reciprocal": (np.reciprocal, 0.5, 0.5, 0.501), "sin": (np.sin, 0.51, 0.51, 1), "cos": (np.cos, 0.51, 0.51, 1),
-    "tan": (np.tan, 0.51, 0.51, 2.5), "asin": (np.arcsin, 0.51, 0.51, 2.5), "acos": (np.arccos, 0.51, 0.51, 2),
-    "atan": (np.arctan, 0.51, 0.51, 2), "sinh": (np.sinh, 0.51, 0.51, 2), "cosh": (np.cosh, 0.51, 0.51, 2),
-    "tanh": (np.tanh, 1.5, 1.5, 1.5), "asinh": (np.arcsinh, 0.51, 0.51, 2), "acosh": (np.arccosh, 0.51, 0.51, 2),
-    "atanh": (np.arctanh, 0.51, 0.51, 2), "sigmoid": (sigmoid, 2, 2, 2), "softplus": (softplus, 2, 2, 2),
-    "floor": (np.floor, 0, 0, 0), "ceil": (np.ceil, 0, 0, 0), "trunc": (np.trunc, 0, 0, 0),
-    "round_even": (np.rint, 0, 0, 0), "fabs": (np.abs, 0, 0, 0), "sign": (np.sign, 0, 0, 0),
+    "exp": (np.exp, 1, 1, 1),
+    "expm1": (np.expm1, 1.5, 1.5, 2),
+    "log": (np.log, 1, 1.25, 0.51),
+    "log1p": (np.log1p, 1.5, 1.75, 0.51),
+    "sqrt": (np.sqrt, 0.5, 0.5, 0.501),
+    "reciprocal": (np.reciprocal, 0.5, 0.5, 0.501),
+    "sin": (np.sin, 0.51, 0.51, 1),
+    "cos": (np.cos, 0.51, 0.51, 1),
+    "tan": (np.tan, 0.51, 0.51, 2.5),
+    "asin": (np.arcsin, 0.51, 0.51, 2.5),
+    "acos": (np.arccos, 0.51, 0.51, 2),
+    "atan": (np.arctan, 0.51, 0.51, 2),
+    "sinh": (np.sinh, 0.51, 0.51, 2),
+    "cosh": (np.cosh, 0.51, 0.51, 2),
+    "tanh": (np.tanh, 1.5, 1.5, 1.5),
+    "asinh": (np.arcsinh, 0.51, 0.51, 2),
+    "acosh": (np.arccosh, 0.51, 0.51, 2),
+    "atanh": (np.arctanh, 0.51, 0.51, 2),
+    "sigmoid": (sigmoid, 2, 2, 2),
+    "softplus": (softplus, 2, 2, 2),
+    "floor": (np.floor, 0, 0, 0),
+    "ceil": (np.ceil, 0, 0, 0),
+    "trunc": (np.trunc, 0, 0, 0),
+    "round_even": (np.rint, 0, 0, 0),
+    "fabs": (np.abs, 0, 0, 0),
+    "sign": (np.sign, 0, 0, 0),
 }
 
 
@@ -175,9 +192,14 @@ def test_pow_of_doubles(loops: ctypes.CDLL) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("name", "reference"), [
-    ("fmod", np.fmod), ("mod_floor", np.remainder), ("copysign", np.copysign),
-])
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("fmod", np.fmod),
+        ("mod_floor", np.remainder),
+        ("copysign", np.copysign),
+    ],
+)
 def test_binary_functions_equal_numpy(loops: ctypes.CDLL, name: str, reference: np.ufunc, dtype: type) -> None:
     x, y = operands(dtype, 20_000)
     suffix = "f32" if dtype is np.float32 else "f64"
@@ -241,8 +263,10 @@ def test_integers_are_truncated_and_saturated(loops: ctypes.CDLL, integer: str, 
     kind = np.dtype(f"{integer[0]}{int(integer[1:]) // 8}")
     info = np.iinfo(kind)
     got = call(loops, f"{suffix}_to_{integer}", x, dtype=kind)
-    wanted = [0 if np.isnan(v) else info.max if v > 1e30 else info.min if v < -1e30
-              else min(max(int(v), info.min), info.max) for v in x.tolist()]
+    wanted = [
+        0 if np.isnan(v) else info.max if v > 1e30 else info.min if v < -1e30 else min(max(int(v), info.min), info.max)
+        for v in x.tolist()
+    ]
     assert np.array_equal(got, np.array(wanted, kind))
 
 
@@ -310,6 +334,7 @@ def test_narrowing_to_bf16_rounds_once_to_nearest_even(loops: ctypes.CDLL) -> No
 
 # ---- code -----------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize(("isa", "register"), [("x86_64_v3", "%ymm"), ("icelake_server", "%zmm"), ("aarch64", ".4s")])
 @pytest.mark.parametrize("name", ["exp", "log", "tanh", "erf", "sigmoid", "sin"])
 def test_hot_loops_are_vectorised_without_calls_or_spills(name: str, isa: str, register: str) -> None:
@@ -340,8 +365,16 @@ TARGETS = {
 @functools.cache
 def static_program(isa: str, *macros: str) -> Path:
     """The loops as a program without libc that writes the results of all of them to standard output."""
-    options = [*TARGETS[isa], *harness.FLAGS, f"-I{harness.SOURCES}", "-DELEMENTARY_MAIN", *macros,
-               "-fno-builtin", "-nostdlib", "-static"]
+    options = [
+        *TARGETS[isa],
+        *harness.FLAGS,
+        f"-I{harness.SOURCES}",
+        "-DELEMENTARY_MAIN",
+        *macros,
+        "-fno-builtin",
+        "-nostdlib",
+        "-static",
+    ]
     digest = hashlib.sha256(repr(options).encode() + LOOPS.read_bytes())
     for header in sorted(harness.SOURCES.glob("*.h")):
         digest.update(header.read_bytes())

@@ -67,8 +67,11 @@ def libraries() -> list:
         ("icelake_server", "icelake_server", {}, [], "avx512_vbmi2"),
     ]
     return [
-        pytest.param({"isa": isa, "defines": defines, "flags": options}, id=name,
-                     marks=pytest.mark.skipif(flag not in flags, reason=f"the CPU lacks {flag}"))
+        pytest.param(
+            {"isa": isa, "defines": defines, "flags": options},
+            id=name,
+            marks=pytest.mark.skipif(flag not in flags, reason=f"the CPU lacks {flag}"),
+        )
         for name, isa, defines, options, flag in rows
     ]
 
@@ -101,10 +104,12 @@ def output(batch: tuple[int, int], m: int, n: int, *, pad: int = 0) -> tuple[np.
 
 
 def arguments(a: np.ndarray, b: np.ndarray, c: np.ndarray, packed: np.ndarray | None = None) -> ctypes.Structure:
-    steps = {f"{name}_{part}": stride // 4
-             for name, x in (("a", a), ("b", b), ("c", c))
-             for part, stride in zip(("batch0", "batch1", "row", "col"), x.strides, strict=True)
-             if (name, part) != ("c", "col")}
+    steps = {
+        f"{name}_{part}": stride // 4
+        for name, x in (("a", a), ("b", b), ("c", c))
+        for part, stride in zip(("batch0", "batch1", "row", "col"), x.strides, strict=True)
+        if (name, part) != ("c", "col")
+    }
     args = Args(a=harness.pointer(a), b=harness.pointer(b), c=harness.pointer(c), **steps)
     args.memory = (a, b, c, packed)  # lives as long as the addresses do
     args.batch0, args.batch1, args.m, args.n = c.shape
@@ -129,8 +134,21 @@ def pack(b: np.ndarray) -> np.ndarray:
     return np.broadcast_to(panels, (*b.shape[:2], *panels.shape[2:]))
 
 
-def check(lib: ctypes.CDLL, rng, m: int, n: int, k: int, *, batch=(1, 1), a_batch=None, b_batch=None,
-          a_transposed=False, b_transposed=False, packed=False, pad=0) -> None:
+def check(
+    lib: ctypes.CDLL,
+    rng,
+    m: int,
+    n: int,
+    k: int,
+    *,
+    batch=(1, 1),
+    a_batch=None,
+    b_batch=None,
+    a_transposed=False,
+    b_transposed=False,
+    packed=False,
+    pad=0,
+) -> None:
     """One product: bits as the oracle's, nothing written beyond it, no unreadable memory touched."""
     a = stored(rng, a_batch or batch, m, k, transposed=a_transposed, pad=pad)
     b = stored(rng, b_batch or batch, k, n, transposed=b_transposed, pad=pad)
@@ -216,8 +234,10 @@ def test_special_values_pass_through(lib, packed):
     rng = np.random.default_rng(7)
     special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 3e38, -3e38, 1e-40], np.float32)
     for m, n, k in ((1, 40, 5), (7, 17, 3), (20, 50, 4)):
-        a, b = (np.where(rng.random(shape) < 0.3, rng.choice(special, shape), rng.standard_normal(shape))
-                .astype(np.float32) for shape in ((1, 1, m, k), (1, 1, k, n)))
+        a, b = (
+            np.where(rng.random(shape) < 0.3, rng.choice(special, shape), rng.standard_normal(shape)).astype(np.float32)
+            for shape in ((1, 1, m, k), (1, 1, k, n))
+        )
         c = np.empty((1, 1, m, n), np.float32)
         harness.run(lib, "matmul_f32", arguments(a, b, c, pack(b) if packed else None))
         expected = oracle(lib, a, b, (1, 1))

@@ -59,16 +59,12 @@ def draw(rng, shape, dtype) -> np.ndarray:
     """Any bytes, the extremes often."""
     info = np.iinfo(dtype)
     values = rng.integers(info.min, info.max + 1, shape)
-    return np.where(
-        rng.random(shape) < 0.2, rng.choice([info.min, info.max], shape), values
-    ).astype(dtype)
+    return np.where(rng.random(shape) < 0.2, rng.choice([info.min, info.max], shape), values).astype(dtype)
 
 
 def arguments(a, b, c, *, a_zero=None, b_zero=None, packed=False) -> ctypes.Structure:
     """`a` [batch, M, K], `b` [batch or 1, K, N], `c` [batch, M, N]."""
-    args = Args(
-        a=harness.pointer(a), a_signed=a.dtype == np.int8, a_batch=a.strides[0], a_row=a.strides[1]
-    )
+    args = Args(a=harness.pointer(a), a_signed=a.dtype == np.int8, a_batch=a.strides[0], a_row=a.strides[1])
     args.b_signed = b.dtype == np.int8
     args.memory = (a, b, c, a_zero, b_zero)
     if packed:
@@ -129,9 +125,7 @@ def check(
     harness.run(lib, "matmul_int8", arguments(a, b, c, a_zero=a_zero, b_zero=b_zero, packed=packed))
     expected = np.full_like(memory, GUARD)
     expected[:, 1 : m + 1, :n] = oracle(a, b, a_zero, b_zero)
-    np.testing.assert_array_equal(
-        memory, expected, err_msg=f"{m=} {n=} {k=} {types=} {zeros=} {packed=} {transposed=}"
-    )
+    np.testing.assert_array_equal(memory, expected, err_msg=f"{m=} {n=} {k=} {types=} {zeros=} {packed=} {transposed=}")
 
 
 SIGNS = list(itertools.product((np.uint8, np.int8), repeat=2))
@@ -147,9 +141,7 @@ def test_tails_signs_and_zero_points(lib, types, packed):
         k = (1, 3, 4, 6, 9)[number % 5 - 1]
         check(lib, rng, m, n, k, types=types, zeros=zeros, packed=packed, pad=number % 3)
         if not packed:
-            check(
-                lib, rng, m, n, k, types=types, zeros=zeros, packed=False, batch=2, transposed=True
-            )
+            check(lib, rng, m, n, k, types=types, zeros=zeros, packed=False, batch=2, transposed=True)
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "unpacked"])
@@ -169,13 +161,9 @@ def test_extremes_do_not_saturate(lib):
             np.full((1, 7, 600), x, np.uint8).view(types[0]),
             np.full((1, 600, 18), y, np.uint8).view(types[1]),
         )
-        zeros = [
-            np.array([z], np.uint8).view(kind) for z, kind in zip((za, zb), types, strict=True)
-        ]
+        zeros = [np.array([z], np.uint8).view(kind) for z, kind in zip((za, zb), types, strict=True)]
         c = np.empty((1, 7, 18), np.int32)
-        harness.run(
-            lib, "matmul_int8", arguments(a, b, c, a_zero=zeros[0], b_zero=zeros[1], packed=True)
-        )
+        harness.run(lib, "matmul_int8", arguments(a, b, c, a_zero=zeros[0], b_zero=zeros[1], packed=True))
         np.testing.assert_array_equal(c, oracle(a, b, *zeros))
 
 

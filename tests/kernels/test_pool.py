@@ -24,8 +24,10 @@ CASES = [
 
 def pool(kind: int, window: Window, x: np.ndarray, variant: str = "v3") -> np.ndarray:
     fields = {
-        "kind": kind, "c_blocks": -(-window.c // 16),
-        "pad_bottom": window.pads[2], "pad_right": window.pads[3],
+        "kind": kind,
+        "c_blocks": -(-window.c // 16),
+        "pad_bottom": window.pads[2],
+        "pad_right": window.pads[3],
     }
     return run_kernel("pool_nchw16c_f32", window, x, None, variant=variant, fields=fields)
 

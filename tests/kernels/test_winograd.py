@@ -77,7 +77,11 @@ def inputs(case: Tiled, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
 
 
 def winograd(
-    case: Tiled, x: np.ndarray, w: np.ndarray, shared: bool = False, variant: str = "v3",
+    case: Tiled,
+    x: np.ndarray,
+    w: np.ndarray,
+    shared: bool = False,
+    variant: str = "v3",
     defines: dict[str, object] | None = None,
 ) -> np.ndarray:
     """The output [N, O, OH, OW] of both kernels; lanes beyond the last channel are checked to be zero."""
@@ -226,7 +230,13 @@ def test_work_is_cut_finer_than_threads():
     for channels, size in [(64, 56), (128, 28), (256, 14), (512, 14), (512, 28), (256, 64), (64, 224)]:
         tiles = (-(-size // 4)) ** 2
         args = arguments(
-            ic_blocks=channels // 16, oc_blocks=channels // 16, ih=size, iw=size, oh=size, ow=size, n=1,
+            ic_blocks=channels // 16,
+            oc_blocks=channels // 16,
+            ih=size,
+            iw=size,
+            oh=size,
+            ow=size,
+            n=1,
             v=1 if tiles <= convolution.SHARED_TILES else None,
         )
         assert 8 <= lib.winograd_f32_tasks(ctypes.byref(args)) <= 256

@@ -52,8 +52,14 @@ class Window:
         return length(0), length(1)
 
     def fields(self) -> dict[str, int]:
-        pairs = {"ih": self.size[0], "iw": self.size[1], "oh": self.out[0], "ow": self.out[1],
-                 "kh": self.kernel[0], "kw": self.kernel[1]}
+        pairs = {
+            "ih": self.size[0],
+            "iw": self.size[1],
+            "oh": self.out[0],
+            "ow": self.out[1],
+            "kh": self.kernel[0],
+            "kw": self.kernel[1],
+        }
         for name in ("stride", "dilation"):
             pairs[f"{name}_h"], pairs[f"{name}_w"] = getattr(self, name)
         return pairs | {"n": self.n, "pad_top": self.pads[0], "pad_left": self.pads[1]}
@@ -67,8 +73,12 @@ def naive(
     lib = build(NAIVE, defines=defines)
     out = np.empty((window.n, window.o or window.c, *window.out), np.float32)
     values = window.fields() | {
-        "c": window.c, "o": window.o or window.c, "groups": window.groups, "order": order,
-        "pad_bottom": window.pads[2], "pad_right": window.pads[3],
+        "c": window.c,
+        "o": window.o or window.c,
+        "groups": window.groups,
+        "order": order,
+        "pad_bottom": window.pads[2],
+        "pad_right": window.pads[3],
     }
     packed = (ctypes.c_int64 * len(NAIVE_FIELDS))(*(values[name] for name in NAIVE_FIELDS))
     head = [] if kind is None else [ctypes.c_int64(kind)]
@@ -126,8 +136,15 @@ def random_splits(tasks: int, rng: np.random.Generator) -> list[tuple[int, int]]
 
 
 def run_kernel(
-    name: str, window: Window, x: np.ndarray, w: np.ndarray | None, *, variant: str = "v3",
-    defines: Mapping[str, object] | None = None, blocked: bool = True, fields: Mapping[str, int] | None = None,
+    name: str,
+    window: Window,
+    x: np.ndarray,
+    w: np.ndarray | None,
+    *,
+    variant: str = "v3",
+    defines: Mapping[str, object] | None = None,
+    blocked: bool = True,
+    fields: Mapping[str, int] | None = None,
 ) -> np.ndarray:
     """Runs a kernel whole, in ranges, and with an epilogue, and checks that all three agree.
 

@@ -74,7 +74,7 @@ def _images(
         for shape in shapes:
             channels_last = shape[-1] in (1, 3)
             height, width = shape[1:3] if channels_last else shape[2:4]
-            y, x = np.mgrid[0:1 : height * 1j, 0:1 : width * 1j]
+            y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
             count = shape[0] * (shape[-1] if channels_last else shape[1])
             planes = [_plane(rng, y, x) for _ in range(count)]
             picture = np.stack(planes).reshape(shape[0], -1, height, width)

@@ -49,14 +49,14 @@ def name_file_types() -> list[Any]:
     header = np.arange(256, dtype=np.uint8)
     contents = {
         "python": b"import os\n\n\ndef main(path: str) -> int:\n    print(os.listdir(path))\n    return 0\n" * 4,
-        "c": b"#include <stdio.h>\nint main(void) { for (int i = 0; i < 9; i++) printf(\"%d\\n\", i); }\n" * 4,
+        "c": b'#include <stdio.h>\nint main(void) { for (int i = 0; i < 9; i++) printf("%d\\n", i); }\n' * 4,
         "json": json.dumps({"name": "x", "values": list(range(60)), "nested": {"a": None}}).encode(),
         "csv": "\n".join(f"{i},{i * i},row {i}" for i in range(80)).encode(),
         "html": b"<!doctype html><html><head><title>t</title></head><body><p>text</p></body></html>" * 5,
         "markdown": b"# Title\n\nSome *text* with a [link](http://localhost).\n\n- one\n- two\n" * 5,
         "png": b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + header.tobytes() * 8,
         "elf": b"\x7fELF\x02\x01\x01" + bytes(9) + header[::-1].tobytes() * 8,
-        "shell": b"#!/bin/sh\nset -e\nfor f in *.txt; do\n  echo \"$f\"\ndone\n" * 3,
+        "shell": b'#!/bin/sh\nset -e\nfor f in *.txt; do\n  echo "$f"\ndone\n' * 3,
         "noise": np.random.default_rng(1).bytes(3000),
         "tiny": b"ab",
         "empty": b"",

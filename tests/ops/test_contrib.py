@@ -61,14 +61,8 @@ def build(cases: list[Case]) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
                 inputs.append(helper.make_tensor_value_info(name, kind, value.shape))
                 feeds[name] = value
             names.append(name)
-        made = [
-            f"y{number}_{place}" if place in case.wanted else "" for place in range(case.outputs)
-        ]
-        nodes.append(
-            helper.make_node(
-                case.op, names, made, f"n{number}", domain=case.domain, **case.attributes
-            )
-        )
+        made = [f"y{number}_{place}" if place in case.wanted else "" for place in range(case.outputs)]
+        nodes.append(helper.make_node(case.op, names, made, f"n{number}", domain=case.domain, **case.attributes))
         outputs += [onnx.ValueInfoProto(name=name) for name in made if name]
     graph = helper.make_graph(nodes, "contrib", inputs, outputs, constants)
     imports = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
@@ -89,9 +83,7 @@ def check(cases: list[Case]) -> None:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    oracle = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    oracle = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     infer_outputs(model, oracle)
     session = sardonyx.Session(model)
     expected = oracle.run(None, feeds)
@@ -104,9 +96,7 @@ def check(cases: list[Case]) -> None:
             gap = np.abs(have.astype(np.int64) - want.astype(np.int64)).max(initial=0)
             assert gap <= (1 if case.tolerance == 2e-5 else case.tolerance), (case.op, gap)
         else:
-            np.testing.assert_allclose(
-                have, want, rtol=case.tolerance, atol=case.tolerance, err_msg=case.op
-            )
+            np.testing.assert_allclose(have, want, rtol=case.tolerance, atol=case.tolerance, err_msg=case.op)
     hosted = {p.operator for p in session.placement() if p.provider != "native"}
     assert hosted == {case.op for case in cases if not case.native}
 
@@ -213,9 +203,7 @@ def test_rotary_and_grouped_attention():
     ])  # fmt: skip
 
 
-def scales(
-    x: float, y: float, z: float | None = None, kind: Any = np.uint8
-) -> list[list[np.ndarray]]:
+def scales(x: float, y: float, z: float | None = None, kind: Any = np.uint8) -> list[list[np.ndarray]]:
     return [[num(x)], [num(y, kind)]]
 
 
@@ -315,9 +303,7 @@ def test_lstm_with_quantised_weights():
 def run_ours(op: str, inputs: list, **attributes) -> np.ndarray:
     """What our own session gives, where the oracle has no CPU kernel."""
     model, feeds = build([Case(op, inputs, attributes)])
-    model.graph.output[0].type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(
-        inputs[0].dtype
-    )
+    model.graph.output[0].type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(inputs[0].dtype)
     return sardonyx.Session(model).run(feeds)[0]
 
 
@@ -327,16 +313,10 @@ def test_operators_that_the_oracle_lacks():
     total = (x + bias).astype(np.float64)
     erf = np.vectorize(math.erf)
     gelu = total[..., 3:] * 0.5 * (1 + erf(total[..., 3:] / np.sqrt(2)))
-    np.testing.assert_allclose(
-        run_ours("BiasSplitGelu", [x, bias]), total[..., :3] * gelu, rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(run_ours("BiasSplitGelu", [x, bias]), total[..., :3] * gelu, rtol=1e-4, atol=1e-5)
     soft = np.exp(total) / np.exp(total).sum(-1, keepdims=True)
-    np.testing.assert_allclose(
-        run_ours("BiasSoftmax", [x, bias], axis=-1, is_inner_broadcast=1), soft, rtol=1e-4
-    )
-    mean = run_ours(
-        "QLinearReduceMean", [byte(3, 8), *scales(0.1, 3), *scales(0.1, 3)], axes=[1], keepdims=1
-    )
+    np.testing.assert_allclose(run_ours("BiasSoftmax", [x, bias], axis=-1, is_inner_broadcast=1), soft, rtol=1e-4)
+    mean = run_ours("QLinearReduceMean", [byte(3, 8), *scales(0.1, 3), *scales(0.1, 3)], axes=[1], keepdims=1)
     assert mean.shape == (3, 1)
     a, b = real(3, 4), real(4, 5)
     got = run_ours("FusedMatMulActivation", [a, b], activation="Relu", alpha=2.0)

@@ -16,9 +16,7 @@ DOMAIN = "test.custom"
 X = np.array([[1, -2, 3], [4, 5, -6]], np.float32)
 
 
-def session(
-    *nodes: onnx.NodeProto, dims: tuple = ("n", 3), version: int = 1, path=None
-) -> sardonyx.Session:
+def session(*nodes: onnx.NodeProto, dims: tuple = ("n", 3), version: int = 1, path=None) -> sardonyx.Session:
     """A model x -> y; inner values have no declared types."""
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)]
     outputs = [onnx.helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
@@ -50,9 +48,7 @@ def untyped(x, y=None):
     return x + 1 if y is None else x + y
 
 
-@sardonyx.operator(
-    DOMAIN, "Blend", expression=lambda x, y, *, alpha=0.5: x * alpha + y * (1.0 - alpha)
-)
+@sardonyx.operator(DOMAIN, "Blend", expression=lambda x, y, *, alpha=0.5: x * alpha + y * (1.0 - alpha))
 def blend(x, y, *, alpha=0.5):
     return x * np.float32(alpha) + y * np.float32(1 - alpha)
 
@@ -93,18 +89,14 @@ def test_an_expression_is_compiled_and_means_what_the_function_means():
 
 def test_versions_and_registering_again(tmp_path):
     for since, factor in ((1, 10), (3, 30)):
-        sardonyx.operator(
-            DOMAIN, "Versioned", since=since, expression=lambda x, f=factor: x * float(f)
-        )(lambda x: x)
+        sardonyx.operator(DOMAIN, "Versioned", since=since, expression=lambda x, f=factor: x * float(f))(lambda x: x)
     for version, factor in ((1, 10), (2, 10), (3, 30), (9, 30)):
         run = session(node("Versioned", ["x"], ["y"]), version=version)
         np.testing.assert_array_equal(run.run({"x": X})[0], X * factor)
     path = tmp_path / "model.onnx"
     for factor in (2.0, 5.0):  # the same file, another meaning: not what the cache holds
         sardonyx.operator(DOMAIN, "Again", expression=lambda x, f=factor: x * f)(lambda x: x)
-        np.testing.assert_array_equal(
-            session(node("Again", ["x"], ["y"]), path=path).run({"x": X})[0], X * factor
-        )
+        np.testing.assert_array_equal(session(node("Again", ["x"], ["y"]), path=path).run({"x": X})[0], X * factor)
 
 
 def test_inside_a_branch_of_if():

@@ -25,24 +25,16 @@ def model(nodes: list[Node], inputs: dict[str, np.ndarray], opset: int = 2) -> o
         count = 2 if operator.endswith("Classifier") else 1
         results = [f"{number}_{k}" for k in range(count)]
         made.append(helper.make_node(operator, names, results, domain="ai.onnx.ml", **attributes))
-        outputs += [
-            helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in results
-        ]
+        outputs += [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in results]
     values = [
-        helper.make_tensor_value_info(
-            name, helper.np_dtype_to_tensor_dtype(x.dtype), [f"{name}_rows", x.shape[-1]]
-        )
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(x.dtype), [f"{name}_rows", x.shape[-1]])
         for name, x in inputs.items()
     ]
     imports = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", opset)]
-    return helper.make_model(
-        helper.make_graph(made, "g", values, outputs), opset_imports=imports, ir_version=9
-    )
+    return helper.make_model(helper.make_graph(made, "g", values, outputs), opset_imports=imports, ir_version=9)
 
 
-def compare(
-    nodes: list[Node], opset: int = 2, hosted: set[str] = frozenset(), **inputs: np.ndarray
-) -> None:  # type: ignore[assignment]
+def compare(nodes: list[Node], opset: int = 2, hosted: set[str] = frozenset(), **inputs: np.ndarray) -> None:  # type: ignore[assignment]
     proto = model(nodes, inputs, opset)
     session = Session(proto)
     assert {p.operator for p in session.placement() if p.provider != "native"} == hosted
@@ -126,19 +118,13 @@ def svm(kernel: str, classes: int) -> dict[str, Any]:
 def test_support_vector_machines() -> None:
     kernels = ("LINEAR", "RBF", "POLY", "SIGMOID")
     nodes: list[Node] = [("SVMClassifier", ["x"], svm(kernel, 3)) for kernel in kernels]
-    nodes += [
-        ("SVMClassifier", ["x"], svm("RBF", 2) | {"post_transform": kind})
-        for kind in ("NONE", "LOGISTIC")
-    ]
+    nodes += [("SVMClassifier", ["x"], svm("RBF", 2) | {"post_transform": kind}) for kind in ("NONE", "LOGISTIC")]
     for kernel in kernels:
         machine = svm(kernel, 2)
         kept = {
-            name: machine[name]
-            for name in ("kernel_type", "kernel_params", "support_vectors", "coefficients", "rho")
+            name: machine[name] for name in ("kernel_type", "kernel_params", "support_vectors", "coefficients", "rho")
         }
-        nodes.append(
-            ("SVMRegressor", ["x"], kept | {"n_supports": 5, "one_class": int(kernel == "RBF")})
-        )
+        nodes.append(("SVMRegressor", ["x"], kept | {"n_supports": 5, "one_class": int(kernel == "RBF")}))
     nodes.append(
         (
             "SVMRegressor",
@@ -202,19 +188,11 @@ def test_one_hot_encoding_of_unknown_categories_is_an_error_when_asked_for() -> 
 
 def test_scores_as_maps() -> None:
     """What scikit-learn's converter ends classifiers with."""
-    zip_map = helper.make_node(
-        "ZipMap", ["x"], ["maps"], domain="ai.onnx.ml", classlabels_strings=["a", "b", "c", "d"]
-    )
-    value = helper.make_map_type_proto(
-        TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, [])
-    )
+    zip_map = helper.make_node("ZipMap", ["x"], ["maps"], domain="ai.onnx.ml", classlabels_strings=["a", "b", "c", "d"])
+    value = helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
     output = helper.make_value_info("maps", helper.make_sequence_type_proto(value))
-    graph = helper.make_graph(
-        [zip_map], "g", [helper.make_tensor_value_info("x", 1, ["n", 4])], [output]
-    )
-    session = Session(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("ai.onnx.ml", 1)], ir_version=9)
-    )
+    graph = helper.make_graph([zip_map], "g", [helper.make_tensor_value_info("x", 1, ["n", 4])], [output])
+    session = Session(helper.make_model(graph, opset_imports=[helper.make_opsetid("ai.onnx.ml", 1)], ir_version=9))
     (maps,) = session.run({"x": X})
     assert session.outputs[0].type == "seq(map(string,tensor(float)))"
     assert [list(row.values()) for row in maps] == X.tolist()

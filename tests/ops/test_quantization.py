@@ -48,11 +48,7 @@ class Graph:
         **attributes,
     ):
         names = [
-            ""
-            if x is None
-            else x
-            if isinstance(x, str)
-            else self.value(np.asarray(x), constant=constant)
+            "" if x is None else x if isinstance(x, str) else self.value(np.asarray(x), constant=constant)
             for x in inputs
         ]
         made = [f"y{len(self.nodes)}_{i}" for i in range(outputs)]
@@ -62,9 +58,7 @@ class Graph:
         return made[0]
 
     def model(self) -> onnx.ModelProto:
-        graph = helper.make_graph(
-            self.nodes, "quantization", self.inputs, self.outputs, self.constants
-        )
+        graph = helper.make_graph(self.nodes, "quantization", self.inputs, self.outputs, self.constants)
         imports = [helper.make_opsetid("", self.opset)]
         model = helper.make_model(graph, opset_imports=imports, ir_version=10)
         return onnx.shape_inference.infer_shapes(model, strict_mode=True)
@@ -104,9 +98,7 @@ def test_quantise_types_axes_and_blocks():
     graph.node("QuantizeLinear", [x, np.array([1, 2], F32), byte(2, kind=np.int8)], axis=-2)
     graph.node("QuantizeLinear", [x, np.abs(x[:, ::4]) % 5 + 1, byte(2, 2)], axis=1, block_size=4)
     graph.node("QuantizeLinear", [x, F32(2)], output_dtype=TensorProto.INT8)
-    graph.node(
-        "QuantizeLinear", [(x % 100).astype(np.float16), np.float16(0.3), np.array(5, np.int8)]
-    )
+    graph.node("QuantizeLinear", [(x % 100).astype(np.float16), np.float16(0.3), np.array(5, np.int8)])
     graph.node("QuantizeLinear", [x[:0], F32(2)])
     graph.node("QuantizeLinear", [F32(7.5), F32(1)])
     graph.check()
@@ -115,9 +107,7 @@ def test_quantise_types_axes_and_blocks():
 def test_dequantise_types_axes_and_blocks():
     graph = Graph(23)
     for kind in (np.uint8, np.int8, np.uint16, np.int16):
-        graph.node(
-            "DequantizeLinear", [byte(3, 4, kind=kind), F32(0.37), byte(1, kind=kind).reshape(())]
-        )
+        graph.node("DequantizeLinear", [byte(3, 4, kind=kind), F32(0.37), byte(1, kind=kind).reshape(())])
     graph.node("DequantizeLinear", [byte(3, 4, kind=np.int32), F32(0.01)])
     graph.node("DequantizeLinear", [byte(2, 3, 4), np.array([1, 2, 3], F32), byte(3)])
     graph.node(
@@ -180,9 +170,7 @@ def test_zero_points_of_each_row():
     graph.node("MatMulInteger", [a, byte(7, 3), zero])
     model = graph.model()
     b = graph.feeds["v1"].astype(np.int32)
-    np.testing.assert_array_equal(
-        sardonyx.Session(model).run(graph.feeds)[0], (a.astype(int) - zero[:, None]) @ b
-    )
+    np.testing.assert_array_equal(sardonyx.Session(model).run(graph.feeds)[0], (a.astype(int) - zero[:, None]) @ b)
 
 
 def test_a_product_that_is_quantised_again():
@@ -196,9 +184,7 @@ def test_a_product_that_is_quantised_again():
             "QLinearMatMul",
             [byte(9, 33), scale, zero, b, b_scale, b_zero, F32(0.9), np.array(128, np.uint8)],
         )
-    graph.node(
-        "QLinearMatMul", [byte(2, 9, 7), scale, zero, byte(2, 7, 3), F32(0.1), zero, F32(2), zero]
-    )
+    graph.node("QLinearMatMul", [byte(2, 9, 7), scale, zero, byte(2, 7, 3), F32(0.1), zero, F32(2), zero])
     graph.check(off=1)
 
 
@@ -206,9 +192,7 @@ def test_integer_convolutions():
     graph = Graph()
     image, w = byte(2, 3, 9, 8), byte(5, 3, 3, 3)
     graph.node("ConvInteger", [image, w, np.array(7, np.uint8)], pads=[1, 1, 1, 1])
-    graph.node(
-        "ConvInteger", [image, byte(6, 1, 3, 3), np.array(7, np.uint8)], group=3, strides=[2, 2]
-    )
+    graph.node("ConvInteger", [image, byte(6, 1, 3, 3), np.array(7, np.uint8)], group=3, strides=[2, 2])
     graph.node("ConvInteger", [image, byte(4, 3, 1, 1)])
     graph.node("ConvInteger", [image, w], dilations=[2, 2])
     graph.check()
@@ -235,9 +219,7 @@ def test_symbolic_dims_and_quantised_layers_in_a_row():
     graph = Graph()
     x = graph.value(rng.standard_normal((6, 16)).astype(F32), dims=("rows", 16))
     q = graph.node("QuantizeLinear", [x, F32(0.03), np.array(128, np.uint8)], constant=True)
-    d = graph.node(
-        "DequantizeLinear", [q, F32(0.03), np.array(128, np.uint8)], constant=True, keep=False
-    )
+    d = graph.node("DequantizeLinear", [q, F32(0.03), np.array(128, np.uint8)], constant=True, keep=False)
     w = graph.node(
         "DequantizeLinear",
         [byte(16, 12, kind=np.int8), rng.random(12).astype(F32)],
@@ -246,9 +228,7 @@ def test_symbolic_dims_and_quantised_layers_in_a_row():
     )
     y = graph.node("MatMul", [d, w], keep=False)
     graph.node("QuantizeLinear", [y, F32(50), np.array(10, np.uint8)], constant=True)
-    sums = graph.node(
-        "MatMulInteger", [q, byte(16, 12), np.array(128, np.uint8)], constant=True, keep=False
-    )
+    sums = graph.node("MatMulInteger", [q, byte(16, 12), np.array(128, np.uint8)], constant=True, keep=False)
     graph.node("Cast", [sums], to=TensorProto.FLOAT)
     graph.check(off=1)
     session = sardonyx.Session(graph.model())

@@ -211,5 +211,3 @@ def test_nan_stays_in_its_own_sequence() -> None:
 def test_an_unknown_activation_is_an_error() -> None:
     with pytest.raises(errors.ModelError, match="activations"):
         session_of("RNN", sample("RNN"), {"activations": ["Sine"]})
-
-

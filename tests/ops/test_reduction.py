@@ -117,9 +117,9 @@ def test_top_k_sorts_nan_as_numpy():
 
 
 def test_scans():
-    nodes = [
-        node("CumSum", ["x", "last"], [f"y{e}{r}"], exclusive=e, reverse=r) for e in (0, 1) for r in (0, 1)
-    ] + [node("CumSum", ["x", "first"], ["z"])]
+    nodes = [node("CumSum", ["x", "last"], [f"y{e}{r}"], exclusive=e, reverse=r) for e in (0, 1) for r in (0, 1)] + [
+        node("CumSum", ["x", "first"], ["z"])
+    ]
     constants = [("first", np.array(0)), ("last", np.array(-1))]
     model = model_of(nodes, [("x", FLOAT, ["n", "m"])], [n.output[0] for n in nodes], constants=constants)
     close(model, {"x": random(3, 37)}, {"x": random(70, 1)}, {"x": random(0, 3)}, rtol=1e-4, atol=1e-5)

@@ -59,9 +59,7 @@ def forest(
             "missing_value_tracks_true",
         )
     }
-    leaves: dict[str, list] = {
-        f"{leaf}_{name}": [] for name in ("treeids", "nodeids", "ids", "weights")
-    }
+    leaves: dict[str, list] = {f"{leaf}_{name}": [] for name in ("treeids", "nodeids", "ids", "weights")}
 
     def grow(tree: int, number: int, level: int) -> None:
         last = level == 0 or RNG.random() < 0.1
@@ -82,9 +80,7 @@ def forest(
             grow(tree, 2 * number + 2, level - 1)
             return
         for target in RNG.permutation(targets)[: RNG.integers(1, targets + 1)].tolist():
-            for column, value in zip(
-                leaves.values(), (row[0], number, target, float(RNG.normal())), strict=True
-            ):
+            for column, value in zip(leaves.values(), (row[0], number, target, float(RNG.normal())), strict=True):
                 column.append(value)
 
     for tree in range(trees):
@@ -130,11 +126,7 @@ def test_regressor(aggregate: str) -> None:
 
 @pytest.mark.parametrize("transform", ["NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO"])
 def test_classifier_of_three(transform: str) -> None:
-    labels = (
-        {"classlabels_strings": ["a", "bb", "c"]}
-        if transform == "NONE"
-        else {"classlabels_int64s": [4, -2, 9]}
-    )
+    labels = {"classlabels_strings": ["a", "bb", "c"]} if transform == "NONE" else {"classlabels_int64s": [4, -2, 9]}
     attributes = forest(6, 5, 4, "class", 3) | labels
     outputs = {
         "label": TensorProto.STRING if transform == "NONE" else TensorProto.INT64,
@@ -158,9 +150,7 @@ def stump(**attributes: Any) -> onnx.ModelProto:
         "nodes_truenodeids": [1, 0, 0],
         "nodes_falsenodeids": [2, 0, 0],
     }
-    return model(
-        "TreeEnsembleClassifier", {"label": 7, "scores": 1}, **{**nodes, **ends, **attributes}
-    )
+    return model("TreeEnsembleClassifier", {"label": 7, "scores": 1}, **{**nodes, **ends, **attributes})
 
 
 @pytest.mark.parametrize(
@@ -173,9 +163,7 @@ def stump(**attributes: Any) -> onnx.ModelProto:
     ],
 )
 def test_weights_for_one_class_of_two_decide_by_sign_or_half(weights, transform, scores) -> None:
-    session = Session(
-        stump(class_weights=weights, post_transform=transform, classlabels_int64s=[5, 7])
-    )
+    session = Session(stump(class_weights=weights, post_transform=transform, classlabels_int64s=[5, 7]))
     label, got = session.run({"x": np.array([[-1.0], [1.0]], np.float32)})
     assert label.tolist() == [5, 7]
     np.testing.assert_allclose(got, scores, atol=1e-5)
@@ -184,10 +172,7 @@ def test_weights_for_one_class_of_two_decide_by_sign_or_half(weights, transform,
 def test_doubles_are_compared_as_doubles() -> None:
     close = np.nextafter(1.0, 2.0)
     tensors = {"nodes_values_as_tensor": [1.0, 0, 0], "class_weights_as_tensor": [0.25, 0.75]}
-    given = {
-        name: helper.make_tensor(name, TensorProto.DOUBLE, [len(v)], v)
-        for name, v in tensors.items()
-    }
+    given = {name: helper.make_tensor(name, TensorProto.DOUBLE, [len(v)], v) for name, v in tensors.items()}
     proto = stump(classlabels_int64s=[5, 7], nodes_values=None, **given)
     proto.graph.input[0].type.tensor_type.elem_type = TensorProto.DOUBLE
     label, scores = Session(proto).run({"x": np.array([[1.0], [close]])})
@@ -240,11 +225,7 @@ def test_random_forest_of_scikit_learn() -> None:
         }
         for name, column in columns.items():
             attributes.setdefault(name, []).extend(np.asarray(column).tolist())
-    session = Session(
-        model(
-            "TreeEnsembleClassifier", {"y": 7, "z": 1}, classlabels_int64s=[0, 1, 2], **attributes
-        )
-    )
+    session = Session(model("TreeEnsembleClassifier", {"y": 7, "z": 1}, classlabels_int64s=[0, 1, 2], **attributes))
     label, share = session.run({"x": x})
     np.testing.assert_allclose(share, trained.predict_proba(x), atol=1e-6)
     assert (label == trained.predict(x)).mean() > 0.99  # ties may fall the other way in float32

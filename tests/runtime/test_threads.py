@@ -86,9 +86,7 @@ def test_concurrent_callers_share_the_workers(library, make_pool, threads):
     def call(seed):
         host = pool.host()
         sizes = (2 + seed, 37 * seed + 5, 4099)
-        results.extend(
-            check(library, host, n, work=20, scratch=128 * seed, repeats=40) for n in sizes
-        )
+        results.extend(check(library, host, n, work=20, scratch=128 * seed, repeats=40) for n in sizes)
 
     callers = [threading.Thread(target=call, args=(seed,)) for seed in range(4)]
     for caller in callers:
@@ -103,9 +101,7 @@ def test_more_callers_than_slots(library, make_pool):
     pool = make_pool(2)
     results = []
     callers = [
-        threading.Thread(
-            target=lambda: results.append(check(library, pool.host(), 97, work=50, repeats=20))
-        )
+        threading.Thread(target=lambda: results.append(check(library, pool.host(), 97, work=50, repeats=20)))
         for _ in range(40)
     ]
     for caller in callers:
@@ -156,10 +152,7 @@ def test_callers_replace_workers(library, make_pool):
     pool = make_pool(4)
     crowd = (I64 * 2)()
     hosts = [pool.host() for _ in range(4)]
-    callers = [
-        threading.Thread(target=library.peak, args=(host, crowd, I64(64), I64(300)))
-        for host in hosts
-    ]
+    callers = [threading.Thread(target=library.peak, args=(host, crowd, I64(64), I64(300))) for host in hosts]
     for caller in callers:
         caller.start()
     for caller in callers:
