@@ -58,12 +58,12 @@ test-targets: $(VENV)/.dev ## Compare bytes with other processors (qemu-user), c
 
 .PHONY: fuzz
 fuzz: $(VENV)/.dev ## Try 20000 broken models and 2000 random graphs (COUNT=... of broken ones)
-	$(BIN)/python scripts/fuzz.py mutations --count $(COUNT) --jobs $(WORKERS)
-	$(BIN)/python scripts/fuzz.py graphs --count $$(($(COUNT) / 10)) --jobs $(WORKERS)
+	$(BIN)/python scripts/fuzz.py mutations --count $(COUNT) --jobs $(WORKERS) --json benchmarks/results/fuzz.json
+	$(BIN)/python scripts/fuzz.py graphs --count $$(($(COUNT) / 10)) --jobs $(WORKERS) --json benchmarks/results/fuzz.json
 
 .PHONY: soak
 soak: $(VENV)/.dev ## Run MODELS 10000 times each with random sizes and watch the memory
-	@set -e; for model in $(MODELS); do $(BIN)/python scripts/soak.py $$model --runs 10000; done
+	@set -e; for model in $(MODELS); do $(BIN)/python scripts/soak.py $$model --runs 10000 --json benchmarks/results/soak.json; done
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style, format of imports and types

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import collections
 import concurrent.futures
+import json
 import sys
 import time
 from pathlib import Path
@@ -33,6 +34,7 @@ def main() -> int:
     parser.add_argument("--share", type=float, default=0.1, help="of sound mutants that are compiled and run")
     parser.add_argument("--seconds", type=float, default=60.0, help="after which a trial counts as hanging")
     parser.add_argument("--save", type=Path, help="a file for what was found")
+    parser.add_argument("--json", type=Path, help="a file for the counts, beside those of the other kind")
     parser.add_argument("--verbose", action="store_true", help="print every outcome")
     options = parser.parse_args()
     arguments = (options.share,) if options.kind == "mutations" else ()
@@ -55,6 +57,10 @@ def main() -> int:
         outcomes = [outcome for results in pool.map(part, range(options.jobs)) for outcome in results]
     counts = collections.Counter(outcome for _, outcome, _ in outcomes)
     print(f"{len(outcomes)} trials in {time.monotonic() - started:.0f} s: {dict(counts.most_common())}")
+    if options.json is not None:
+        report = json.loads(options.json.read_text()) if options.json.exists() else {}
+        report[options.kind] = {"trials": len(outcomes), "counts": dict(counts)}
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
     return int(any(counts[kind] for kind in FOUND))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import time
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def main() -> int:
     parser.add_argument("--most", type=int, default=64, help="largest value of a symbolic dim")
     parser.add_argument("--slack", type=float, default=16.0, help="MB of growth that is let pass")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--json", type=Path, help="a file for the growth, beside that of other models")
     options = parser.parse_args()
     session = Session(options.model, SessionOptions(threads=options.threads))
     rng = np.random.default_rng(0)
@@ -66,6 +68,10 @@ def main() -> int:
             )
     growth = resident() - base
     print(f"{growth:+.1f} MB since run {min(WARM, options.runs)}")
+    if options.json is not None:
+        report = json.loads(options.json.read_text()) if options.json.exists() else {}
+        report[options.model.stem] = {"runs": options.runs, "growth": round(growth, 1), "slack": options.slack}
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
     return int(growth > options.slack)
 
 

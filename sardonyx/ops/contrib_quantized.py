@@ -105,10 +105,8 @@ _through("QLinearReduceMean", _reduce_mean)
 @operator("QLinearConcat", domain=MS)
 def qlinear_concat(ctx: Lowering, node: Node, scale: Tensor, zero: Tensor, *inputs: Tensor) -> Tensor:
     """Quantised tensors one behind the other along an axis, brought to one scale."""
-    parts = [
-        like(ctx, to_float(ctx, *inputs[i : i + 3]), scale, zero, zero)
-        for i in range(0, len(inputs), 3)  # type: ignore[arg-type]
-    ]
+    given = zip(inputs[0::3], inputs[1::3], inputs[2::3], strict=True)
+    parts = [like(ctx, to_float(ctx, *quantised), scale, zero, zero) for quantised in given]
     return standard(ctx, node, "Concat", *parts, axis=node.attr("axis"))
 
 
