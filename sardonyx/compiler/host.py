@@ -172,11 +172,11 @@ def _registered_types(
     """Types of the outputs of an operator that the user registered: by its rule, else as the model declares them."""
     given: list[custom.Type | None] = []
     for tensor in inputs:
-        known = tensor is not None and not tensor.is_object
-        if known:
-            type_proto(ctx, tensor)  # notes the names of its dims
-        shape = tuple(d if isinstance(d, int) else d.key for d in tensor.shape) if known else ()  # type: ignore[union-attr]
-        given.append(custom.Type(tensor.dtype, shape) if known else None)  # type: ignore[union-attr]
+        if tensor is None or tensor.is_object:
+            given.append(None)
+            continue
+        type_proto(ctx, tensor)  # notes the names of its dims
+        given.append(custom.Type(tensor.dtype, tuple(d if isinstance(d, int) else d.key for d in tensor.shape)))
     whole = all((tensor is None) == (kind is None) for tensor, kind in zip(inputs, given, strict=True))
     found = registered.types(given, custom.attributes_of(node)) if whole else None
     if found is not None:

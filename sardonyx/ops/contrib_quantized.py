@@ -269,9 +269,9 @@ def _lstm_weights(ctx: Lowering, w: Tensor, scale: Tensor, zero: Tensor | None) 
     """[directions, gates, inputs] in float32; scales are one for each direction, or for each gate of each too."""
     parts = [t for t in (w, scale, zero) if t is not None]
     ctx.requires(all(t.array is not None for t in parts), "weights that are computed")
-    directions = w.array.shape[0]  # type: ignore[union-attr]
-    factors, *zeros = (np.asarray(t.array, np.float32).reshape(directions, 1, -1) for t in parts[1:])
-    value = (np.asarray(w.array, np.float32) - (zeros[0] if zeros else 0)) * factors
+    stored = np.asarray(w.array, np.float32)
+    factors, *zeros = (np.asarray(t.array, np.float32).reshape(len(stored), 1, -1) for t in parts[1:])
+    value = (stored - (zeros[0] if zeros else 0)) * factors
     return ctx.constant(np.ascontiguousarray(value.swapaxes(1, 2)))
 
 
