@@ -36,6 +36,7 @@ from sardonyx.compiler.program import (
     View,
 )
 
+MOST_OPTIMIZED_STEPS = 64
 SERIAL_WORK = 20_000  # operations below which waking another thread costs more than it saves
 ERROR_CODES = {"shape": "SX_ERROR_SHAPE", "index": "SX_ERROR_INDEX", "assumption": "SX_ERROR_ASSUMPTION"}
 FUNCTIONS_PER_FILE = 12
@@ -345,7 +346,9 @@ class ProgramEmitter:
         entry = [self._dim(symbol) for symbol in self.program.entry_symbols()]
         self._output_dims(inputs, entry)
         self.line("")
-        self.line("int64_t sx_main(sx_host *host, sx_call *call) {")
+        # A long run function only calls others: optimising it gains nothing and takes time that grows with its square.
+        attribute = "__attribute__((noinline, optnone)) " if len(self.steps) > MOST_OPTIMIZED_STEPS else ""
+        self.line(f"{attribute}int64_t sx_main(sx_host *host, sx_call *call) {{")
         self.depth = 1
         self.line("int64_t error = 0;")
         self.line("int64_t last = call->ticks ? host->clock(host) : 0;")

@@ -16,14 +16,15 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 pytestmark = pytest.mark.models
 TOLERANCE = 1e-4  # largest error as a part of the output's spread
-# A network may magnify rounding errors so much that ONNX Runtime is further than TOLERANCE from itself once its
-# optimisations are off: ocr_read, whose attention weights are steep. (Against float64 its largest errors are 9e-5
-# and 4e-4, ours is 1.1e-4.) We may then be as far from it as it is from itself, up to this.
-MAGNIFIED = 1e-3
-# DynamicQuantizeLinear rounds to steps of 1/255 of a tensor's range. A last bit decides a tie's neighbour: in
-# title_encoder 1 of 37888 values goes the other way in the second layer, and 2.4e-2 of the spread is what becomes of
-# it. The final outputs of such networks are held to this; the second test holds every step to exactness.
-FLIPPED = 0.05
+# What is allowed beyond, and why. The test of every step below holds the dynamic int8 networks to exactness.
+LIMITS = {
+    # Its steep attention magnifies rounding: against float64, ONNX Runtime is off by 9.1e-5 (4.3e-4 with its
+    # optimisations off) and we by 1.15e-4, so the two may differ by the sum.
+    "ocr_read": 3e-4,
+    # DynamicQuantizeLinear rounds to 1/255 of a tensor's range: 1 of 37888 values goes the other way in the second
+    # layer, and 2.4e-2 of the spread is what becomes of it.
+    "title_encoder": 0.05,
+}
 STEPWISE = ("title_encoder", "title_decoder")
 
 
@@ -40,9 +41,7 @@ def test_a_real_model_computes_what_onnxruntime_computes(entry: Entry) -> None:
             assert a.dtype == e.dtype
             assert a.shape == e.shape, f"{name} for {shapes}"
             errors.append(relative_error(e, a))
-        limit = FLIPPED if entry.name in STEPWISE else TOLERANCE
-        if max(errors) > limit:
-            limit = max(limit, min(MAGNIFIED, _own_difference(entry.path, feeds, expected)))
+        limit = LIMITS.get(entry.name, TOLERANCE)
         assert max(errors) <= limit, f"{dict(zip(names, errors, strict=True))} for {shapes}; limit {limit:.2e}"
 
 
@@ -88,14 +87,6 @@ def relative_error(expected: np.ndarray, actual: np.ndarray) -> float:
     wide, ours = expected.astype(np.float64), actual.astype(np.float64)
     spread = np.ptp(wide) or np.abs(wide).max() or 1.0
     return float(np.abs(wide - ours).max() / spread)
-
-
-def _own_difference(path: Path, feeds: Feeds, optimised: list[np.ndarray]) -> float:
-    """How far ONNX Runtime is from itself with its optimisations off."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    plain = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return max(map(relative_error, optimised, plain.run(None, feeds)))
 
 
 def _show(model: onnx.ModelProto, steps: list[onnx.NodeProto]) -> list[str]:
