@@ -274,8 +274,8 @@ class Lowering:
             return None
         buffer, offset = element.value
         found = ix.linear(offset, position)
-        if found is None:
-            return None
+        if found is None or any(atom.kind == "element" for atom in ix.atoms(found[1])):
+            return None  # an address that depends on data is not known where the call is set up
         self.close(buffer)
         strides, base = found
         return Pointer(buffer, base), strides

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -141,26 +142,31 @@ def _strides(ctx: Lowering, x: Tensor, name: str, axes: int) -> dict:
 
 def _batched(ctx: Lowering, x: Tensor, shape: tuple[Dim, ...], name: str) -> dict:
     """An operand broadcast to `shape`, its leading batch axes seen as one."""
-    element = broadcast(ctx, x, shape)
-    wide = ctx.lazy(x.dtype, shape, element, sources=[x])
+    wide = ctx.lazy(x.dtype, shape, broadcast(ctx, x, shape), sources=[x])
     found = ctx.strided(wide) if x.array is None else None
-    if found is None or not _readable(*found[1][-2:]) or not _joined(found[1], shape):
+    if found is None or not _readable(*found[1][-2:]) or _outer_stride(found[1], shape) is None:
         whole = ctx.plain(x)
         wide = ctx.lazy(x.dtype, shape, broadcast(ctx, whole, shape), sources=[whole])
         found = ctx.strided(wide)
-    if found is None or not _joined(found[1], shape):
-        wide = ctx.plain(ctx.lazy(x.dtype, shape, broadcast(ctx, whole, shape), sources=[whole], cost=1))
-        found = ctx.strided(wide)
+    if found is None or _outer_stride(found[1], shape) is None:
+        found = ctx.strided(ctx.plain(ctx.lazy(x.dtype, shape, wide.at, sources=[wide], cost=1)))
     assert found is not None
     pointer, strides = found
-    outer = strides[-4] if len(strides) > 3 else 0
+    outer = _outer_stride(strides, shape)
+    assert outer is not None
     fields = {name: pointer, f"{name}_batch0": outer, f"{name}_batch1": strides[-3]}
     return fields | {f"{name}_row": strides[-2], f"{name}_col": strides[-1]}
 
 
-def _joined(strides: list[Dim], shape: tuple[Dim, ...]) -> bool:
-    """True when all batch axes but the last walk memory as one."""
-    return all(strides[axis] == strides[axis + 1] * shape[axis + 1] for axis in range(len(shape) - 4))
+def _outer_stride(strides: list[Dim], shape: tuple[Dim, ...]) -> Dim | None:
+    """The stride of all batch axes but the last seen as one; None where they do not walk memory as one.
+
+    Axes of extent 1 have no say: their stride is never used.
+    """
+    real = [axis for axis in range(len(shape) - 3) if shape[axis] != 1]
+    if any(strides[a] != strides[b] * shape[b] for a, b in itertools.pairwise(real)):
+        return None
+    return strides[real[-1]] if real else 0
 
 
 def _nest(ctx: Lowering, a: Tensor, b: Tensor, batch: tuple[Dim, ...]) -> Tensor:

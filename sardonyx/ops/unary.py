@@ -70,7 +70,7 @@ def gelu(x: Expr, approximate: str = "none") -> Expr:
 
 def elu(x: Expr, alpha: float = 1.0) -> Expr:
     """x, or alpha * (exp(x) - 1) below 0."""
-    return select(x < 0.0, (ex.unary("exp", x) - 1.0) * alpha, x)
+    return select(x < 0.0, ex.unary("expm1", x) * alpha, x)
 
 
 def shrink(x: Expr, lambd: float = 0.5, bias: float = 0.0) -> Expr:
@@ -101,10 +101,10 @@ unary("Reciprocal", lambda x: 1.0 / x)
 unary("Relu", lambda x: maximum(x, 0))
 unary("LeakyRelu", lambda x, alpha: select(x >= 0.0, x, x * alpha), alpha=0.01)
 unary("ThresholdedRelu", lambda x, alpha: select(x > alpha, x, 0.0), since=10, alpha=1.0)
-unary("Selu", lambda x, alpha, gamma: select(x > 0.0, x, (ex.unary("exp", x) - 1.0) * alpha) * gamma,
+unary("Selu", lambda x, alpha, gamma: select(x > 0.0, x, ex.unary("expm1", x) * alpha) * gamma,
       alpha=1.67326319217681884765625, gamma=1.05070102214813232421875)  # fmt: skip
 unary("Elu", elu, alpha=1.0)
-unary("Celu", lambda x, alpha: maximum(x, 0.0) + minimum((ex.unary("exp", x / alpha) - 1.0) * alpha, 0.0), since=12,
+unary("Celu", lambda x, alpha: maximum(x, 0.0) + minimum(ex.unary("expm1", x / alpha) * alpha, 0.0), since=12,
       alpha=1.0)  # fmt: skip
 unary("Sigmoid", sigmoid)
 unary("HardSigmoid", hard_sigmoid, alpha=0.2, beta=0.5)
