@@ -47,7 +47,7 @@ SHORT = {
     **{name: name.replace("float", "f") for name in SMALL_FLOATS},
     **{name: name.replace("uint", "u").replace("int", "i") for name in SMALL_INTEGERS},
 }
-_ML_DTYPES = {  # where their names differ
+ML_DTYPES = {  # where their names differ
     "float8e4m3fn": "float8_e4m3fn",
     "float8e4m3fnuz": "float8_e4m3fnuz",
     "float8e5m2": "float8_e5m2",
@@ -55,7 +55,7 @@ _ML_DTYPES = {  # where their names differ
     "float8e8m0": "float8_e8m0fnu",
     "float4e2m1": "float4_e2m1fn",
 }
-_ONNX_NAMES = {theirs: name for name, theirs in _ML_DTYPES.items()}
+_ONNX_NAMES = {theirs: name for name, theirs in ML_DTYPES.items()}
 
 
 def is_native(dtype: str) -> bool:
@@ -90,7 +90,7 @@ def numpy_dtype(dtype: str) -> np.dtype:
         return np.dtype(dtype)
     import ml_dtypes
 
-    return np.dtype(getattr(ml_dtypes, _ML_DTYPES.get(dtype, dtype)))
+    return np.dtype(getattr(ml_dtypes, ML_DTYPES.get(dtype, dtype)))
 
 
 def dtype_of_array(array: np.ndarray | np.generic) -> str:

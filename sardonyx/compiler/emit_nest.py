@@ -241,8 +241,8 @@ class NestEmitter:
         self.out.line("for (int64_t j = begin; j < end; ++j) {")
         self._append(body)
 
-    def _rows(self, row: Dim, column: Dim) -> None:
-        """Rows begin..end, each a short vector loop."""
+    def _rows(self, row: Dim, column: Dim, first: str = "0", stop: str | None = None) -> None:
+        """Rows begin..end, each a vector loop over columns first..stop (all by default)."""
         out = self.out
         out.push()
         out.define(atom_of(row).key, "i")
@@ -253,7 +253,7 @@ class NestEmitter:
             self._store(store)
         body = out.pop()
         out.line(VECTORIZE)
-        out.line(f"for (int64_t j = 0; j < {out.dim(extent_of(column))}; ++j) {{")
+        out.line(f"for (int64_t j = {first}; j < {stop or out.dim(extent_of(column))}; ++j) {{")
         self._append(body)
         body = out.pop()
         out.line("for (int64_t i = begin; i < end; ++i) {")
@@ -265,20 +265,7 @@ class NestEmitter:
         extent = out.dim(extent_of(column))
         out.push()
         out.line(f"const int64_t stop = min_i64(start + {TILE}, {extent});")
-        out.push()
-        out.define(atom_of(row).key, "i")
-        out.push()
-        out.define(atom_of(column).key, "j")
-        for store in self.nest.stages:
-            assert isinstance(store, Store)
-            self._store(store)
-        body = out.pop()
-        out.line(VECTORIZE)
-        out.line("for (int64_t j = start; j < stop; ++j) {")
-        self._append(body)
-        body = out.pop()
-        out.line("for (int64_t i = begin; i < end; ++i) {")
-        self._append(body)
+        self._rows(row, column, "start", "stop")
         body = out.pop()
         out.line(f"for (int64_t start = 0; start < {extent}; start += {TILE}) {{")
         self._append(body)

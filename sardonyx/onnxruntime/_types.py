@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from sardonyx.compiler.dtypes import ML_DTYPES
+
 # Name inside "tensor(...)" -> (number in TensorProto.DataType, numpy name; None for what numpy has no word for).
 ELEMENT_TYPES: dict[str, tuple[int, str | None]] = {
     "float": (1, "float32"),
@@ -35,17 +37,9 @@ ELEMENT_TYPES: dict[str, tuple[int, str | None]] = {
     "uint2": (25, None),
     "int2": (26, None),
 }
-_ML_DTYPES = {
-    "float8e4m3fn": "float8_e4m3fn",
-    "float8e4m3fnuz": "float8_e4m3fnuz",
-    "float8e5m2": "float8_e5m2",
-    "float8e5m2fnuz": "float8_e5m2fnuz",
-    "float8e8m0": "float8_e8m0fnu",
-    "float4e2m1": "float4_e2m1fn",
-}
 _NUMBER_TO_NAME = {number: name for name, (number, _) in ELEMENT_TYPES.items()}
 _NUMPY_TO_NAME = {numpy: name for name, (_, numpy) in ELEMENT_TYPES.items() if numpy}
-_NUMPY_TO_NAME |= {ml: name for name, ml in _ML_DTYPES.items()}
+_NUMPY_TO_NAME |= {ml: name for name, ml in ML_DTYPES.items()}
 _NUMPY_TO_NAME |= {name: name for name in ("bfloat16", "uint4", "int4", "uint2", "int2")}
 
 
@@ -56,7 +50,7 @@ def dtype_of(element: str) -> np.dtype:
         return np.dtype(name)
     import ml_dtypes  # only models with these types pay for it
 
-    return np.dtype(getattr(ml_dtypes, _ML_DTYPES.get(element, element)))
+    return np.dtype(getattr(ml_dtypes, ML_DTYPES.get(element, element)))
 
 
 def element_of(dtype: np.dtype) -> str:
