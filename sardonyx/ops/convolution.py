@@ -109,7 +109,7 @@ def _kernel(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, sha
         source = Pointer(buffer)
         fields["x_batch"] = blocks * pixels * LANES
         if name == "conv_nchw16c_f32":
-            fields |= {"ic_blocks": blocks, "oc_blocks": ix.ceildiv(outputs, LANES), "groups": groups}
+            fields |= {"ic_blocks": blocks, "oc_blocks": ix.ceildiv(outputs, LANES), "groups": groups, "ic": inner}
         else:
             fields["c_blocks"] = blocks
     fields |= {"x": source, "w": Pointer(ctx.constant_buffer(packed, "float32")), "n": x.shape[0]}
