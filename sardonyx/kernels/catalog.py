@@ -136,6 +136,7 @@ _ALL = (
         f"{_TASKS}; lanes beyond the last channel are 0 in weights",
         "kernels/test_depthwise.py",
         hot=_FMA,
+        hot_in="inner_",
     ),
     Kernel(
         "pool_nchw16c_f32",
