@@ -19,6 +19,7 @@ from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import MAX_COST, MAX_DEPTH, Lowering, Unsupported
 from sardonyx.compiler.program import Append, Buffer, Host, Move, Placement, Port, Program
 from sardonyx.compiler.regions import count_uses
+from sardonyx.compiler.stream import stream_layers
 from sardonyx.compiler.tensor import Plain, Tensor
 from sardonyx.model.schemas import TYPE_KEY
 from sardonyx.ops import registry
@@ -368,4 +369,5 @@ def _lowered(lowering: GraphLowering) -> Program:
     lowering.inputs()
     lowering.graph(lowering.model.graph)
     lowering.outputs()
+    stream_layers(lowering.program)
     return lowering.program

@@ -214,7 +214,9 @@ class Lowering:
             return
         for buffer in pending:
             self.close(buffer)
-        self.emit(simplify(nest))
+        simple = simplify(nest)
+        simple.raw = nest
+        self.emit(simple)
 
     def _attach(self, kernel: Kernel, buffer: Buffer, epilogue: Nest, in_place: bool) -> None:
         (store,) = epilogue.stages

@@ -139,6 +139,17 @@ _ALL = (
         hot_in="inner_",
     ),
     Kernel(
+        "stream_nchw16c_f32",
+        "1x1 convolutions around a depthwise one or a map, by bands, with epilogues",
+        f"{_BLOCKED}; weights as of its layers",
+        "as its layers: the same bits",
+        f"{_TASKS}; epilogues write what is their layer's own alone; calls depthwise_nchw16c_f32_rows by address",
+        "kernels/test_stream.py",
+        tile=_CONV,
+        tiles=_CONV_TILES,
+        hot=_FMA,
+    ),
+    Kernel(
         "pool_nchw16c_f32",
         "maximum and average pooling, global average, with an epilogue",
         _BLOCKED,

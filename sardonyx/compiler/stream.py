@@ -1,0 +1,135 @@
+"""Neighbouring layers as one step: what lies between them stays in cache (`Stream`, stream_nchw16c_f32.h).
+
+The pass looks for a depthwise convolution, or an element-wise step, next to 1x1 convolutions. It fires where the value
+between two layers has no other reader, and where the time of a trip through memory is worth more than the rows that
+two bands both compute. The result is the same bit for bit.
+"""
+
+from __future__ import annotations
+
+from sardonyx.compiler.index import Dim
+from sardonyx.compiler.nest import as_epilogue
+from sardonyx.compiler.program import Block, Buffer, Kernel, Nest, Pointer, Program, Step, Store, Stream
+from sardonyx.compiler.tensor import LANES
+
+MOST_OPERANDS = 16  # STREAM_OPERANDS: of an epilogue
+LEAST_PROJECTED = 1 << 19  # bytes of a middle from which it is worth projecting by bands
+
+
+def stream_layers(program: Program) -> None:
+    """Replace layers of `program` that go together by one `Stream` each."""
+    readers: dict[Buffer, list[Step]] = {}
+    for step in program.main.walk():
+        for buffer in set(step.reads()) - set(step.writes()):  # an epilogue reads what it finishes
+            readers.setdefault(buffer, []).append(step)
+    for block in [program.main, *(inner for step in program.main.walk() for inner in step.blocks())]:
+        _stream_block(block, readers)
+
+
+def _stream_block(block: Block, readers: dict[Buffer, list[Step]]) -> None:
+    position = {step: number for number, step in enumerate(block.steps)}
+    writers = {buffer: step for step in block.steps for buffer in step.writes()}
+    replaced: dict[Step, Stream | None] = {}
+
+    def follows(first: Step, second: Step) -> bool:
+        """Whether `first` may run as late as `second`."""
+        between = block.steps[position[first] + 1 : position[second]]
+        return all(isinstance(step, Nest | Kernel) for step in between)
+
+    for step in block.steps:
+        middle = _middle(step, readers)
+        if middle is None or step in replaced:
+            continue
+        (after,) = readers.get(middle.output[0], [None]) if len(readers.get(middle.output[0], ())) == 1 else [None]
+        project = after if isinstance(after, Kernel) and _projects(middle, after) else None
+        if project is not None and (project not in position or not follows(step, project)):
+            project = None
+        before = _expansion(middle, writers, readers, step)
+        expand = before if before is not None and before not in replaced and follows(before, project or step) else None
+        if expand is None and project is None:
+            continue
+        last = project or step
+        for layer in (expand, step, project):
+            if layer is not None:
+                replaced[layer] = None
+        replaced[last] = Stream(expand, middle, project, node=last.node, operator=last.operator)
+    block.steps = [new for step in block.steps if (new := replaced.get(step, step)) is not None]
+
+
+def _middle(step: Step, readers: dict[Buffer, list[Step]]) -> Kernel | None:
+    """The step as the middle of a stream, or None."""
+    if isinstance(step, Kernel) and step.name == "depthwise_nchw16c_f32":
+        return step if _has_few_operands(step) else None
+    if not isinstance(step, Nest) or step.raw is None or len(step.stages) != 1:
+        return None
+    store = step.stages[0]
+    if not isinstance(store, Store) or store.buffer.dtype != "float32" or store.buffer.kind != "temporary":
+        return None
+    users = readers.get(store.buffer, [])
+    if len(users) != 1 or not isinstance(users[0], Kernel) or not _is_pointwise(users[0]):
+        return None
+    fields = users[0].fields
+    pixels = fields["ih"] * fields["iw"]
+    image = fields["ic_blocks"] * pixels * LANES
+    if store.buffer.size != fields["n"] * image:
+        return None
+    domain = (fields["n"], fields["ic_blocks"], pixels, LANES)
+    layer = Kernel("map", {}, (store.buffer,), domain=domain, strides=(image, pixels * LANES, LANES, 1))
+    layer.epilogue = as_epilogue(step.raw, layer, store.buffer)
+    return layer if layer.epilogue is not None and _is_own(layer) and _has_few_operands(layer) else None
+
+
+def _is_pointwise(kernel: Kernel) -> bool:
+    """A 1x1 convolution that reads each position where it writes it."""
+    f = kernel.fields
+    ones = ("kh", "kw", "stride_h", "stride_w", "groups")
+    return (
+        kernel.name == "conv_nchw16c_f32"
+        and all(f[name] == 1 for name in ones)
+        and f["pad_top"] == f["pad_left"] == 0
+        and (f["oh"], f["ow"]) == (f["ih"], f["iw"])
+        and _has_few_operands(kernel)
+    )
+
+
+def _has_few_operands(kernel: Kernel) -> bool:
+    return kernel.epilogue is None or len({*kernel.epilogue.reads(), *kernel.epilogue.writes()}) <= MOST_OPERANDS
+
+
+def _is_own(kernel: Kernel) -> bool:
+    """Whether the call leaves its result in its own output and nowhere else."""
+    return kernel.epilogue is None or set(kernel.epilogue.writes()) == {kernel.output[0]}
+
+
+def _projects(middle: Kernel, project: Kernel) -> bool:
+    """Whether to run `project` on bands of the middle."""
+    pointer = project.fields.get("x")
+    if not _is_pointwise(project) or not _is_own(middle) or not isinstance(pointer, Pointer):
+        return False
+    if pointer != Pointer(middle.output[0]) or middle.output[0].kind != "temporary":
+        return False
+    if middle.name == "map":
+        return True
+    return _is_at_least(_image_bytes(middle), LEAST_PROJECTED)
+
+
+def _expansion(
+    middle: Kernel, writers: dict[Buffer, Step], readers: dict[Buffer, list[Step]], step: Step
+) -> Kernel | None:
+    """The 1x1 convolution that feeds the middle and nothing else, or None."""
+    if middle.name == "map":
+        return None
+    buffer = middle.fields["x"].buffer
+    expand = writers.get(buffer)
+    if not isinstance(expand, Kernel) or not _is_pointwise(expand) or readers[buffer] != [step]:
+        return None
+    return expand if expand.output[0] is buffer and _is_own(expand) and buffer.kind == "temporary" else None
+
+
+def _image_bytes(kernel: Kernel) -> Dim:
+    """Bytes of one image of the output."""
+    return 4 * kernel.domain[1] * kernel.domain[2] * LANES
+
+
+def _is_at_least(size: Dim, least: int) -> bool:
+    return not isinstance(size, int) or size >= least
