@@ -255,20 +255,14 @@ class ProgramEmitter:
             if layer is not None:
                 self._layer(role, layer, between)
         first, middle = step.layers()[0].fields, step.middle.fields
-        shared = {name: first[name] for name in ("n", "ih", "iw", "x_batch") if name in first}
-        if step.middle.name == "map":
-            end = last.fields
-            shared = {name: end[name] for name in ("n", "ih", "iw", "oh", "ow")} | {"blocks": end["ic_blocks"]}
-            shared["x_blocks"] = end["ic_blocks"]
-        else:
-            shared |= {"x": first["x"], "oh": middle["oh"], "ow": middle["ow"], "blocks": middle["c_blocks"]}
-            shared["x_blocks"] = first["ic_blocks"] if step.expand else middle["c_blocks"]
-            self._depthwise(middle)
+        shared = {name: first[name] for name in ("x", "n", "ih", "iw", "x_batch")}
+        shared |= {"oh": middle["oh"], "ow": middle["ow"], "blocks": middle["c_blocks"]}
+        shared["x_blocks"] = first["ic_blocks"] if step.expand else middle["c_blocks"]
+        self._depthwise(middle)
         shared |= {"y": last.fields["y"], "y_batch": last.fields["y_batch"], "y_blocks": last.domain[1]}
         fields = [f".{name} = {self._field(value)}" for name, value in shared.items()]
         fields += [f".{role} = &{role}" for role in ("expand", "middle", "project") if getattr(step, role) is not None]
-        if step.middle.name != "map":
-            fields += [".depthwise = &depthwise", ".rows = depthwise_nchw16c_f32_rows"]
+        fields += [".depthwise = &depthwise", ".rows = depthwise_nchw16c_f32_rows"]
         name = "stream_nchw16c_f32"
         self.line(f"  const {name}_args a = {{{', '.join(fields)}}};")
         self.line(f"  host->parallel(host, {name}, &a, {name}_tasks(&a), {name}_scratch(&a));")

@@ -214,9 +214,7 @@ class Lowering:
             return
         for buffer in pending:
             self.close(buffer)
-        simple = simplify(nest)
-        simple.raw = nest
-        self.emit(simple)
+        self.emit(simplify(nest))
 
     def _attach(self, kernel: Kernel, buffer: Buffer, epilogue: Nest, in_place: bool) -> None:
         (store,) = epilogue.stages

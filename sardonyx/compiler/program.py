@@ -126,7 +126,6 @@ class Nest(Step):
 
     outer: tuple[Dim, ...]
     stages: list[Stage]
-    raw: Nest | None = None  # before `nest.simplify`
 
     def exprs(self) -> Iterator[Expr]:
         """The values computed."""
@@ -194,8 +193,7 @@ class Kernel(Step):
 class Stream(Step):
     """Kernel calls that run band by band, so that what lies between them never is in memory as a whole.
 
-    `middle` is a depthwise convolution, or a map: a call without a kernel of its own, whose epilogue computes its output.
-    The others are 1x1 convolutions; see stream_nchw16c_f32.h.
+    `middle` is a depthwise convolution, the others are 1x1 convolutions; see stream_nchw16c_f32.h.
     """
 
     expand: Kernel | None

@@ -1,6 +1,6 @@
 """Neighbouring layers as one step: what lies between them stays in cache (`Stream`, stream_nchw16c_f32.h).
 
-The pass looks for a depthwise convolution, or an element-wise step, next to 1x1 convolutions. It fires where the value
+The pass looks for a depthwise convolution next to 1x1 convolutions. It fires where the value
 between two layers has no other reader, and where the time of a trip through memory is worth more than the rows that
 two bands both compute. The result is the same bit for bit.
 """
@@ -8,12 +8,11 @@ two bands both compute. The result is the same bit for bit.
 from __future__ import annotations
 
 from sardonyx.compiler.index import Dim
-from sardonyx.compiler.nest import as_epilogue
-from sardonyx.compiler.program import Block, Buffer, Kernel, Nest, Pointer, Program, Step, Store, Stream
+from sardonyx.compiler.program import Block, Buffer, Kernel, Nest, Pointer, Program, Step, Stream
 from sardonyx.compiler.tensor import LANES
 
 MOST_OPERANDS = 16  # STREAM_OPERANDS: of an epilogue
-LEAST_PROJECTED = 1 << 19  # bytes of a middle from which it is worth projecting by bands
+LEAST_PROJECTED = 1 << 20  # bytes of a middle from which it is worth projecting by bands
 
 
 def stream_layers(program: Program) -> None:
@@ -37,7 +36,7 @@ def _stream_block(block: Block, readers: dict[Buffer, list[Step]]) -> None:
         return all(isinstance(step, Nest | Kernel) for step in between)
 
     for step in block.steps:
-        middle = _middle(step, readers)
+        middle = _middle(step)
         if middle is None or step in replaced:
             continue
         (after,) = readers.get(middle.output[0], [None]) if len(readers.get(middle.output[0], ())) == 1 else [None]
@@ -56,27 +55,11 @@ def _stream_block(block: Block, readers: dict[Buffer, list[Step]]) -> None:
     block.steps = [new for step in block.steps if (new := replaced.get(step, step)) is not None]
 
 
-def _middle(step: Step, readers: dict[Buffer, list[Step]]) -> Kernel | None:
+def _middle(step: Step) -> Kernel | None:
     """The step as the middle of a stream, or None."""
     if isinstance(step, Kernel) and step.name == "depthwise_nchw16c_f32":
         return step if _has_few_operands(step) else None
-    if not isinstance(step, Nest) or step.raw is None or len(step.stages) != 1:
-        return None
-    store = step.stages[0]
-    if not isinstance(store, Store) or store.buffer.dtype != "float32" or store.buffer.kind != "temporary":
-        return None
-    users = readers.get(store.buffer, [])
-    if len(users) != 1 or not isinstance(users[0], Kernel) or not _is_pointwise(users[0]):
-        return None
-    fields = users[0].fields
-    pixels = fields["ih"] * fields["iw"]
-    image = fields["ic_blocks"] * pixels * LANES
-    if store.buffer.size != fields["n"] * image:
-        return None
-    domain = (fields["n"], fields["ic_blocks"], pixels, LANES)
-    layer = Kernel("map", {}, (store.buffer,), domain=domain, strides=(image, pixels * LANES, LANES, 1))
-    layer.epilogue = as_epilogue(step.raw, layer, store.buffer)
-    return layer if layer.epilogue is not None and _is_own(layer) and _has_few_operands(layer) else None
+    return None
 
 
 def _is_pointwise(kernel: Kernel) -> bool:
@@ -108,8 +91,6 @@ def _projects(middle: Kernel, project: Kernel) -> bool:
         return False
     if pointer != Pointer(middle.output[0]) or middle.output[0].kind != "temporary":
         return False
-    if middle.name == "map":
-        return True
     return _is_at_least(_image_bytes(middle), LEAST_PROJECTED)
 
 
@@ -117,8 +98,6 @@ def _expansion(
     middle: Kernel, writers: dict[Buffer, Step], readers: dict[Buffer, list[Step]], step: Step
 ) -> Kernel | None:
     """The 1x1 convolution that feeds the middle and nothing else, or None."""
-    if middle.name == "map":
-        return None
     buffer = middle.fields["x"].buffer
     expand = writers.get(buffer)
     if not isinstance(expand, Kernel) or not _is_pointwise(expand) or readers[buffer] != [step]:

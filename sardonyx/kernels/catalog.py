@@ -140,7 +140,7 @@ _ALL = (
     ),
     Kernel(
         "stream_nchw16c_f32",
-        "1x1 convolutions around a depthwise one or a map, by bands, with epilogues",
+        "1x1 convolutions around a depthwise one, by bands, with epilogues",
         f"{_BLOCKED}; weights as of its layers",
         "as its layers: the same bits",
         f"{_TASKS}; epilogues write what is their layer's own alone; calls depthwise_nchw16c_f32_rows by address",

@@ -1,4 +1,4 @@
-// stream_nchw16c_f32.c -- a 1x1 convolution, a depthwise one (or a map), and another 1x1, a band of rows at a time.
+// stream_nchw16c_f32.c -- a 1x1 convolution, a depthwise one, and another 1x1, a band of rows at a time.
 //
 // A task is a band of output rows of one image. It goes through the blocks of the middle: expands a block's rows, filters
 // them, and adds some such blocks at a time (as many as fit MIDDLE_BYTES) to the partial sums of the projection, in
@@ -27,7 +27,7 @@
 #define POSITIONS 128
 #endif
 #define TASKS 64    // without projection: blocks share a task beyond so many
-#define MOST_STEPS 64  // steps of one call of a register tile
+#define MOST_STEPS (16 / CONV_NB)  // steps of one call of a register tile: 16 KB of weights, which L1 keeps for all tiles
 
 // How the work is cut: task = (image * groups + group) * bands + band.
 typedef struct {
@@ -41,19 +41,17 @@ static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Rows of the middle's input that output rows lo <= oh < hi need.
+// Rows of the middle's input that output rows lo <= oh < hi need, and how many `rows` of them need at most.
 static int64_t first_row(const stream_nchw16c_f32_args *a, int64_t lo) {
-    if (!a->depthwise) return lo;
     return min(max(lo * a->depthwise->stride_h - a->depthwise->pad_top, 0), a->ih);
 }
 static int64_t end_row(const stream_nchw16c_f32_args *a, int64_t hi) {
     const depthwise_nchw16c_f32_args *d = a->depthwise;
-    if (!d) return hi;
     return min(max((hi - 1) * d->stride_h - d->pad_top + (d->kh - 1) * d->dilation_h + 1, 0), a->ih);
 }
 static int64_t span(const stream_nchw16c_f32_args *a, int64_t rows) {
     const depthwise_nchw16c_f32_args *d = a->depthwise;
-    return d ? min((rows - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1, a->ih) : rows;
+    return min((rows - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1, a->ih);
 }
 
 // A function of the arguments alone.
@@ -144,12 +142,12 @@ static void run_middle(const stream_band *t, int64_t block, float *y) {
             finish(a->expand, t->image, block, done * a->iw, needed * a->iw, t->expanded, a->blocks, x_pixels);
             done = needed;
         }
-        if (a->depthwise) a->rows(a->depthwise, block, a->expand ? t->expanded : x + block * x_pixels * 16, y, lo, hi);
+        a->rows(a->depthwise, block, a->expand ? t->expanded : x + block * x_pixels * 16, y, lo, hi);
         finish(a->middle, t->image, block, lo * a->ow, hi * a->ow, y, a->blocks, pixels);
     }
 }
 
-// The band's part of all output blocks, from all blocks of the middle.
+// The band of all blocks of the result, from all blocks of the middle.
 static void run_projected(const stream_band *t, const stream_plan *p, float *middle) {
     const stream_nchw16c_f32_args *a = t->a;
     int64_t start = t->lo * a->ow, count = (t->hi - t->lo) * a->ow, pixels = a->oh * a->ow;

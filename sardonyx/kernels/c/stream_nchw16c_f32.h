@@ -1,10 +1,10 @@
 // stream_nchw16c_f32.h -- up to three layers of a network by bands, so that what lies between them stays in cache.
 //
-//   x -> [expand: 1x1 convolution] -> middle: depthwise convolution or a map -> [project: 1x1 convolution] -> y
+//   x -> [expand: 1x1 convolution] -> middle: depthwise convolution -> [project: 1x1 convolution] -> y
 //
 // All tensors are NCHW16c. Each layer has its own epilogue and computes what its own kernel would, in the same order of
 // accumulation (conv_nchw16c_f32.h, depthwise_nchw16c_f32.h): the result has the same bits. Either convolution may be
-// missing, not both. A map is an epilogue alone: it writes the middle from operands in memory.
+// missing, not both.
 //
 // What lies between the layers is never in memory as a whole. An epilogue finds its layer's output as operand number
 // `self` of `count`, which is replaced by an address at which the part in question appears in its place; so the
@@ -29,14 +29,14 @@ typedef void (*stream_rows)(const depthwise_nchw16c_f32_args *a, int64_t block, 
                             int64_t hi);
 
 typedef struct {
-    const float *x;                        // [n][x_blocks][ih][iw][16]; unused by a map
+    const float *x;                        // [n][x_blocks][ih][iw][16]
     float *y;                              // [n][y_blocks][oh][ow][16]
-    int64_t n, x_blocks, blocks, y_blocks; // blocks: of the middle; x_blocks == blocks without expand, y_blocks ...
+    int64_t n, x_blocks, blocks, y_blocks; // blocks: of the middle; those of x or y without expand or project
     int64_t ih, iw, oh, ow;                // planes before and after the middle
     int64_t x_batch, y_batch;              // floats from image to image
     const stream_layer *expand, *project;  // or NULL
     const stream_layer *middle;
-    const depthwise_nchw16c_f32_args *depthwise;  // NULL: a map; its x, y, epilogue are unused
+    const depthwise_nchw16c_f32_args *depthwise;  // of the middle; its x, y and epilogue are unused
     stream_rows rows;
 } stream_nchw16c_f32_args;
 
