@@ -260,6 +260,7 @@ KERNELS: dict[str, Kernel] = {row.name: row for row in _ALL}
 # Files of kernels/c that are no kernels.
 SUPPORT: dict[str, str] = {
     "builtins": "memory functions that Clang calls; linked into everything",
+    "peak": "what the machine can do at best: products and bytes a second",
     "pool": "threads, memory and clock of the host inside a process",
     "runner": "the host as a static Linux program, for emulators and guarded memory",
 }
