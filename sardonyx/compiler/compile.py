@@ -145,6 +145,7 @@ def describe(program: Program, memory: Plan, source: Source, weights: int, model
         "arena": memory.arena,
         "bound": memory.bound,
         "steps": source.steps,
+        "flops": source.flops,
         "messages": {str(number): text for number, text in source.messages.items()},
         "placement": [[p.node, p.operator, p.provider, p.reason] for p in program.placement],
         "slots": program.slots,
