@@ -1,14 +1,11 @@
 """Measuring: fair comparison with other runtimes, what the machine can do, how threads behave, and tuning."""
 
-from sardonyx.benchmark.compare import (
-    RUNTIMES,
-    Feeds,
+from sardonyx.benchmark.runtimes import RUNTIMES, Feeds, Run, load_runtime
+from sardonyx.benchmark.versus import (
     Result,
-    Run,
     Timing,
     compare,
     difference,
-    load_runtime,
     machine,
     make_feeds,
     random_array,

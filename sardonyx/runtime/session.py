@@ -243,6 +243,11 @@ class Session:
             "bound": self._library.facts["bound"],
         }
 
+    def operations(self) -> int:
+        """Operations of one run with the input shapes seen last, two for each multiply-add; 0 before the first run."""
+        contexts = self._current.contexts.all if self._current else []
+        return sum(contexts[-1].flops()) if contexts else 0
+
     def profile(self) -> Any:
         """Time of each step so far; needs ``SessionOptions(profile=True)``.
 
