@@ -12,8 +12,10 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +75,8 @@ def _mnn(model: str, threads: int) -> Run:
     folder = tempfile.TemporaryDirectory(prefix="sardonyx-mnn-")
     file = Path(folder.name) / "model.mnn"
     arguments = ["-f", "ONNX", "--modelFile", model, "--MNNModel", str(file), "--bizCode", "bench"]
-    _convert("MNN", [_program("mnnconvert"), *arguments], file)
+    # Never its script `mnnconvert`: that installs a package with pip, others' versions included, to report the call.
+    _convert("MNN", [sys.executable, "-c", "import sys, _tools; _tools.mnnconvert(sys.argv)", *arguments], file)
     manager = nn.create_runtime_manager(({"backend": "CPU", "numThread": threads, "precision": "high"},))
     module = nn.load_module_from_file(str(file), inputs, outputs, runtime_manager=manager)
     kinds = {"float32": expr.float, "int32": expr.int, "int64": expr.int64, "float64": expr.double}
@@ -148,18 +151,14 @@ def _names(model: str) -> tuple[list[str], list[str]]:
 
 
 def _program(name: str) -> str:
-    """The path of a program that a package brings with it."""
-    beside = os.pathsep.join([*(os.path.join(folder, "bin") for folder in sys.path if folder), *_script_folders()])
-    found = shutil.which(name, path=beside) or shutil.which(name)
+    """The path of a program that a package brings with it: beside its modules (pnnx), or as a script."""
+    spec = find_spec(name)
+    beside = list(spec.submodule_search_locations or ()) if spec else []
+    beside += [sysconfig.get_path("scripts"), *(os.path.join(folder, "bin") for folder in sys.path if folder)]
+    found = shutil.which(name, path=os.pathsep.join(beside)) or shutil.which(name)
     if found is None:
         raise ModuleNotFoundError(f"No program named {name!r}")
     return found
-
-
-def _script_folders() -> list[str]:
-    import sysconfig
-
-    return [sysconfig.get_path("scripts")]
 
 
 def _convert(runtime: str, command: list[str], made: Path, folder: str | None = None) -> None:
