@@ -59,6 +59,7 @@ class Source:
     steps: tuple[tuple[str, str], ...]  # (node, operator) of each numbered step
     messages: dict[int, str]  # of checks, by step number
     flops: tuple[tuple[int, int], ...]  # (step, operations); -1: sx_flops says how many
+    calls: tuple[tuple[int, str], ...]  # (step, kernel) of kernel calls
 
 
 class RunPrinter(Printer):
@@ -88,6 +89,7 @@ class ProgramEmitter:
         self.steps: list[tuple[str, str]] = []
         self.messages: dict[int, str] = {}
         self.flops: dict[int, Dim] = {}
+        self.calls: list[tuple[int, str]] = []
         self.lines: list[str] = []
         self.symbols: dict[str, None] = {}
         self.depth = 1
@@ -111,7 +113,7 @@ class ProgramEmitter:
             part = "\n\n".join(texts[start : start + FUNCTIONS_PER_FILE])
             files[f"loops{number}.c"] = f"{banner}{PRELUDE}\n{part}\n"
         flops = tuple((number, ix.const(dim) or -1) for number, dim in self.flops.items())
-        return Source(files, tuple(sorted(self.kernels)), tuple(self.steps), self.messages, flops)
+        return Source(files, tuple(sorted(self.kernels)), tuple(self.steps), self.messages, flops, tuple(self.calls))
 
     # Lines and names.
 
@@ -231,6 +233,7 @@ class ProgramEmitter:
 
     def _kernel(self, step: Kernel, number: int) -> None:
         self.kernels[step.name] = None
+        self.calls.append((number, step.name))
         fields = [f".{name} = {self._field(value)}" for name, value in step.fields.items()]
         self.line("{")
         if step.epilogue is not None:
