@@ -2,8 +2,8 @@
 
 python benchmarks/tabular.py FOLDER
 
-forest: 500 trees of depth 10 on 40 features. mlp_*: three layers. They are trained on random data with a fixed seed: what
-they predict does not matter here.
+forest: 500 trees of depth 10 on 40 features. mlp_*: three layers. They are trained on random data with a fixed seed:
+what they predict does not matter here.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ def first_dims(model: str | os.PathLike[str]) -> set[int | str | None]:
 def rebatched(model: str | os.PathLike[str], folder: Path) -> Path:
     """A copy of `model` whose first dimensions are symbolic; the file itself where they are already.
 
-    Reshape and Expand to constants that begin with 1 take the batch instead; whatever else depends on a batch of 1 is an
-    error when the copy runs.
+    Reshape and Expand to constants that begin with 1 take the batch instead; whatever else depends on a batch of 1 is
+    an error when the copy runs.
 
     Args:
         model: An ONNX file; its external data stays where it is.

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def _root() -> str:
 def main() -> int:
     """Do what standard input asks for."""
     request = json.load(sys.stdin)
-    kinds = {"case": case, "load": load}
+    kinds: dict[str, Callable[..., dict[str, Any]]] = {"case": case, "load": load}
     try:
         answer = kinds[request.pop("kind")](**request)
     except SardonyxError as error:
@@ -103,8 +103,8 @@ def case(
     return facts
 
 
-def batched_feeds(infos: list[Any], batch: int, dims: Mapping[str, int]) -> dict[str, Any]:
-    """Random inputs: symbolic first dimensions are the batch, unless `dims` names them; other symbols come from `dims`."""
+def batched_feeds(infos: Sequence[Any], batch: int, dims: Mapping[str, int]) -> dict[str, Any]:
+    """Random inputs: symbolic first dimensions are the batch, unless `dims` names them, as it names other symbols."""
     from sardonyx.benchmark.versus import make_feeds
 
     symbols = {dim for info in infos for dim in info.shape or () if isinstance(dim, str)}

@@ -1,7 +1,7 @@
 """Many models x runtimes x threads x batches, into one file of results that grows case by case.
 
-Each case runs in a process of its own, so that a crash costs one case. The file is written after each; a second call with
-the same file goes on where the first ended, unless Sardonyx, the machine or the way of measuring has changed.
+Each case runs in a process of its own, so that a crash costs one case. The file is written after each; a second call
+with the same file goes on where the first ended, unless Sardonyx, the machine or the way of measuring has changed.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,18 +114,7 @@ def run_matrix(
     missing = [name for name in settings.against if not version(name)]
     results["runtimes"] = {name: version(name) for name in ("sardonyx", *installed)}
     results["missing"] = missing
-    steps: list[tuple[str, Callable[[], None]]] = [
-        (f"peak of {threads} threads", lambda threads=threads: _peak(results, threads))  # type: ignore[misc]
-        for threads in sorted({case.threads for case in wanted})
-        if str(threads) not in results["peak"]
-    ]
-    steps += [(case.key, lambda case=case: _case(results, case, settings, installed))  # type: ignore[misc]
-              for case in wanted if "timings" not in results["cases"].get(case.key, {})]  # fmt: skip
-    if settings.loads:
-        for case in _load_cases(wanted):
-            names = [n for n in results["runtimes"] if n not in results["loads"].get(case.model.stem, {})]
-            steps += [(f"load {case.model.stem} {name}", lambda case=case, name=name: _loads(results, case, settings, name))  # type: ignore[misc]
-                      for name in names]  # fmt: skip
+    steps = list(_steps(results, wanted, settings, installed))
     start = time.monotonic()
     results["out_of_time"] = []
     for number, (what, measure) in enumerate(steps):
@@ -139,6 +129,22 @@ def run_matrix(
         progress(len(steps), len(steps), "")
     _write(file, results)
     return results
+
+
+def _steps(
+    results: dict[str, Any], wanted: Sequence[Case], settings: Settings, installed: Sequence[str]
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """What the results lack, in order: a name, and a function that measures it."""
+    for threads in sorted({case.threads for case in wanted}):
+        if str(threads) not in results["peak"]:
+            yield f"peak of {threads} threads", partial(_peak, results, threads)
+    for case in wanted:
+        if "timings" not in results["cases"].get(case.key, {}):
+            yield case.key, partial(_case, results, case, settings, installed)
+    for case in _load_cases(wanted) if settings.loads else []:
+        for name in results["runtimes"]:
+            if name not in results["loads"].get(case.model.stem, {}):
+                yield f"load {case.model.stem} {name}", partial(_loads, results, case, settings, name)
 
 
 def _begin(file: Path, settings: Settings, fresh: bool) -> dict[str, Any]:

@@ -50,13 +50,13 @@ def markdown(results: Results) -> str:
     lines = [
         "# Benchmark",
         "",
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}, {machine['date']}.",
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, {machine['date']}.",
         "Versions: " + ", ".join(f"{NAMES.get(n, n)} {v}" for n, v in results["runtimes"].items()) + ".",
         *([f"Not installed: {', '.join(results['missing'])}."] if results.get("missing") else []),
         "",
-        "Milliseconds a run: median [p10 .. p90]. Runtimes take turns in short blocks after their outputs were compared. A",
-        "ratio is the other's median over ours: above 1 Sardonyx is faster; in brackets p10 to p90 of the ratios of single",
-        "rounds. Of peak: operations that the operators ask for, two for each multiply-add, against the fused",
+        "Milliseconds a run: median [p10 .. p90]. Outputs were compared first; then runtimes took turns in short blocks.",
+        "A ratio is the other's median over ours: above 1 Sardonyx is faster; in brackets p10 to p90 of the ratios of",
+        "single rounds. Of peak: operations that the operators ask for, two for each multiply-add, against the fused",
         "multiply-adds that this machine was measured to do; Winograd's convolutions can exceed it.",
         "",
     ]
@@ -166,7 +166,9 @@ def chart(results: Results, threads: int, batch: int, file: Path) -> None:
         axes.set_yticks(range(len(labels)), labels)
         axes.invert_yaxis()
         axes.set_xlabel("time of the other runtime / time of Sardonyx; beyond 1 Sardonyx is faster")
-        title = f"{_plural(threads, 'thread')}, batch {batch}, {results['machine']['cpu']}, {results['machine']['date']}"
+        title = (
+            f"{_plural(threads, 'thread')}, batch {batch}, {results['machine']['cpu']}, {results['machine']['date']}"
+        )
         axes.set_title(title, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         if runtimes:

@@ -1,8 +1,8 @@
 """Measure the alternatives that the catalog lists for a model's kernels, and remember what wins.
 
-One macro of one kernel is varied at a time, the kernel that takes most time first. An alternative and what is best so far
-run in turns in this process, and only the steps of that kernel count. It wins when the median of the paired ratios says
-that it is more than 2 % faster, twice, and its outputs have the same bits. What is measured last is the whole model.
+One macro of one kernel is varied at a time, the kernel that takes most time first. An alternative and what is best so
+far run in turns in this process, and only the steps of that kernel count. It wins when the median of the paired ratios
+says that it is more than 2 % faster, twice, and its outputs have the same bits. Measured last is the whole model.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How much arithmetic a node is: two operations for each multiply-add that its definition asks for.
 
-This is the work of the *operator*, computed directly, whatever the kernel does instead: Winograd multiplies less often and
-so may show more than the machine's peak. Only operators whose time goes into products are counted.
+This is the work of the *operator*, computed directly, whatever the kernel does instead: Winograd multiplies less often
+and so may show more than the machine's peak. Only operators whose time goes into products are counted.
 """
 
 from __future__ import annotations

@@ -72,8 +72,11 @@ def compile_model(
 
 def kernel_units(kernels: Iterable[str], tuned: Choice) -> list[build.Unit]:
     """The C files of kernels, with the macros that tuning has chosen."""
-    macros = {name: tuple((macro, str(value)) for macro, value in sorted(tuned.get(name, {}).items())) for name in kernels}
-    return [build.Unit(name, Path(f"{name}.c"), macros[name]) for name in kernels]
+
+    def macros(name: str) -> tuple[tuple[str, str], ...]:
+        return tuple((macro, str(value)) for macro, value in sorted(tuned.get(name, {}).items()))
+
+    return [build.Unit(name, Path(f"{name}.c"), macros(name)) for name in kernels]
 
 
 def rebuild(entry: Path, tuned: Choice, target: Target, folder: Path) -> None:

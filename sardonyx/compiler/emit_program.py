@@ -300,7 +300,7 @@ class ProgramEmitter:
             return "{.rank = -2}"
         if view.buffer is None:
             return f"{{.rank = -1, .slot = {view.slot}}}"
-        unknown = {n for n, all_ in atoms.items() if any(_late(a, entry) for a in all_)}
+        unknown = output and view.buffer in self.heap
         data = "0" if unknown else f"(void *){view.buffer.name}"
         dims = "" if unknown else f", .dims = {{{', '.join(self._dim(dim) for dim in view.shape) or '0'}}}"
         return f'{{.data = {data}, .rank = {len(view.shape)}, .dtype = "{view.buffer.dtype}"{dims}}}'
@@ -482,7 +482,7 @@ class ProgramEmitter:
 
 
 def _late(atom: Atom, entry: Sequence[str]) -> bool:
-    """Whether the value is known only while the program runs: it comes from data, or is not among the symbols `entry`."""
+    """Whether the value is known only while the program runs: it comes from data, or is no symbol of `entry`."""
     return atom.kind in ("element", "variable") or (atom.kind == "symbol" and atom.key not in entry)
 
 

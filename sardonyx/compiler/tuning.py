@@ -2,7 +2,8 @@
 
 Winners lie in the cache beside compiled models, under a key made of the model's contents, the target, the name of the
 processor and the sources of all kernels: when one of these changes, nothing is found and kernels are built as they are.
-A macro may only move work between chunks, caches and tasks, never change a bit; `kernels/catalog.py` lists what is legal.
+A macro may only move work between chunks, caches and tasks, never change a bit; `kernels/catalog.py` lists what is
+legal.
 """
 
 from __future__ import annotations

@@ -238,6 +238,12 @@ class Context:
         """Bytes of the arena."""
         return self.call.arena_bytes
 
+    def reset_profile(self) -> None:
+        """Begin to count runs and their time from 0."""
+        self.runs = 0
+        if self.ticks is not None:
+            ctypes.memset(self.ticks, 0, ctypes.sizeof(self.ticks))
+
     def flops(self) -> list[int]:
         """Operations of each step in a run with the shapes of the last."""
         return self.library.flops(ctypes.addressof(self.dims))

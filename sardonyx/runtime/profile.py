@@ -67,7 +67,7 @@ class Profile:
         return [(row.name, row.calls, row.nanoseconds) for row in self.operators()]
 
     def operators(self) -> list[StepTime]:
-        """One row for each operator, the slowest first: times and operations of one run, `calls` the number of steps."""
+        """One row for each operator, the slowest first: what one run takes; `calls` is the number of steps."""
         found: dict[str, tuple[int, int, int]] = {}
         for step in self.steps:
             count, total, flops = found.get(step.operator, (0, 0, 0))

@@ -264,6 +264,11 @@ class Session:
         flops = contexts[-1].flops() if contexts else []
         return Profile(steps, ticks, sum(context.runs for context in contexts), flops)
 
+    def reset_profile(self) -> None:
+        """Forget all times so far. No run may be under way."""
+        for context in self._all_contexts():
+            context.reset_profile()
+
     def _all_contexts(self) -> list[Context]:
         return [context for variant in self._variants.values() for context in variant.contexts.all]
 
