@@ -1,7 +1,8 @@
-"""Benchmark models against other runtimes into benchmarks/results/zoo.json, with a page and charts beside it.
+"""Benchmark models against other runtimes into benchmarks/results/, with a page and charts beside each file.
 
-    python scripts/bench.py                        the zoo that the tests use, and models made by benchmarks/tabular.py
-    python scripts/bench.py MODEL.onnx...          these instead
+    python scripts/bench.py                        zoo.json: the zoo that the tests use; tabular.json: models made by
+                                                   benchmarks/tabular.py; threads.json: how threads behave
+    python scripts/bench.py MODEL.onnx...          bench.json: these instead
     python scripts/bench.py --budget 10 --fresh    at most ten minutes, nothing taken over from the last time
 
 A second call measures what is still missing. Needs an otherwise idle machine.
@@ -10,7 +11,9 @@ A second call measures what is still missing. Needs an otherwise idle machine.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import time
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -18,28 +21,42 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sardonyx.benchmark.matrix import Case, Settings, cases, run_matrix
 from sardonyx.benchmark.report import geomeans, measured, settings_of, write_report
 from sardonyx.benchmark.runtimes import RUNTIMES
-from sardonyx.benchmark.versus import machine
+from sardonyx.benchmark.threads_report import threads_report
+from sardonyx.benchmark.versus import machine, make_feeds
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 DIMS = {"s": 128, "sequence": 128}  # tokens of language models
 TABULAR_BATCHES = (1, 10_000)
+THREADED = ("resnet50", "resnet18", "mobilenet_v2")
 
 
-def wanted(arguments: argparse.Namespace) -> list[Case]:
-    """All cases, the most telling first."""
+def wanted(arguments: argparse.Namespace) -> dict[str, list[Case]]:
+    """All cases by the file that they go into, the most telling first."""
     threads = arguments.threads
     if arguments.models:
-        return cases(arguments.models, threads, arguments.batches)
+        return {"bench": cases(arguments.models, threads, arguments.batches)}
     sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
     import tabular
     from models import catalog
 
     catalog.fill_zoo()
     zoo = sorted(catalog.zoo_folder().glob("*.onnx"))
-    trained = cases(tabular.make(catalog.models_folder() / "tabular"), threads, TABULAR_BATCHES)
-    listed = [*cases(zoo, threads, arguments.batches), *trained]
-    return sorted(listed, key=lambda case: (-case.threads, case.batch))
+    trained = tabular.make(catalog.models_folder() / "tabular")
+    return {"tabular": cases(trained, threads, TABULAR_BATCHES), "zoo": cases(zoo, threads, arguments.batches)}
+
+
+def threads_reports(zoo: list[Case], seconds: float, file: Path) -> None:
+    """How threads behave on some models, into `file`."""
+    paths = {case.model.stem: case.model for case in zoo}
+    reports = {
+        name: threads_report(str(paths[name]), lambda infos: make_feeds(infos, {}), threads=2, seconds=seconds)
+        for name in THREADED
+        if name in paths
+    }
+    if reports:
+        facts = {"machine": {**machine(), "date": time.strftime("%Y-%m-%d")}, **reports}
+        file.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> int:
@@ -54,35 +71,46 @@ def main() -> int:
     parser.add_argument("--budget", type=float, help="minutes")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     parser.add_argument("--no-loads", action="store_true", help="no load times and memory")
-    parser.add_argument("--output", type=Path, default=RESULTS / "zoo.json")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args()
-    settings = Settings(
-        against=tuple(name for name in arguments.against.split(",") if name),
-        seconds=arguments.seconds,
-        dims=DIMS,
-        budget=arguments.budget * 60 if arguments.budget else None,
-        loads=not arguments.no_loads,
-    )
+    end = time.monotonic() + arguments.budget * 60 if arguments.budget else None
+    listed, failed = wanted(arguments), 0
+    for name, chosen in listed.items():
+        settings = Settings(
+            against=tuple(name for name in arguments.against.split(",") if name),
+            seconds=arguments.seconds,
+            dims=DIMS,
+            budget=max(0.0, end - time.monotonic()) if end else None,
+            loads=not arguments.no_loads,
+        )
+        failed += measure(chosen, settings, arguments.output / f"{name}.json", arguments.fresh)
+    if "zoo" in listed and max(arguments.threads) > 1 and not (end and time.monotonic() > end):
+        threads_reports(listed["zoo"], arguments.seconds, arguments.output / "threads.json")
+    return int(failed > 0)
+
+
+def measure(chosen: list[Case], settings: Settings, file: Path, fresh: bool) -> int:
+    """Measure what `file` lacks, and say what came out; returns how many cases could not be measured."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, transient=True) as bar:
-        task = bar.add_task("benchmark")
+        task = bar.add_task(file.stem)
         results = run_matrix(
-            wanted(arguments),
+            chosen,
             settings,
-            arguments.output,
-            fresh=arguments.fresh,
+            file,
+            fresh=fresh,
             progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
         )
     for threads, batch in settings_of(results):
         means = geomeans(measured(results, threads, batch), [n for n in results["runtimes"] if n != "sardonyx"])
         text = ", ".join(f"{name} {value:.2f}" for name, value in means.items() if value)
-        print(f"{threads} threads, batch {batch}: geometric mean of ratios {text}")
-    for path in write_report(results, arguments.output):
+        print(f"{file.stem}, {threads} threads, batch {batch}: geometric mean of ratios {text}")
+    for path in [file, *write_report(results, file)]:
         print(path)
     failed = [key for key, case in results["cases"].items() if "error" in case]
     for key in failed:
         print(f"{key}: {results['cases'][key]['error']}", file=sys.stderr)
-    return int(bool(failed or results["out_of_time"]))
+    return len(failed) + len(results["out_of_time"])
 
 
 if __name__ == "__main__":

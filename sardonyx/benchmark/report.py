@@ -54,7 +54,7 @@ def markdown(results: Results) -> str:
         "Versions: " + ", ".join(f"{NAMES.get(n, n)} {v}" for n, v in results["runtimes"].items()) + ".",
         *([f"Not installed: {', '.join(results['missing'])}."] if results.get("missing") else []),
         "",
-        "Milliseconds a run: median [p10 .. p90]. Outputs were compared first; then runtimes took turns in short blocks.",
+        "Milliseconds a run: median [p10 .. p90]. Outputs were compared; then runtimes took turns in short blocks.",
         "A ratio is the other's median over ours: above 1 Sardonyx is faster; in brackets p10 to p90 of the ratios of",
         "single rounds. Of peak: operations that the operators ask for, two for each multiply-add, against the fused",
         "multiply-adds that this machine was measured to do; Winograd's convolutions can exceed it.",
