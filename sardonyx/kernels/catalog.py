@@ -79,6 +79,7 @@ _ALL = (
         tile=_ROWS,
         tiles=_ROW_TILES,
         hot=_FMA,
+        tunables={"KC": (192, 256, 512), "PACKED_PANELS": (4, 8, 32), "TASK_WORK": (1 << 18, 1 << 19, 1 << 21)},
     ),
     Kernel(
         "matmul_int8",
@@ -125,7 +126,7 @@ _ALL = (
         tile=_CONV,
         tiles=_CONV_TILES,
         hot=_FMA,
-        tunables={"CHUNK": (4, 8, 32), "GROUP": (4, 16, 32)},
+        tunables={"GROUP": (4, 8, 16)},
     ),
     Kernel(
         "winograd_input_f32",
@@ -143,7 +144,6 @@ _ALL = (
         f"{_TASKS}; lanes beyond the last channel are 0 in weights",
         "kernels/test_depthwise.py",
         hot=_FMA,
-        tunables={"COPY_BYTES": (12288, 49152), "COPY_WIDTH": (14, 56)},
     ),
     Kernel(
         "pool_nchw16c_f32",

@@ -27,16 +27,26 @@ from sardonyx.runtime.threads import available_cpus, get_pool
 
 ALTERNATIVES = [(n, m, v) for n, row in KERNELS.items() for m, values in row.tunables.items() for v in values]
 # Several chunks, parts of channels, rows and positions in each kernel, none of them whole.
-WIDE = """<ir_version: 9, opset_import: ["" : 17]>
-net (float[2,3,45,43] x) => (float[2,36,45,43] y)
-<float[40,3,5,5] w1, float[40,1,3,3] w2, float[520,40,1,1] w3, float[72,520,1,1] w4, float[36,72,3,3] w5>
-{
+WEIGHTS = {
+    "w1": (40, 3, 5, 5),
+    "w2": (40, 1, 3, 3),
+    "w3": (520, 40, 1, 1),
+    "w4": (72, 520, 1, 1),
+    "w5": (36, 72, 3, 3),
+    "w6": (700, 300),
+}
+WIDE = f"""<ir_version: 9, opset_import: ["" : 17]>
+net (float[2,3,45,43] x, float[70,700] p, float[3,700,50] q) => (float[2,36,45,43] y, float[70,300] r, float[3,70,50] s)
+<{", ".join(f"float[{','.join(map(str, shape))}] {name} = {zeros(*shape)}" for name, shape in WEIGHTS.items())}>
+{{
     a = Conv <pads = [2, 2, 2, 2]> (x, w1)
     b = Conv <pads = [1, 1, 1, 1], group = 40> (a, w2)
     c = Conv(b, w3)
     d = Conv(c, w4)
     y = Conv <pads = [1, 1, 1, 1]> (d, w5)
-}"""
+    r = MatMul(p, w6)
+    s = MatMul(p, q)
+}}"""
 
 
 def feeds(infos):
@@ -47,23 +57,12 @@ def feeds(infos):
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
     """A model with all kernels that can be tuned, compiled; its inputs and what it computes."""
-    text = WIDE
-    for name, shape in (
-        ("w1", (40, 3, 5, 5)),
-        ("w2", (40, 9)),
-        ("w3", (520, 40)),
-        ("w4", (72, 520)),
-        ("w5", (36, 648)),
-    ):
-        text = text.replace(f" {name},", f" {name} = {zeros(*shape)},").replace(
-            f" {name}>", f" {name} = {zeros(*shape)}>"
-        )
-    model = save(tmp_path_factory.mktemp("wide") / "m.onnx", text)
+    model = save(tmp_path_factory.mktemp("wide") / "m.onnx", WIDE)
     options = SessionOptions(threads=2, profile=True)
     entry = Loader(str(model), options).folder()
     session = sardonyx.Session(str(model), options)
     given = feeds(session.inputs)
-    return entry, options, [given["x"]], session.run(given)
+    return entry, options, list(given.values()), session.run(given)
 
 
 @pytest.mark.parametrize(("kernel", "macro", "value"), ALTERNATIVES)
