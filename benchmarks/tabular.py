@@ -39,7 +39,7 @@ def _train(folder: Path) -> None:
     x = rng.standard_normal((ROWS, FEATURES)).astype(np.float32)
     y = np.sin(x[:, 0]) + x[:, 1] * x[:, 2] + 0.1 * rng.standard_normal(ROWS)
     models = {"forest": RandomForestRegressor(500, max_depth=10, n_jobs=-1, random_state=0)}
-    models |= {n: MLPRegressor(sizes, max_iter=5, random_state=0) for n, sizes in LAYERS.items()}
+    models |= {n: MLPRegressor(hidden_layer_sizes=sizes, max_iter=5, random_state=0) for n, sizes in LAYERS.items()}
     for name, model in models.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # five rounds of training do not converge
