@@ -8,7 +8,7 @@ two bands both compute. The result is the same bit for bit.
 from __future__ import annotations
 
 from sardonyx.compiler.index import Dim
-from sardonyx.compiler.program import Block, Buffer, Kernel, Nest, Pointer, Program, Step, Stream
+from sardonyx.compiler.program import Block, Buffer, Check, Define, Kernel, Nest, Pointer, Program, Step, Stream
 from sardonyx.compiler.tensor import LANES
 
 MOST_OPERANDS = 16  # STREAM_OPERANDS: of an epilogue
@@ -33,25 +33,25 @@ def _stream_block(block: Block, readers: dict[Buffer, list[Step]]) -> None:
     def follows(first: Step, second: Step) -> bool:
         """Whether `first` may run as late as `second`."""
         between = block.steps[position[first] + 1 : position[second]]
-        return all(isinstance(step, Nest | Kernel) for step in between)
+        return all(isinstance(step, Nest | Kernel | Check | Define) for step in between)
 
     for step in block.steps:
         middle = _middle(step)
         if middle is None or step in replaced:
             continue
-        (after,) = readers.get(middle.output[0], [None]) if len(readers.get(middle.output[0], ())) == 1 else [None]
-        project = after if isinstance(after, Kernel) and _projects(middle, after) else None
+        project = _projection(middle, readers)
         if project is not None and (project not in position or not follows(step, project)):
             project = None
-        before = _expansion(middle, writers, readers, step)
-        expand = before if before is not None and before not in replaced and follows(before, project or step) else None
+        expand = _expansion(middle, writers, readers)
+        if expand is not None and (expand in replaced or not follows(expand, project or middle)):
+            expand = None
         if expand is None and project is None:
             continue
-        last = project or step
-        for layer in (expand, step, project):
-            if layer is not None:
-                replaced[layer] = None
-        replaced[last] = Stream(expand, middle, project, node=last.node, operator=last.operator)
+        layers = [layer for layer in (expand, middle, project) if layer is not None]
+        replaced |= dict.fromkeys(layers)
+        flops: Dim = sum((layer.flops for layer in layers), start=0)
+        last = layers[-1]
+        replaced[last] = Stream(expand, middle, project, node=last.node, operator=last.operator, flops=flops)
     block.steps = [new for step in block.steps if (new := replaced.get(step, step)) is not None]
 
 
@@ -84,23 +84,23 @@ def _is_own(kernel: Kernel) -> bool:
     return kernel.epilogue is None or set(kernel.epilogue.writes()) == {kernel.output[0]}
 
 
-def _projects(middle: Kernel, project: Kernel) -> bool:
-    """Whether to run `project` on bands of the middle."""
-    pointer = project.fields.get("x")
-    if not _is_pointwise(project) or not _is_own(middle) or not isinstance(pointer, Pointer):
-        return False
-    if pointer != Pointer(middle.output[0]) or middle.output[0].kind != "temporary":
-        return False
-    return _is_at_least(_image_bytes(middle), LEAST_PROJECTED)
+def _projection(middle: Kernel, readers: dict[Buffer, list[Step]]) -> Kernel | None:
+    """The 1x1 convolution that alone reads the middle, where it is worth running by bands; or None."""
+    buffer = middle.output[0]
+    users = readers.get(buffer, [])
+    if len(users) != 1 or buffer.kind != "temporary" or not _is_own(middle):
+        return None
+    (project,) = users
+    if not isinstance(project, Kernel) or not _is_pointwise(project) or project.fields["x"] != Pointer(buffer):
+        return None
+    return project if _is_at_least(_image_bytes(middle), LEAST_PROJECTED) else None
 
 
-def _expansion(
-    middle: Kernel, writers: dict[Buffer, Step], readers: dict[Buffer, list[Step]], step: Step
-) -> Kernel | None:
+def _expansion(middle: Kernel, writers: dict[Buffer, Step], readers: dict[Buffer, list[Step]]) -> Kernel | None:
     """The 1x1 convolution that feeds the middle and nothing else, or None."""
     buffer = middle.fields["x"].buffer
     expand = writers.get(buffer)
-    if not isinstance(expand, Kernel) or not _is_pointwise(expand) or readers[buffer] != [step]:
+    if not isinstance(expand, Kernel) or not _is_pointwise(expand) or readers[buffer] != [middle]:
         return None
     return expand if expand.output[0] is buffer and _is_own(expand) and buffer.kind == "temporary" else None
 
