@@ -84,7 +84,7 @@ def tree_ensemble_classifier(ctx: GraphLowering, node: Node, x: Tensor) -> tuple
         return None, scores
     # One label: 0 and 1 say whether it holds.
     known = labels if len(labels) > 1 else [0, 1] if isinstance(labels[0], int) else ["", labels[0]]
-    return sc.label_of(ctx, label, known), scores
+    return sc.label_of(ctx, node, label, known), scores
 
 
 def _two_classes(ctx: Lowering, total: Tensor, labels: list, only: int, transform: str, positive: bool) -> tuple:

@@ -107,9 +107,9 @@ def _port(port: Port, kept: list[Any]) -> _Port:
     array = (ctypes.c_int64 * max(len(dims), 1))(*dims)
     labels = (ctypes.c_void_p * max(len(port.labels), 1))(*map(id, port.labels))
     name, objects = sys.intern(port.name), np.dtype(object)
-    kept += [array, labels, port.labels, port.dtype, name, objects]
+    kept += [array, labels, port.labels, port.stored, name, objects]
     return _Port(
-        id(name), id(port.dtype), ctypes.addressof(array), len(port.dims), port.form,
+        id(name), id(port.stored), ctypes.addressof(array), len(port.dims), port.form,
         ctypes.addressof(labels), len(port.labels), id(objects),
     )  # fmt: skip
 

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from sardonyx import errors
-from sardonyx.runtime.direct import AS_ARRAY, AS_MAPS, direct_run
+from sardonyx.runtime.direct import AS_ARRAY, AS_MAPS, AS_STRINGS, direct_run
 from sardonyx.runtime.options import SessionOptions
 from sardonyx.runtime.threads import Host, Pool
 
+FORMS = {"": AS_ARRAY, "maps": AS_MAPS, "strings": AS_STRINGS}  # by the names of `compiler.tensor.Formed`
 _NUMPY = {"bool": np.dtype(bool)}
 ERRORS = {
     1: (errors.RuntimeFailure, "an index is out of range"),
@@ -96,9 +97,10 @@ class Port:
         self.known: bool = facts["known"]
         self.slot: int = facts["slot"]
         self.dtype_name: str = facts["dtype"]
-        self.dtype: np.dtype | str = facts["dtype"] if self.slot >= 0 else numpy_dtype(facts["dtype"])
-        self.form: int = facts.get("form", AS_ARRAY)  # of an output: what becomes of the array that the code makes
+        self.stored: np.dtype | str = facts["dtype"] if self.slot >= 0 else numpy_dtype(facts["dtype"])
+        self.form = FORMS[facts.get("form", "")]  # of an output: what becomes of the array that the code makes
         self.labels: list[int | str] = facts.get("labels", [])
+        self.dtype: np.dtype | str = {AS_MAPS: "object", AS_STRINGS: "string"}.get(self.form, self.stored)
 
     def __repr__(self) -> str:
         return f"{self.name}: {self.type}{list(self.shape)}"
@@ -282,7 +284,7 @@ class Context:
             shape = tuple(self.dims[at : at + rank])
             # A negative dim is an error that the run itself reports.
             known = port.slot < 0 and port.known and min(shape, default=0) >= 0
-            self._known.append((shape if known else None, port.dtype))
+            self._known.append((shape if known else None, port.stored))
             at += rank
         self._extents = extents
 
@@ -305,7 +307,7 @@ class Context:
         """Copy an output that the run allocated, and give its memory back."""
         address = self.pointers[number] or 0
         try:
-            array = _empty(shape, port.dtype)
+            array = _empty(shape, port.stored)
             ctypes.memmove(array.__array_interface__["data"][0], address, array.nbytes)
         finally:
             self.host.release(address)
