@@ -115,7 +115,9 @@ class GraphLowering(Lowering):
                 self.materialize(tensor, Plain(tensor.shape), buffer)
             if formed is not None:
                 names, kind = tuple(_declared(value)), type_string(value)
-                port = Port(name, tensor.dtype, kind, tensor.shape, names, buffer, form=formed.form, labels=formed.labels)
+                port = Port(
+                    name, tensor.dtype, kind, tensor.shape, names, buffer, form=formed.form, labels=formed.labels
+                )
             else:
                 kind = f"tensor({_onnx_name(tensor.dtype)})"
                 names = tuple(_declared(value)) or tuple(d if isinstance(d, int) else None for d in tensor.shape)

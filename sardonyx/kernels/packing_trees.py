@@ -189,7 +189,7 @@ def _placed(children: np.ndarray, tree: np.ndarray, line: int) -> tuple[np.ndarr
 
 
 def _pairs_near(heads: np.ndarray, children: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each row of pairs waiting (0: none): the first `most` reached from there level by level, and what waits then."""
+    """For each row of waiting pairs (0: none) the first `most` met level by level, and what waits after that."""
     taken = np.zeros((len(heads), most), np.int64)
     waiting = heads
     for number in range(most):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AS_ARRAY", "AS_MAPS", "AS_STRINGS", "Run", "declined", "direct_run"]
 
-Run = Callable[[dict[str, Any]], list[Any] | None]
+Run = Callable[[Mapping[str, Any]], list[Any] | None]
 AS_ARRAY, AS_MAPS, AS_STRINGS = range(3)
 MOST_AXES = 32
 ARRAY_VERSIONS = (0x1000009, 0x2000000)  # of numpy's binary interface, whose arrays begin as direct.c says
@@ -62,7 +62,7 @@ class _Direct(ctypes.Structure):
     )
 
 
-def declined(feeds: dict[str, Any]) -> None:
+def declined(feeds: Mapping[str, Any]) -> None:
     """The direct run of a model that has none."""
 
 
@@ -81,7 +81,9 @@ def direct_run(context: Context) -> tuple[Run, Any]:
     if made is None:
         return declined, None
     kept: list[Any] = []
-    inputs, outputs = ((_Port * max(len(p), 1))(*(_port(q, kept) for q in p)) for p in (library.inputs, library.outputs))
+    inputs, outputs = (
+        (_Port * max(len(p), 1))(*(_port(q, kept) for q in p)) for p in (library.inputs, library.outputs)
+    )
     given = (ctypes.c_int64 * max(len(library.entry), 1))()
     held = (ctypes.c_void_p * max(len(ports), 1))()
     record = _Direct(
@@ -149,8 +151,10 @@ def _numpy_functions() -> Any:
     api = ctypes.pythonapi
     pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_GetPointer", api))
     table = (ctypes.c_void_p * (NEW_FROM_DESCRIPTOR + 1)).from_address(pointer(capsule, None))
-    version = ctypes.CFUNCTYPE(ctypes.c_uint)(table[VERSION])()
-    return table if version in ARRAY_VERSIONS and table[ARRAY_TYPE] == id(np.ndarray) and _arrays_as_expected() else None
+    version = ctypes.CFUNCTYPE(ctypes.c_uint)(table[VERSION] or 0)()
+    return (
+        table if version in ARRAY_VERSIONS and table[ARRAY_TYPE] == id(np.ndarray) and _arrays_as_expected() else None
+    )
 
 
 def _arrays_as_expected() -> bool:

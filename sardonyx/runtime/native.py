@@ -276,7 +276,8 @@ class Context:
     def _set_extents(self, extents: list[int]) -> None:
         """Take over new input shapes: the symbols, and the shapes of the outputs that follow from them."""
         library = self.library
-        self.dims[: self.symbols] = extents
+        for position, extent in enumerate(extents):
+            self.dims[position] = extent
         library.output_dims(ctypes.addressof(self.dims), self._output_dims_address)
         self._known, at = [], self.symbols
         for port in library.outputs:
