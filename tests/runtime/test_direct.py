@@ -90,7 +90,7 @@ def test_many_threads(session) -> None:
     assert not wrong
 
 
-def classifier(labels: dict[str, list], *, consumed: bool) -> onnx.ModelProto:
+def classifier(labels: dict[str, list]) -> onnx.ModelProto:
     nodes = [
         helper.make_node("Softmax", ["x"], ["p"]),
         helper.make_node("ZipMap", ["p"], ["maps"], domain="ai.onnx.ml", **labels),
@@ -98,9 +98,6 @@ def classifier(labels: dict[str, list], *, consumed: bool) -> onnx.ModelProto:
     outputs = [
         helper.make_value_info("maps", helper.make_sequence_type_proto(_map_type("classlabels_strings" in labels)))
     ]
-    if consumed:
-        nodes.append(helper.make_node("SequenceLength", ["maps"], ["count"]))
-        outputs.append(helper.make_tensor_value_info("count", TensorProto.INT64, []))
     graph = helper.make_graph(nodes, "zip", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])], outputs)
     imports = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
     return helper.make_model(graph, opset_imports=imports, ir_version=9)
@@ -113,7 +110,7 @@ def _map_type(strings: bool) -> onnx.TypeProto:
 
 @pytest.mark.parametrize("labels", [{"classlabels_int64s": [7, -1, 2**40]}, {"classlabels_strings": ["a", "b", "ü"]}])
 def test_maps(labels) -> None:
-    session = sardonyx.Session(classifier(labels, consumed=False).SerializeToString())
+    session = sardonyx.Session(classifier(labels).SerializeToString())
     (keys,) = labels.values()
     for rows in (1, 0, 4):
         x = np.random.default_rng(0).standard_normal((rows, 3)).astype(np.float32)
@@ -125,10 +122,3 @@ def test_maps(labels) -> None:
                 np.testing.assert_allclose(list(found.values()), row, rtol=1e-5)
     with pytest.raises(errors.InputError, match="no array"):
         session.run({"x": x}, out={"maps": np.zeros((4, 3), np.float32)})
-
-
-def test_maps_that_other_nodes_read() -> None:
-    session = sardonyx.Session(classifier({"classlabels_int64s": [1, 2, 3]}, consumed=True).SerializeToString())
-    maps, count = session.run({"x": np.zeros((2, 3), np.float32)})
-    assert [list(row) for row in maps] == [[1, 2, 3]] * 2
-    assert count == 2
