@@ -373,6 +373,8 @@ class Port:
     names: tuple[int | str | None, ...]  # dims as the model declares them
     buffer: Buffer | None  # None: a Python object
     slot: int = -1
+    form: str = ""  # of an output that Python makes from the buffer: see `tensor.Formed`
+    labels: tuple[int | str, ...] = ()
 
 
 @dataclass(eq=False)
