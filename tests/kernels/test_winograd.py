@@ -24,7 +24,8 @@ from onnx import helper, numpy_helper
 import sardonyx
 from sardonyx.kernels.packing import nchw_to_nchw16c
 from sardonyx.kernels.packing_winograd import pack_winograd
-from sardonyx.ops import convolution, window
+from sardonyx.ops import window
+from sardonyx.ops import winograd as lowering
 
 # Blocks, groups and chunks so small that every one of them has a border in a small convolution.
 SMALL: dict[str, dict[str, object]] = {
@@ -237,14 +238,14 @@ def test_work_is_cut_finer_than_threads():
             oh=size,
             ow=size,
             n=1,
-            v=1 if tiles <= convolution.SHARED_TILES else None,
+            v=1 if tiles <= lowering.SHARED_TILES else None,
         )
         assert 8 <= lib.winograd_f32_tasks(ctypes.byref(args)) <= 256
 
 
 def test_the_program_allots_what_the_kernel_shares():
     text = (SOURCES / "winograd_tile.h").read_text()
-    assert f"#define WINOGRAD_SHARED {convolution.SHARED_TILES}\n" in text
+    assert f"#define WINOGRAD_SHARED {lowering.SHARED_TILES}\n" in text
 
 
 @pytest.mark.parametrize(
@@ -262,10 +263,10 @@ def test_the_program_allots_what_the_kernel_shares():
 )
 def test_choice(channels, size, images, chosen):
     place = window.Window(size, (3, 3), (1, 1), (1, 1), (1, 1), (1, 1), size)
-    assert convolution._winograd_pays(images, *channels, place) is chosen
+    assert lowering.winograd_pays(images, *channels, place) is chosen
     for other in ({"strides": (2, 1)}, {"dilations": (1, 2)}, {"kernel": (3, 5)}):
         fields = {**place.__dict__, **other}
-        assert not convolution._winograd_pays(images, *channels, window.Window(**fields))
+        assert not lowering.winograd_pays(images, *channels, window.Window(**fields))
 
 
 @pytest.mark.parametrize(
