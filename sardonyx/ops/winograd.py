@@ -9,19 +9,19 @@ from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Kernel, Pointer
 from sardonyx.compiler.tensor import LANES, Blocked, Tensor
-from sardonyx.kernels.packing_winograd import pack_winograd
+from sardonyx.kernels import packing
 from sardonyx.ops.window import Window
 
-SHARED_TILES = 128  # WINOGRAD_SHARED of winograd_tile.h: up to so many, all tasks read the same transformed input
+CHANNELS = 4096  # input channels, at most: the error bound of winograd_f32.h grows with them
 
 
 def winograd_pays(images: Dim, inputs: int, outputs: int, place: Window) -> bool:
     """Whether `winograd_f32` is faster than the direct sum: a model of both in multiply-adds of 16 lanes.
 
     Winograd multiplies a quarter as often, on whole tiles of 4 x 4, but transforms each tile of each channel block in
-    (115 ns, as long as 300 multiply-adds) and out (taken as 200), and has four times the weights. Those are counted as
-    coming from memory, at 4 bytes in the time of a multiply-add: the layers of a network drive each other's from the
-    caches.
+    (as long as 300 multiply-adds) and out (200), and each block of 16 x 16 weights (0.84 us, 2200 multiply-adds).
+    Weights count as coming from memory, at 4 bytes in the time of a multiply-add: the layers of a network drive each
+    other's from the caches.
 
     Measured on Zen 3, one thread, ms: ONNX Runtime, direct and Winograd; the last two again with all caches cold.
 
@@ -29,22 +29,21 @@ def winograd_pays(images: Dim, inputs: int, outputs: int, place: Window) -> bool
         64->64     56x56   3.20   2.85   1.23    2.90  1.18        128->32   56x56    2.99   2.77   1.17    2.88  1.22
         128->128   28x28   2.82   2.76   1.07    2.93  1.15        128->32   28x28    0.69   0.65   0.23    0.87  0.46
         256->256   14x14   3.01   2.97   1.53    3.19  1.61        128->32   14x14    0.18   0.17   0.07    0.31  0.21
-        512->512   7x7     3.26   3.43   2.78    3.93  3.16        128->32   7x7      0.06   0.05   0.02    0.12  0.09
+        512->512   7x7     3.26   3.00   1.71    3.43  2.05        128->32   7x7      0.06   0.05   0.02    0.12  0.09
         512->512   14x14   11.0   11.9   6.13    12.0  5.98        16->64    55x55    0.71   0.61   0.29    0.94  0.52
         512->512   28x28   42.1   49.2   17.1    46.4  16.3        64->64    7x7      0.06   0.04   0.02    0.11  0.09
         256->256   64x64   56.3   58.3   22.2                      64->64    224x224  45.4   43.3   16.4    40.2  15.6
 
-    7x7 planes stay direct: 1.2 times with cold caches is not worth four times the weights, and memory is what several
-    threads wait for together. A plane of unknown size counts as one of 28 x 28, an unknown number of images as one.
+    A plane of unknown size counts as one of 28 x 28, an unknown number of images as one.
     """
-    if place.kernel != (3, 3) or set(place.strides) != {1} or set(place.dilations) != {1}:
+    if place.kernel != (3, 3) or set(place.strides) != {1} or set(place.dilations) != {1} or inputs > CHANNELS:
         return False
     images = images if isinstance(images, int) else 1
     height, width = (size if isinstance(size, int) else 28 for size in place.output)
     tiles = images * -(-height // 4) * -(-width // 4)
     inner, outer = -(-inputs // LANES), -(-outputs // LANES)
     direct = inner * outer * (images * height * width * 9 * 16 + 9 * 256)
-    winograd = inner * outer * (tiles * 36 * 16 + 36 * 256) + tiles * (300 * inner + 200 * outer)
+    winograd = inner * outer * (tiles * 36 * 16 + 2200 + 9 * 256) + tiles * (300 * inner + 200 * outer)
     return direct > 1.25 * winograd
 
 
@@ -57,13 +56,25 @@ def winograd(ctx: Lowering, x: Tensor, weight: np.ndarray, place: Window, shape:
     fields: dict[str, Dim | Pointer | None] = dict(zip(names, (*place.size, *place.output, *place.begin), strict=True))
     fields |= {"x": Pointer(buffer), "n": x.shape[0], "ic_blocks": blocks}
     fields["x_batch"] = blocks * ix.product(place.size) * LANES
+    outputs = -(-weight.shape[0] // LANES)
+    weights = Pointer(ctx.constant_buffer(packing.pack_conv(weight, 1), "float32"))
     tiles = x.shape[0] * ix.ceildiv(place.output[0], 4) * ix.ceildiv(place.output[1], 4)
-    if not isinstance(tiles, int) or tiles <= SHARED_TILES:
-        transformed = ctx.temporary("float32", ix.imin(tiles, SHARED_TILES) * (blocks + 1) * 36 * LANES)
-        ctx.emit(Kernel("winograd_input_f32", fields | {"v": Pointer(transformed)}, (transformed,)))
+    few = LANES * outputs  # up to so many tiles their transform is shared, beyond that of the weights
+    chunks = ix.ceildiv(blocks, 4)
+    own: dict[str, Dim | Pointer | None] = {"ic_blocks": blocks, "oc_blocks": outputs}
+    if not isinstance(tiles, int) or tiles <= few:
+        most = ix.imin(tiles, few)
+        transformed = ctx.temporary("float32", (most * 4 + ix.ceildiv(most, 8)) * chunks * 576)
+        step = fields | own | {"v": Pointer(transformed)}
+        ctx.emit(Kernel("winograd_input_f32", step, (transformed,)))
         fields["v"] = Pointer(transformed)
-    outputs = ix.ceildiv(shape[1], LANES)
-    fields |= {"oc_blocks": outputs, "w": Pointer(ctx.constant_buffer(pack_winograd(weight), "float32"))}
+    if not isinstance(tiles, int) or tiles > few:
+        needed = ix.imin(ix.floordiv(tiles, few + 1), 1)
+        transformed = ctx.temporary("float32", needed * outputs * chunks * 37440)
+        step = own | {"w": weights, "u": Pointer(transformed), "tiles": tiles}
+        ctx.emit(Kernel("winograd_weights_f32", step, (transformed,)))
+        fields["u"] = Pointer(transformed)
+    fields |= {"oc_blocks": outputs, "w": weights}
     return open_blocked(ctx, "winograd_f32", fields, shape)
 
 
