@@ -307,8 +307,9 @@ def test_choice(channels, size, images, chosen):
 @pytest.mark.parametrize(
     ("dims", "shape"),
     [
-        ((1, 40, 23, 21), (1, 40, 23, 21)),  # V shared by all tasks
+        ((1, 40, 18, 17), (1, 40, 18, 17)),  # V shared by all tasks
         ((1, 24, 50, 50), (1, 24, 50, 50)),  # too many tiles for that
+        (("n", 24, "h", "w"), (1, 24, 9, 14)),
         (("n", 24, "h", "w"), (2, 24, 18, 15)),
         (("n", 24, "h", "w"), (3, 24, 35, 33)),
     ],
