@@ -34,6 +34,8 @@ TILE = 32  # rows and columns of a tile in a transposing map: two cache lines of
 SHORT_RUN = 128  # a strided run this short stays in the first cache until the next row reads beside it
 LANES = 16
 VECTORIZE = "#pragma clang loop vectorize(assume_safety)"
+LANE_LOOP = "SX_EACH_LANE"  # before a loop of 16 lanes
+ROW_LOOP = "#pragma clang loop vectorize(disable) unroll(disable)"  # before a loop around one
 
 
 @dataclass(frozen=True)
@@ -163,23 +165,42 @@ class NestEmitter:
             self._store(stage)
         column, row = out.pop(), out.pop()
         lanes = "i3" in present and extent_of(present["i3"]) == LANES
-        span = ("0", str(LANES)) if lanes else ("lo3", "hi3")
+        body = [f"      {line}" for line in column]
+        if lanes:
+            loop = [f"    {LANE_LOOP}", f"    for (int i3 = 0; i3 < {LANES}; ++i3) {{", *body, "    }"]
+        else:
+            loop = self._lanes_and_rest(body)
         lines = [
             "static void NAME(void *const *p, const int64_t *d, int64_t i0, int64_t i1, int64_t lo2, int64_t hi2,",
             "                 int64_t lo3, int64_t hi3) {",
             "  (void)p, (void)d, (void)i0, (void)i1, (void)lo3, (void)hi3;",
             *self._preamble("p", "d"),
             *(f"  {line}" for line in out.scopes[0].lines),
+            f"  {ROW_LOOP}",
             "  for (int64_t i2 = lo2; i2 < hi2; ++i2) {",
             *(f"    {line}" for line in row),
-            f"    {VECTORIZE}",
-            f"    for (int64_t i3 = {span[0]}; i3 < {span[1]}; ++i3) {{",
-            *(f"      {line}" for line in column),
-            "    }",
+            *loop,
             "  }",
             "}",
         ]
         return self._function(lines, 0, None, 1)
+
+    def _lanes_and_rest(self, body: list[str]) -> list[str]:
+        """The columns lo3..hi3 of a row, 16 at a time; most kernels ask for whole panels of 16."""
+        return [
+            "    int64_t k = lo3;",
+            f"    {ROW_LOOP}",
+            f"    for (; k + {LANES} <= hi3; k += {LANES}) {{",
+            f"      {LANE_LOOP}",
+            f"      for (int64_t i3 = k; i3 < k + {LANES}; ++i3) {{",
+            *(f"  {line}" for line in body),
+            "      }",
+            "    }",
+            f"    {ROW_LOOP}",
+            "    for (int64_t i3 = k; i3 < hi3; ++i3) {",
+            *body,
+            "    }",
+        ]
 
     def _function(self, lines: list[str], tasks: Dim, vector: Dim | None, block: int) -> Function:
         symbols = tuple(self.out.symbols)
