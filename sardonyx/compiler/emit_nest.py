@@ -33,6 +33,7 @@ COLUMNS = 64  # columns of a tile in the column form
 TILE = 32  # rows and columns of a tile in a transposing map: two cache lines of floats
 SHORT_RUN = 128  # a strided run this short stays in the first cache until the next row reads beside it
 LANES = 16
+COSTLY = ("exp", "expm1", "log", "log1p", "tanh", "erf", "sigmoid", "softplus", "gelu", "mish")
 VECTORIZE = "#pragma clang loop vectorize(assume_safety)"
 LANE_LOOP = "SX_EACH_LANE"  # before a loop of 16 lanes
 ROW_LOOP = "#pragma clang loop vectorize(disable) unroll(disable)"  # before a loop around one
@@ -329,6 +330,10 @@ class NestEmitter:
             self._loops(stage.inner)
             self._columns(vector, lambda: self._store(stage))
             self._close(stage.inner)
+        elif stage.inner and self._is_repeatable(stage):
+            self._loops(stage.inner[:-1])
+            self._blocks(stage)
+            self._close(stage.inner[:-1])
         elif stage.inner:
             self._loops(stage.inner[:-1])
             self.out.line(VECTORIZE)
@@ -337,6 +342,33 @@ class NestEmitter:
             self._close(stage.inner)
         else:
             self._store(stage)
+
+    @staticmethod
+    def _is_repeatable(stage: Store) -> bool:
+        """True when a store of costly values may write the same element twice: the last block then overlaps others."""
+        extent = extent_of(stage.inner[-1])
+        costly = any(node.op in COSTLY and node.dtype == "float32" for node in walk(stage.value))
+        apart = all(node.op != "load" or node.value[0] is not stage.buffer for node in walk(stage.value))
+        return costly and apart and isinstance(extent, int) and extent >= LANES
+
+    def _blocks(self, stage: Store) -> None:
+        """Blocks of 16 elements, of which the last ends with the row: no element is left to scalar code."""
+        out, last, k = self.out, stage.inner[-1], self.out.name("k")
+        extent = extent_of(last)
+        assert isinstance(extent, int)
+        out.push()
+        out.line(f"const int64_t start = min_i64({k}, {extent - LANES});")
+        out.push()
+        out.define(atom_of(last).key, "(start + l)")
+        self._store(stage)
+        body = out.pop()
+        out.line(LANE_LOOP)
+        out.line(f"for (int l = 0; l < {LANES}; ++l) {{")
+        self._append(body)
+        block = out.pop()
+        out.line(ROW_LOOP)
+        out.line(f"for (int64_t {k} = 0; {k} < {extent}; {k} += {LANES}) {{")
+        self._append(block)
 
     def _columns(self, vector: Dim, body: Callable[[], None]) -> None:
         """The loop over a tile's columns; per-column locals are arrays indexed by l."""
@@ -408,6 +440,11 @@ class NestEmitter:
             out.line(f"{result}[l] = {self._combine(stage.op, stage.dtype, f'{result}[l]', value)};")
             return out.pop()
 
+        size = extent_of(last)
+        if stage.op in ("max", "min") and isinstance(size, int) and size >= LANES:
+            self._extreme_blocks(body("(start + l)"), size, k)
+            self._fold(stage, result)
+            return
         full = body(f"({k} + l)")
         out.line(f"int64_t {k} = 0;")
         out.line(f"for (; {k} + {LANES} <= {extent}; {k} += {LANES}) {{")
@@ -420,6 +457,24 @@ class NestEmitter:
         out.line("#pragma clang loop vectorize(disable) unroll(disable)")
         out.line(f"for (int l = 0; {k} + l < {extent}; ++l) {{")
         self._append(full)
+        self._fold(stage, result)
+
+    def _extreme_blocks(self, body: list[str], size: int, k: str) -> None:
+        """Blocks of 16, the last of which looks at elements again: an extreme stays what it is."""
+        out = self.out
+        out.line(ROW_LOOP)
+        out.line(f"for (int64_t {k} = 0; {k} < {size}; {k} += {LANES}) {{")
+        out.line(f"  const int64_t start = min_i64({k}, {size - LANES});")
+        out.line(f"  {LANE_LOOP}")
+        out.line(f"  for (int l = 0; l < {LANES}; ++l) {{")
+        for line in body:
+            out.line(f"    {line}")
+        out.line("  }")
+        out.line("}")
+
+    def _fold(self, stage: Reduce, result: str) -> None:
+        """The 16 lanes of `result` to the value of `stage`."""
+        out = self.out
         self._close(stage.inner[:-1])
         fold = self._combine(stage.op, stage.dtype, f"{result}[l]", f"{result}[l + w]")
         out.line(f"for (int w = {LANES // 2}; w; w /= 2)")
