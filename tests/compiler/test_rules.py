@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from sardonyx.compiler import expr as ex
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.rules import simplified
