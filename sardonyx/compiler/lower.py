@@ -20,7 +20,7 @@ from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.failures import Unsupported as Unsupported
 from sardonyx.compiler.failures import reported
 from sardonyx.compiler.index import Dim
-from sardonyx.compiler.nest import as_epilogue, simplify
+from sardonyx.compiler.nest import as_epilogue, redirect, simplify
 from sardonyx.compiler.program import (
     Block,
     Buffer,
@@ -134,11 +134,13 @@ class Lowering:
 
     # Putting tensors in memory.
 
-    def materialize(self, tensor: Tensor, layout: Layout | None = None, target: Buffer | None = None) -> Buffer:
+    def materialize(
+        self, tensor: Tensor, layout: Layout | None = None, target: Buffer | None = None, *, adopt: bool = False
+    ) -> Buffer:
         """Make sure that `tensor` is in memory (in `layout` and in `target`, when given) and return its buffer.
 
         Without a layout, one that is already there is kept, and a lazy tensor takes the blocked layout when what it is
-        computed from is blocked.
+        computed from is blocked. `adopt`: the tensor lies in `target` from now on, and nowhere else.
         """
         if tensor.is_object:
             raise Unsupported(f"{tensor.dtype} values have no native layout")
@@ -149,13 +151,17 @@ class Lowering:
             return self.constant_buffer(tensor.array, tensor.dtype)
         if layout is None:
             layout = Blocked(tensor.shape) if tensor.blocked and tensor.rank > 2 else Plain(tensor.shape)
-        buffer = self._store(tensor, layout, target)
+        buffer = self._store(tensor, layout, target, adopt=adopt)
         # A target inside control flow is handed on (`Move`) and gone afterwards; an output stays.
-        adopted = tensor.buffer is None if target is None else target.kind == "output"
+        adopted = tensor.buffer is None if target is None else target.kind == "output" or adopt
         if tensor.array is None and tensor.block is self.block and adopted:
             tensor.buffer, tensor.layout, tensor.cost, tensor.depth = buffer, layout, 0, 0
             tensor.blocked = isinstance(layout, Blocked)
         return buffer
+
+    def room(self, value: Any) -> tuple[Buffer, Layout] | None:
+        """Where the graph value `value` is to lie when it has a part of a larger piece of memory (`joins`)."""
+        return None
 
     def plain(self, tensor: Tensor) -> Tensor:
         """`tensor` in memory, row-major."""
@@ -164,10 +170,10 @@ class Lowering:
         buffer = self.materialize(tensor, layout)
         return tensor if lies_there else self.in_memory(buffer, tensor.shape)
 
-    def blocked(self, tensor: Tensor) -> Tensor:
-        """`tensor` in memory as NCHW16c."""
-        layout = Blocked(tensor.shape)
-        return self.in_memory(self.materialize(tensor, layout), tensor.shape, layout)
+    def blocked(self, tensor: Tensor) -> tuple[Pointer, Dim]:
+        """``(address, elements from image to image)`` of `tensor` in memory as NCHW16c."""
+        layout = tensor.layout if isinstance(tensor.layout, Blocked) else Blocked(tensor.shape)
+        return Pointer(self.materialize(tensor, layout), layout.base), layout.image
 
     def cheap(self, tensor: Tensor, limit: int = 0) -> Tensor:
         """`tensor`, in memory if computing an element anew costs more than `limit` operations."""
@@ -187,18 +193,22 @@ class Lowering:
             return False
         return all(_is_known(tensor.element((i,) * tensor.rank)) for i in range(length))
 
-    def _store(self, tensor: Tensor, layout: Layout, target: Buffer | None) -> Buffer:
+    def _store(self, tensor: Tensor, layout: Layout, target: Buffer | None, *, adopt: bool = False) -> Buffer:
         loops, position, inside = layout.domain()
         node, operator = tensor.origin
         with reported(node or None, operator or None, passing=(Unsupported,)):
             value = ex.guard(inside, tensor.at(position), ex.constant(0, tensor.dtype))
         buffer = target or self.temporary(tensor.dtype, layout.size())
         nest = Nest(loops, [Store(buffer, layout.offset(position), value)], node=node, operator=operator)
-        self.emit_nest(nest, in_place=target is None and buffer.kind == "temporary")
+        self.emit_nest(nest, in_place=target is None and buffer.kind == "temporary", adopt=adopt)
         return self._moved.pop(buffer, buffer) if target is None else buffer
 
-    def emit_nest(self, nest: Nest, *, in_place: bool = False) -> None:
-        """Append a loop nest, or make it the epilogue of an open kernel call that it reads from."""
+    def emit_nest(self, nest: Nest, *, in_place: bool = False, adopt: bool = False) -> None:
+        """Append a loop nest, or make it the epilogue of an open kernel call that it reads from.
+
+        The kernel's own output is not read again when the nest may store in its place (`in_place`), or when the kernel
+        may as well write where the nest does (`adopt`).
+        """
         pending = [buffer for buffer in dict.fromkeys(nest.reads()) if buffer.pending is not None]
         for buffer in reversed(pending):
             kernel = buffer.pending
@@ -211,6 +221,8 @@ class Lowering:
             for other in others:
                 self.close(other)
             self._attach(kernel, buffer, epilogue, in_place)
+            if adopt:
+                redirect(kernel, buffer)
             return
         for buffer in pending:
             self.close(buffer)

@@ -104,10 +104,7 @@ def _kernel(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, sha
         source = ctx.pointer(x)
         fields |= {"ic": inner, "oc_blocks": ix.ceildiv(outputs, LANES), "x_batch": inner * pixels}
     else:
-        buffer = ctx.blocked(x).buffer
-        assert buffer is not None
-        source = Pointer(buffer)
-        fields["x_batch"] = blocks * pixels * LANES
+        source, fields["x_batch"] = ctx.blocked(x)
         if name == "conv_nchw16c_f32":
             fields |= {"ic_blocks": blocks, "oc_blocks": ix.ceildiv(outputs, LANES), "groups": groups}
         else:
@@ -151,13 +148,11 @@ def _winograd_pays(images: Dim, inputs: int, outputs: int, place: Window) -> boo
 
 def _winograd(ctx: Lowering, x: Tensor, weight: np.ndarray, place: Window, shape: tuple[Dim, ...]) -> Tensor:
     """The raw sums of a 3x3 convolution by `winograd_f32`."""
-    buffer = ctx.blocked(x).buffer
-    assert buffer is not None
+    source, pitch = ctx.blocked(x)
     blocks = ix.ceildiv(x.shape[1], LANES)
     names = ("ih", "iw", "oh", "ow", "pad_top", "pad_left")
     fields: dict[str, Dim | Pointer | None] = dict(zip(names, (*place.size, *place.output, *place.begin), strict=True))
-    fields |= {"x": Pointer(buffer), "n": x.shape[0], "ic_blocks": blocks}
-    fields["x_batch"] = blocks * ix.product(place.size) * LANES
+    fields |= {"x": source, "n": x.shape[0], "ic_blocks": blocks, "x_batch": pitch}
     tiles = x.shape[0] * ix.ceildiv(place.output[0], 4) * ix.ceildiv(place.output[1], 4)
     if not isinstance(tiles, int) or tiles <= SHARED_TILES:
         transformed = ctx.temporary("float32", ix.imin(tiles, SHARED_TILES) * (blocks + 1) * 36 * LANES)
@@ -196,7 +191,9 @@ def open_blocked(ctx: Lowering, name: str, fields: dict, shape: tuple[Dim, ...])
     fields = fields | {"y": Pointer(buffer), "y_batch": image}
     domain = (shape[0], layout.blocks, layout.pixels, LANES)
     strides = (image, layout.pixels * LANES, LANES, 1)
-    ctx.open_kernel(Kernel(name, fields, (buffer,), domain=domain, strides=strides))
+    ctx.open_kernel(
+        Kernel(name, fields, (buffer,), domain=domain, strides=strides, target="y", pitches=("y_batch",))
+    )
     return ctx.in_memory(buffer, shape, layout)
 
 

@@ -38,19 +38,18 @@ def _suits_blocks(x: Tensor) -> bool:
 
 
 def _pool(ctx: Lowering, x: Tensor, place: Window, kind: str) -> Tensor:
-    buffer = ctx.blocked(x).buffer
-    assert buffer is not None
+    source, pitch = ctx.blocked(x)
     shape = (*x.shape[:2], *place.output)
     blocks = ix.ceildiv(x.shape[1], LANES)
     ends = (0, *place.end) if len(place.end) == 1 else place.end
     fields = geometry(place) | {
         "kind": kind,
-        "x": Pointer(buffer),
+        "x": source,
         "n": x.shape[0],
         "c_blocks": blocks,
         "pad_bottom": ends[0],
         "pad_right": ends[1],
-        "x_batch": blocks * ix.product(place.size) * LANES,
+        "x_batch": pitch,
     }
     raw = open_blocked(ctx, "pool_nchw16c_f32", fields, shape)
     return ctx.lazy(raw.dtype, shape, raw.at, sources=[raw], cost=1)
