@@ -122,7 +122,10 @@ Stage = Store | Reduce | Running
 
 @dataclass(eq=False)
 class Nest(Step):
-    """Loops over the variables `outer` (independent points, which run in parallel), doing `stages` in order at each."""
+    """Loops over the variables `outer` (independent points, which run in parallel), doing `stages` in order at each.
+
+    Each point is done once: a single store may take the place of what its own point loads (`memory`).
+    """
 
     outer: tuple[Dim, ...]
     stages: list[Stage]
