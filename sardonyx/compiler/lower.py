@@ -7,6 +7,7 @@ is needed, so that the arithmetic that follows becomes its epilogue.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from sardonyx import errors
 from sardonyx.compiler import expr as ex
 from sardonyx.compiler import index as ix
-from sardonyx.compiler.dtypes import dtype_of_array, is_native, itemsize
+from sardonyx.compiler.dtypes import dtype_of_array, is_native, itemsize, numpy_dtype
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.failures import Unsupported as Unsupported
 from sardonyx.compiler.failures import reported
@@ -147,8 +148,9 @@ class Lowering:
         if target is None and tensor.buffer is not None and layout in (None, tensor.layout):
             self.close(tensor.buffer)
             return tensor.buffer
-        if target is None and tensor.array is not None and isinstance(layout or Plain(()), Plain):
-            return self.constant_buffer(tensor.array, tensor.dtype)
+        array = tensor.array if tensor.array is not None else self._known_array(tensor)
+        if target is None and array is not None and isinstance(layout or Plain(()), Plain):
+            return self.constant_buffer(array, tensor.dtype)
         if layout is None:
             layout = Blocked(tensor.shape) if tensor.blocked and tensor.rank > 2 else Plain(tensor.shape)
         buffer = self._store(tensor, layout, target, adopt=adopt)
@@ -187,11 +189,22 @@ class Lowering:
     def is_known(self, tensor: Tensor) -> bool:
         """True for a short vector of shape arithmetic: its elements are dims, better kept as such than in memory."""
         length = 1 if tensor.rank == 0 else tensor.shape[0]
-        if tensor.rank > 1 or tensor.dtype not in ("int64", "int32", "bool") or tensor.element is None:
+        if tensor.rank > 1 or tensor.dtype not in ("int64", "int32", "bool", "float32") or tensor.element is None:
             return False
         if not isinstance(length, int) or not 0 < length <= MOST_KNOWN:
             return False
         return all(_is_known(tensor.element((i,) * tensor.rank)) for i in range(length))
+
+    def _known_array(self, tensor: Tensor) -> np.ndarray | None:
+        """The value of a short vector that turns out to be constant, as the square root of a dim does."""
+        if tensor.buffer is not None or not self.is_known(tensor):
+            return None
+        assert tensor.element is not None
+        length = math.prod(dim for dim in tensor.shape if isinstance(dim, int))
+        values = [tensor.element((i,) * tensor.rank) for i in range(length)]
+        if any(value.op != "const" for value in values):
+            return None
+        return np.array([value.value for value in values], numpy_dtype(tensor.dtype)).reshape(tensor.shape)
 
     def _store(self, tensor: Tensor, layout: Layout, target: Buffer | None, *, adopt: bool = False) -> Buffer:
         loops, position, inside = layout.domain()

@@ -233,6 +233,9 @@ def transpose(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
         raise errors.ModelError(f"perm {perm} for rank {x.rank}", node=ctx.node, operator=ctx.operator)
     if perm == sorted(perm):
         return x
+    wide = [axis for axis in perm if x.shape[axis] != 1]
+    if wide == sorted(wide) and not x.blocked:  # only axes of extent 1 move
+        return reshaped(ctx, x, [x.shape[axis] for axis in perm])
     back = [perm.index(axis) for axis in range(x.rank)]
     return moved(ctx, x, [x.shape[axis] for axis in perm], lambda i: tuple(i[axis] for axis in back))
 
