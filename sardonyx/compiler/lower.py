@@ -21,7 +21,7 @@ from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.failures import Unsupported as Unsupported
 from sardonyx.compiler.failures import reported
 from sardonyx.compiler.index import Dim
-from sardonyx.compiler.nest import as_epilogue, redirect, simplify
+from sardonyx.compiler.nest import as_epilogue, is_copy, redirect, simplify
 from sardonyx.compiler.program import (
     Block,
     Buffer,
@@ -249,7 +249,7 @@ class Lowering:
         if in_place and same_place and store.buffer.dtype == buffer.dtype and store.buffer.size == buffer.size:
             self._moved[store.buffer] = buffer
             store.buffer = buffer
-        kernel.epilogue = epilogue
+        kernel.epilogue = None if is_copy(epilogue) else epilogue
         buffer.pending = None
         self._emit_kernel(kernel)
 

@@ -67,18 +67,13 @@ def simplify(nest: Nest) -> Nest:
     """Split variables that are divided by a constant everywhere, then merge neighbours that walk memory as one."""
     stages = [_scan_of_one(stage) for stage in nest.stages]
     nest = Nest(nest.outer, stages, node=nest.node, operator=nest.operator)
-    return _unroll(_merge(_split_all(nest)))
-
-
-def _split_all(nest: Nest) -> Nest:
-    """Split variables that are divided by a constant everywhere."""
     nest = _apply(nest, _real(nest.outer), {}, [_real(inner_of(s)) for s in nest.stages])
     for _ in range(8):
         changed = _split_once(nest)
         if changed is None:
             break
         nest = changed
-    return nest
+    return _unroll(_merge(nest))
 
 
 def _scan_of_one(stage: Stage) -> Stage:
@@ -204,62 +199,23 @@ def _merged(a: Dim, b: Dim) -> tuple[Dim, dict[Atom, Dim]]:
 def as_epilogue(nest: Nest, kernel: Kernel, buffer: Buffer) -> Nest | None:
     """`nest` over the kernel's own loops (i0, i1, i2, i3), or None when it does not fit.
 
-    It fits when it is one store over exactly the kernel's output that reads each element of it once: in the kernel's
-    loop order, or in another that stores neighbouring elements of the kernel's side by side, too.
+    It fits when it is one store over exactly the kernel's output, in the kernel's loop order, that reads the kernel's
+    output only at the element that it computes.
     """
     if len(nest.stages) != 1 or not isinstance(nest.stages[0], Store) or nest.stages[0].inner or not kernel.domain:
         return None
-    if any(node.op in NEEDS_ERROR for node in ex.walk(nest.stages[0].value)):
-        return None
     fitted = _fit(nest, kernel.domain)
-    if fitted is not None and all(at == _own(kernel) for at in _places(fitted, buffer)):
-        return fitted
-    return _scattered(nest, kernel, buffer)
-
-
-def _own(kernel: Kernel) -> Dim:
-    """Where the kernel writes at (i0, i1, i2, i3)."""
-    return ix.total(stride * v for stride, v in zip(kernel.strides, domain_variables(kernel.domain), strict=True))
-
-
-def _places(nest: Nest, buffer: Buffer) -> list[Dim]:
-    """Where `nest` reads `buffer`."""
-    nodes = (node for stage in nest.stages for node in ex.walk(stage.value))
-    return [node.value[1] for node in nodes if node.op == "load" and node.value[0] is buffer]
-
-
-def _scattered(nest: Nest, kernel: Kernel, buffer: Buffer) -> Nest | None:
-    """`nest` over the kernel's loops when its own are their digits: ``i2 == h * width + w``, say, in any order."""
-    nest = _split_all(nest)
-    places = _places(nest, buffer)
-    found = ix.linear(places[0], nest.outer)
-    if found is None or found[1] != 0 or any(at != places[0] for at in places):
+    if fitted is None:
         return None
-    free = dict(zip(_real(nest.outer), found[0], strict=True))
-    mapping: dict[Atom, Dim] = {}
-    for i, extent, stride in zip(domain_variables(kernel.domain), kernel.domain, kernel.strides, strict=True):
-        size: Dim = 1
-        while size != extent:
-            digit = next((v for v, step in free.items() if step == stride * size), None)
-            if digit is None:
-                return None
-            del free[digit]
-            above = ix.floordiv(i, size)
-            size = size * extent_of(digit)
-            mapping[atom_of(digit)] = above if size == extent else ix.mod(above, extent_of(digit))
-    own = _own(kernel)
-
-    def read(node: Expr) -> Expr | None:
-        return ex.load(buffer, own) if node.op == "load" and node.value[0] is buffer else None
-
-    (store,) = nest.stages
+    store = fitted.stages[0]
     assert isinstance(store, Store)
-    offset = ix.substitute(store.offset, mapping, lambda e: ex.rewrite(e, mapping, read))
-    last = domain_variables(kernel.domain)[-1]
-    if free or isinstance(last, int) or ix.coefficient(offset, atom_of(last)) != 1:
-        return None
-    stage = Store(store.buffer, offset, ex.rewrite(store.value, mapping, read))
-    return Nest(_real(domain_variables(kernel.domain)), [stage], node=nest.node, operator=nest.operator)
+    own = ix.total(stride * v for stride, v in zip(kernel.strides, domain_variables(kernel.domain), strict=True))
+    for node in ex.walk(store.value):
+        if node.op == "load" and node.value[0] is buffer and node.value[1] != own:
+            return None
+        if node.op in NEEDS_ERROR:
+            return None
+    return fitted
 
 
 def redirect(kernel: Kernel, buffer: Buffer) -> bool:
@@ -290,9 +246,15 @@ def redirect(kernel: Kernel, buffer: Buffer) -> bool:
         return ex.load(store.buffer, store.offset) if node.op == "load" and node.value[0] is buffer else None
 
     store.value = ex.rewrite(store.value, {}, moved)
-    if store.value.key == ex.load(store.buffer, store.offset).key:
+    if is_copy(epilogue):
         kernel.epilogue = None
     return True
+
+
+def is_copy(nest: Nest) -> bool:
+    """Whether `nest` only stores elements where they lie already."""
+    stores = [stage for stage in nest.stages if isinstance(stage, Store)]
+    return len(stores) == len(nest.stages) and all(s.value.key == ex.load(s.buffer, s.offset).key for s in stores)
 
 
 NEEDS_ERROR = ("checked_index", "div_checked", "mod_checked")

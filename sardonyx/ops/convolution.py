@@ -276,6 +276,7 @@ def _upsample(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, s
     weight[:, :, :outputs, :, 0, 0] = w.array.transpose(2, 3, 1, 0)
     whole = Window(place.size, (1, 1), (1, 1), (1, 1), (0, 0), (0, 0), place.size)
     spread = convolve(ctx, x, ctx.constant(weight.reshape(kh * kw * padded, inputs, 1, 1)), None, whole, 1)
+    ctx.materialize(spread)
 
     def element(i: tuple[Dim, ...]) -> ex.Expr:
         tap = ix.mod(i[2], kh) * kw + ix.mod(i[3], kw)
