@@ -59,7 +59,9 @@ def find_parts(graph: ir.Graph, values: Mapping[ir.Value, Tensor], program: Prog
     done: list[_Join] = []
     for join in reversed(joins):  # what a Concat is part of comes later
         if join.value not in parts:
-            parts[join.value] = _run_of(join, done, parts) or Part(values[join.value].dtype, join.value, join.layout, join.layout)
+            parts[join.value] = _run_of(join, done, parts) or Part(
+                values[join.value].dtype, join.value, join.layout, join.layout
+            )
         own = parts[join.value]
         for number, value in enumerate(join.inputs):
             place = _slice(own.layout, join, number, join.extents[number])

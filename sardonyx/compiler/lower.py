@@ -204,7 +204,8 @@ class Lowering:
         values = [tensor.element((i,) * tensor.rank) for i in range(length)]
         if any(value.op != "const" for value in values):
             return None
-        return np.array([value.value for value in values], numpy_dtype(tensor.dtype)).reshape(tensor.shape)
+        found = [value.value for value in values]
+        return np.array(found if tensor.rank else found[0], numpy_dtype(tensor.dtype))
 
     def _store(self, tensor: Tensor, layout: Layout, target: Buffer | None, *, adopt: bool = False) -> Buffer:
         loops, position, inside = layout.domain()

@@ -140,9 +140,7 @@ def _fullest_first(sizes: list[int], lifetimes: Sequence[tuple[int, int]]) -> li
     return list(order)
 
 
-def _first_fit(
-    sizes: list[int], lifetimes: Sequence[tuple[int, int]], order: Sequence[int]
-) -> tuple[list[int], int]:
+def _first_fit(sizes: list[int], lifetimes: Sequence[tuple[int, int]], order: Sequence[int]) -> tuple[list[int], int]:
     """Offsets and arena with each buffer, in this order, at the lowest offset free during its lifetime."""
     rounded = [-(-size // ALIGN) * ALIGN for size in sizes]
     offsets = [0] * len(sizes)

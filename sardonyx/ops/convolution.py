@@ -191,9 +191,7 @@ def open_blocked(ctx: Lowering, name: str, fields: dict, shape: tuple[Dim, ...])
     fields = fields | {"y": Pointer(buffer), "y_batch": image}
     domain = (shape[0], layout.blocks, layout.pixels, LANES)
     strides = (image, layout.pixels * LANES, LANES, 1)
-    ctx.open_kernel(
-        Kernel(name, fields, (buffer,), domain=domain, strides=strides, target="y", pitches=("y_batch",))
-    )
+    ctx.open_kernel(Kernel(name, fields, (buffer,), domain=domain, strides=strides, target="y", pitches=("y_batch",)))
     return ctx.in_memory(buffer, shape, layout)
 
 

@@ -256,9 +256,7 @@ def concat_1(ctx: Lowering, node: Node, *inputs: Tensor) -> Tensor:
     return joined(ctx, inputs, axis_of(ctx, node.attr("axis", 1), inputs[0].rank))
 
 
-def joined(
-    ctx: Lowering, inputs: Sequence[Tensor], axis: int, room: tuple[Buffer, Layout] | None = None
-) -> Tensor:
+def joined(ctx: Lowering, inputs: Sequence[Tensor], axis: int, room: tuple[Buffer, Layout] | None = None) -> Tensor:
     """The concatenation of `inputs` along `axis`, in `room` if given: what lies there already is not copied."""
     ctx.native(*inputs)
     shape = _joined_shape(ctx, inputs, axis)
@@ -306,8 +304,19 @@ def _joins_blocks(inputs: Sequence[Tensor], axis: int) -> bool:
 
 def part_of(ctx: Lowering, x: Tensor, axis: int, start: Dim, size: Dim, step: int = 1) -> Tensor:
     """`size` elements of `x` along `axis`, from `start`, every `step`."""
+    if x.buffer is not None and isinstance(x.layout, Blocked) and step == 1 and _is_blocks(x, axis, start, size):
+        return ctx.in_memory(x.buffer, x.layout.part(axis, start, size).shape, x.layout.part(axis, start, size))
     shape = [size if k == axis else dim for k, dim in enumerate(x.shape)]
     return moved(ctx, x, shape, lambda i: tuple(start + p * step if k == axis else p for k, p in enumerate(i)))
+
+
+def _is_blocks(x: Tensor, axis: int, start: Dim, size: Dim) -> bool:
+    """True for whole images, and for channels from the start of a block to the end of one."""
+    if axis != 1:
+        return axis == 0
+    if not isinstance(start, int) or not isinstance(size, int) or start % LANES:
+        return False
+    return size > 0 and (size % LANES == 0 or start + size == x.shape[1])
 
 
 def _split(ctx: Lowering, node: Node, x: Tensor, sizes: Sequence[Dim] | None) -> tuple[Tensor, ...]:

@@ -11,7 +11,7 @@ from sardonyx.compiler.dtypes import is_float, is_integer, numpy_dtype
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
-from sardonyx.compiler.program import Pointer, Reduce, Store
+from sardonyx.compiler.program import Reduce, Store
 from sardonyx.compiler.tensor import LANES, Plain, Tensor, variables
 from sardonyx.ops.convolution import _geometry as geometry
 from sardonyx.ops.convolution import open_blocked

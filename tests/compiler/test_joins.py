@@ -50,8 +50,9 @@ def test_growing_concatenations_are_one_buffer(batch: int | str, nested: bool) -
     model = dense(batch, nested=nested)
     program = program_of(model)
     assert copies(program) == []
-    pitches = {str(step.fields["y_batch"]) for step in program.main.steps if _is_part(step)}
-    assert pitches == {str(96 * 144)}
+    parts = [step for step in program.main.steps if _is_part(step)]
+    assert len(parts) == 4
+    assert batch == 1 or {step.fields["y_batch"] for step in parts} == {96 * 144}
     check(model, *([(1, 3, 12, 12), (3, 3, 12, 12)] if batch == "n" else [(batch, 3, 12, 12)]))
 
 

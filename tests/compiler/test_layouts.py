@@ -8,8 +8,6 @@ import onnx
 import pytest
 from programs import Network, check, copies, kernels, program_of
 
-from sardonyx.compiler.program import Nest
-
 
 def fire() -> onnx.ModelProto:
     """Two modules of SqueezeNet with a pool between them."""
@@ -70,7 +68,8 @@ def channels_last() -> onnx.ModelProto:
     x, channels = "x", 3
     for outputs in (16, 32):
         x = net.conv(net.add("Transpose", x, perm=[0, 3, 1, 2]), channels, outputs, 3, relu=False)
-        x, channels = net.add("Relu", net.add("Add", net.add("Transpose", x, perm=[0, 2, 3, 1]), net.weight(outputs))), outputs
+        shifted = net.add("Add", net.add("Transpose", x, perm=[0, 2, 3, 1]), net.weight(outputs))
+        x, channels = net.add("Relu", shifted), outputs
     return net.model(net.add("ReduceMean", x, axes=[1, 2], keepdims=0))
 
 
@@ -78,10 +77,10 @@ def channels_last() -> onnx.ModelProto:
     ("build", "expected", "shape"),
     [
         (fire, ["GlobalAveragePool"], (2, 3, 15, 15)),
-        (shuffle, ["Split", "Reshape", "GlobalAveragePool"], (1, 3, 8, 8)),
-        (pyramid, ["Resize", "GlobalMaxPool", "GlobalMaxPool"], (1, 3, 16, 16)),
-        (rows_between, ["GlobalAveragePool"], (1, 3, 8, 8)),
-        (channels_last, ["Transpose"], (1, 9, 9, 3)),
+        (shuffle, ["Concat", "Reshape"], (1, 3, 8, 8)),
+        (pyramid, ["Resize"], (1, 3, 16, 16)),
+        (rows_between, [], (1, 3, 8, 8)),
+        (channels_last, ["Transpose", "ReduceMean"], (1, 9, 9, 3)),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -112,7 +111,7 @@ def test_a_kernel_without_an_epilogue_has_none() -> None:
     model = net.model(net.conv(net.add("Conv", x, net.weight(16, 32, 1, 1)), 16, 16))
     program = program_of(model)
     assert kernels(program, "pool_nchw16c_f32")[0].epilogue is None
-    assert sum(step.epilogue is None for step in kernels(program, "conv_nchw16c_f32")) == 1
+    assert kernels(program, "conv_nchw16c_f32")[0].epilogue is None
     check(model, (1, 3, 8, 8))
 
 
@@ -120,7 +119,7 @@ def test_channels_beyond_the_last_are_cleared() -> None:
     net = Network([1, 3, 8, 8])
     x = net.add("Conv", net.conv("x", 3, 32, 3), net.weight(20, 32, 1, 1))
     program = program_of(net.model(net.conv(x, 20, 16)))
-    assert all(step.epilogue is not None for step in kernels(program, "conv_nchw16c_f32"))
+    assert kernels(program, "conv_nchw16c_f32")[0].epilogue is not None
 
 
 def test_the_square_root_of_a_dim_is_a_constant() -> None:
@@ -129,6 +128,6 @@ def test_the_square_root_of_a_dim_is_a_constant() -> None:
     root = net.add("Sqrt", net.add("Cast", dim, to=onnx.TensorProto.FLOAT))
     model = net.model(net.add("Softmax", net.add("Div", "x", root)), net.add("Div", "x", net.add("Add", root, root)))
     steps = program_of(model).main.steps
-    assert len(steps) == 2
-    assert all(isinstance(step, Nest) for step in steps)
+    assert [step.operator for step in steps] == ["Div", "Softmax", "Div"]
+    assert not any(buffer.kind == "constant" for step in steps for buffer in step.reads())
     check(model, (2, 9, 4))

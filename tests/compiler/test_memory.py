@@ -37,7 +37,9 @@ def test_a_chain_needs_its_two_largest_neighbours() -> None:
     assert len(set(offsets)) > 1
 
 
-sizes_and_lives = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 12), st.integers(0, 4)), min_size=1, max_size=14)
+sizes_and_lives = st.lists(
+    st.tuples(st.integers(1, 50), st.integers(0, 12), st.integers(0, 4)), min_size=1, max_size=14
+)
 
 
 @settings(max_examples=100, deadline=None)
