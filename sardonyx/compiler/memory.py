@@ -2,8 +2,8 @@
 
 A temporary whose size the inputs determine is *planned*: it gets an offset, ahead of time when its size is a constant,
 else at the first run with new input shapes (``plan.h``, the same algorithm). Values made inside control flow or with a
-data-dependent size are allocated when they are computed and released after their last use. The result of an element-wise
-step takes over the memory of an input that ends there.
+data-dependent size are allocated when they are computed and released after their last use. The result of an
+element-wise step takes over the memory of an input that ends there.
 """
 
 from __future__ import annotations
