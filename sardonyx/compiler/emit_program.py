@@ -488,6 +488,8 @@ class ProgramEmitter:
                 self.line(f"char *const {buffer.name} = call->arena + {offset};")
         else:
             self._planned_at_run_time(entry)
+        for buffer, owner in self.plan.shared.items():
+            self.line(f"char *const {buffer.name} = {owner.name};")
 
     def _planned_at_run_time(self, entry: list[str]) -> None:
         count = len(self.plan.planned)

@@ -17,11 +17,12 @@ from sardonyx.compiler.dtypes import dtype_of_array, is_native
 from sardonyx.compiler.failures import reported
 from sardonyx.compiler.host import call_host, has_meaning, infer_types
 from sardonyx.compiler.index import Dim
+from sardonyx.compiler.joins import Part, find_parts
 from sardonyx.compiler.lower import MAX_COST, MAX_DEPTH, Lowering, Unsupported
 from sardonyx.compiler.program import Append, Buffer, Host, Move, Placement, Port, Program
 from sardonyx.compiler.regions import count_uses
 from sardonyx.compiler.stream import stream_layers
-from sardonyx.compiler.tensor import Formed, Plain, Tensor
+from sardonyx.compiler.tensor import Formed, Layout, Plain, Tensor
 from sardonyx.model.schemas import TYPE_KEY
 from sardonyx.ops import registry
 from sardonyx.ops.node import Node
@@ -50,6 +51,8 @@ class GraphLowering(Lowering):
         self.uses = count_uses(model.graph, self.opset)
         self.host_numbers: dict[ir.Node, int] = {}  # number of each node that runs on the host
         self.dims_by_name: dict[str, Dim] = {}  # dims that host calls saw, by the name they were given
+        self.parts: dict[ir.Value, Part] = {}  # values that lie in the memory of a concatenation
+        self._wholes: dict[ir.Value, Buffer] = {}
 
     def opset(self, domain: str) -> int:
         """The version of `domain` that the model asks for."""
@@ -206,6 +209,18 @@ class GraphLowering(Lowering):
             self._check_extent(tensor.dtype, tensor.shape)
         tensor.uses = max(tensor.uses, uses)
         self.values[value] = tensor
+        room = self.room(value)
+        if room is not None and _fits(tensor, *room) and (tensor.buffer, tensor.layout) != room:
+            self.materialize(tensor, room[1], room[0], adopt=True)
+
+    def room(self, value: ir.Value) -> tuple[Buffer, Layout] | None:
+        """See `Lowering.room`."""
+        part = self.parts.get(value)
+        if part is None or self.block is not self.program.main:
+            return None
+        if part.whole not in self._wholes:
+            self._wholes[part.whole] = self.temporary(part.dtype, part.room.size())
+        return self._wholes[part.whole], part.layout
 
     def _check_extent(self, dtype: str, shape: Sequence[Dim]) -> None:
         if len(shape) > MOST_AXES:
@@ -359,6 +374,10 @@ def type_string(value: ir.Value) -> str:
     return value.metadata_props.get(TYPE_KEY) or text(value.type)
 
 
+def _fits(tensor: Tensor, buffer: Buffer, layout: Layout) -> bool:
+    return layout.shape == tensor.shape and buffer.dtype == tensor.dtype
+
+
 ATTEMPTS = 24  # at finding assumptions under which the graph is valid
 
 
@@ -374,6 +393,12 @@ def lower(model: ir.Model, assumptions: Mapping[str, bool] | None = None) -> Pro
     for _ in range(ATTEMPTS):
         lowering = GraphLowering(model, {**given, **{key: truth for key, truth, _ in path}})
         try:
+            program = _lowered(lowering)
+            parts = find_parts(model.graph, lowering.values, program)
+            if not parts:
+                return program
+            lowering = GraphLowering(model, {**given, **{key: truth for key, truth, _ in path}})
+            lowering.parts = parts
             return _lowered(lowering)
         except (errors.ShapeError, errors.ModelError) as problem:
             first = first or problem

@@ -123,7 +123,10 @@ Stage = Store | Reduce | Running
 
 @dataclass(eq=False)
 class Nest(Step):
-    """Loops over the variables `outer` (independent points, which run in parallel), doing `stages` in order at each."""
+    """Loops over the variables `outer` (independent points, which run in parallel), doing `stages` in order at each.
+
+    Each point is done once: a single store may take the place of what its own point loads (`memory`).
+    """
 
     outer: tuple[Dim, ...]
     stages: list[Stage]
@@ -162,6 +165,8 @@ class Kernel(Step):
     output: tuple[Buffer, ...]
     domain: tuple[Dim, ...] = ()  # extents of (i0, i1, i2, i3), when the kernel takes an epilogue
     strides: tuple[Dim, ...] = ()  # of the output along them, in elements
+    target: str = ""  # the field that points to the output, when it may lie anywhere
+    pitches: tuple[str, ...] = ()  # fields that hold the first of `strides`; the others are the kernel's own
     epilogue: Nest | None = None
     serial: bool = False  # one call without tasks: ``int64_t NAME(const NAME_args *, sx_host *)``, negative on failure
     result: Dim | None = None  # symbol that takes what a serial kernel returns

@@ -7,6 +7,7 @@ two bands both compute. The result is the same bit for bit.
 
 from __future__ import annotations
 
+from sardonyx.compiler import index as ix
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.program import Block, Buffer, Check, Define, Kernel, Nest, Pointer, Program, Step, Stream
 from sardonyx.compiler.tensor import LANES
@@ -80,8 +81,9 @@ def _has_few_operands(kernel: Kernel) -> bool:
 
 
 def _is_own(kernel: Kernel) -> bool:
-    """Whether the call leaves its result in its own output and nowhere else."""
-    return kernel.epilogue is None or set(kernel.epilogue.writes()) == {kernel.output[0]}
+    """Whether the call leaves its result in its own output and nowhere else, and nothing else lies there."""
+    alone = ix.product(kernel.domain) == kernel.output[0].size
+    return alone and (kernel.epilogue is None or set(kernel.epilogue.writes()) == {kernel.output[0]})
 
 
 def _projection(middle: Kernel, readers: dict[Buffer, list[Step]]) -> Kernel | None:

@@ -103,10 +103,7 @@ def _kernel(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, sha
         source = ctx.pointer(x)
         fields |= {"ic": inner, "oc_blocks": ix.ceildiv(outputs, LANES), "x_batch": inner * pixels}
     else:
-        buffer = ctx.blocked(x).buffer
-        assert buffer is not None
-        source = Pointer(buffer)
-        fields["x_batch"] = blocks * pixels * LANES
+        source, fields["x_batch"] = ctx.blocked(x)
         if name == "conv_nchw16c_f32":
             fields |= {"ic_blocks": blocks, "oc_blocks": ix.ceildiv(outputs, LANES), "groups": groups}
         else:

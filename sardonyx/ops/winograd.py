@@ -49,13 +49,11 @@ def winograd_pays(images: Dim, inputs: int, outputs: int, place: Window) -> bool
 
 def winograd(ctx: Lowering, x: Tensor, weight: np.ndarray, place: Window, shape: tuple[Dim, ...]) -> Tensor:
     """The raw sums of a 3x3 convolution by `winograd_f32`."""
-    buffer = ctx.blocked(x).buffer
-    assert buffer is not None
+    source, pitch = ctx.blocked(x)
     blocks = ix.ceildiv(x.shape[1], LANES)
     names = ("ih", "iw", "oh", "ow", "pad_top", "pad_left")
     fields: dict[str, Dim | Pointer | None] = dict(zip(names, (*place.size, *place.output, *place.begin), strict=True))
-    fields |= {"x": Pointer(buffer), "n": x.shape[0], "ic_blocks": blocks}
-    fields["x_batch"] = blocks * ix.product(place.size) * LANES
+    fields |= {"x": source, "n": x.shape[0], "ic_blocks": blocks, "x_batch": pitch}
     outputs = -(-weight.shape[0] // LANES)
     weights = Pointer(ctx.constant_buffer(packing.pack_conv(weight, 1), "float32"))
     tiles = x.shape[0] * ix.ceildiv(place.output[0], 4) * ix.ceildiv(place.output[1], 4)
@@ -86,5 +84,5 @@ def open_blocked(ctx: Lowering, name: str, fields: dict, shape: tuple[Dim, ...])
     fields = fields | {"y": Pointer(buffer), "y_batch": image}
     domain = (shape[0], layout.blocks, layout.pixels, LANES)
     strides = (image, layout.pixels * LANES, LANES, 1)
-    ctx.open_kernel(Kernel(name, fields, (buffer,), domain=domain, strides=strides))
+    ctx.open_kernel(Kernel(name, fields, (buffer,), domain=domain, strides=strides, target="y", pitches=("y_batch",)))
     return ctx.in_memory(buffer, shape, layout)
