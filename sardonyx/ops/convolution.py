@@ -105,7 +105,7 @@ def _kernel(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, sha
     else:
         source, fields["x_batch"] = ctx.blocked(x)
         if name == "conv_nchw16c_f32":
-            fields |= {"ic_blocks": blocks, "oc_blocks": ix.ceildiv(outputs, LANES), "groups": groups}
+            fields |= {"ic_blocks": blocks, "oc_blocks": ix.ceildiv(outputs, LANES), "groups": groups, "ic": inner}
         else:
             fields["c_blocks"] = blocks
     fields |= {"x": source, "w": Pointer(ctx.constant_buffer(packed, "float32")), "n": x.shape[0]}

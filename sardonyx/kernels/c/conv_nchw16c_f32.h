@@ -19,6 +19,7 @@ typedef struct {
     float *y;        // [n][oc_blocks][oh][ow][16]
     int64_t n, ic_blocks, ih, iw, oc_blocks, oh, ow, kh, kw;
     int64_t stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
+    int64_t ic;                // channels of a group; those beyond in its last block are not read, or have weights of 0
     int64_t groups;            // divides ic_blocks and oc_blocks, both totals over all groups
     int64_t x_batch, y_batch;  // elements from image to image, >= blocks * height * width * 16
     sx_epilogue epilogue;      // or NULL

@@ -1,0 +1,144 @@
+// conv_direct_tile.h -- the register tile of conv_nchw16c_f32.
+//
+//   y[b][i][l] = (first ? 0 : y[b][i][l]) + sum over s, c of x(s, i)[c] * w[b][s][c][l]
+//
+// i: output positions (0 <= i < mr), b: blocks of 16 output channels (0 <= b < nb), l: lane, s: steps (one step is one
+// tap of one input channel block), c: channels of a step, 16 or, from step `whole` on, `last`. Every y accumulates in
+// the order s, c, starting from 0, with SX_FMA: the tile's shape never changes a bit, nor does splitting the steps.
+//
+// With few positions (CONV_POINTERS) each has a pointer of its own, so that positions lie anywhere:
+//   x(s, i) = at[s * at_step + i] + offset[s]
+// With more, there are too few general registers, and they are neighbours: x(s, i) = at[0] + offset[s] + i * 16.
+//
+// Tunables: CONV_MR, CONV_NB. Need CONV_MR * CONV_NB * 16 / VL + CONV_NB * 16 / VL + 1 <= VREGS, CONV_MR <= 14,
+// CONV_NB <= 2.
+#ifndef SARDONYX_CONV_DIRECT_TILE_H
+#define SARDONYX_CONV_DIRECT_TILE_H
+
+#include "simd.h"
+
+#ifndef CONV_MR
+#if VL == 16
+#define CONV_MR 14
+#define CONV_NB 2
+#elif VL == 8 || VREGS == 32
+#define CONV_MR 6
+#define CONV_NB 1
+#else
+#define CONV_MR 2
+#define CONV_NB 1
+#endif
+#endif
+
+#define CONV_POINTERS (CONV_MR <= 6)
+#define CONV_V (16 / VL)  // registers in a block of 16 lanes
+
+_Static_assert(CONV_MR * CONV_NB * CONV_V + CONV_NB * CONV_V + 1 <= VREGS, "the tile would spill");
+_Static_assert(CONV_MR <= 14 && CONV_NB <= 2, "no such tile is instantiated");
+
+typedef struct {
+    const float *const *at;
+    const int64_t *offset;
+    int64_t at_step, steps, whole, last;
+    const float *w;
+    int64_t w_block;
+    float *y;
+    int64_t y_block;
+    int64_t first;
+    const char *ahead;  // read soon: fetched into L2, `ahead_step` bytes further for each two channels
+    int64_t ahead_step;
+} conv_work;
+
+typedef void (*conv_tile_function)(const conv_work *);
+
+#define UNROLL _Pragma("clang loop unroll(full)")
+
+SX_INLINE void conv_tile_body(const conv_work *t, const int mr, const int nb, const int spread) {
+    vf acc[14][CONV_NB * CONV_V];
+    const int width = nb * CONV_V;
+    float *y = t->y;
+    const int64_t y_block = t->y_block, w_block = t->w_block, ahead_step = t->ahead_step, steps = t->steps;
+    UNROLL for (int i = 0; i < mr; i++)
+        UNROLL for (int v = 0; v < width; v++)
+            acc[i][v] = t->first ? (vf){} : v_load(y + v / CONV_V * y_block + i * 16 + v % CONV_V * VL);
+    const float *const *at = t->at;
+    const float *w = t->w;
+    const char *ahead = t->ahead;
+    for (int64_t s = 0; s < steps; s++) {
+        const int64_t offset = t->offset[s], channels = s < t->whole ? 16 : t->last;
+        const float *xs[CONV_MR];
+        UNROLL for (int i = 0; i < (spread ? mr : 1); i++) xs[i] = at[i] + offset;
+        at += t->at_step;
+        const float *ws = w;
+        for (int64_t c = 0; c < channels; c += 2) {
+            UNROLL for (int u = 0; u < 2; u++) {
+                vf wv[CONV_NB * CONV_V];
+                UNROLL for (int v = 0; v < width; v++)
+                    wv[v] = v_load(ws + v / CONV_V * w_block + u * 16 + v % CONV_V * VL);
+                int64_t at_c = c + u;
+                if (spread) __asm__("" : "+r"(at_c));  // or else NEON loads pairs of channels, and spills
+                UNROLL for (int i = 0; i < mr; i++) {
+                    const vf xv = v_set1(spread ? xs[i][at_c] : xs[0][i * 16 + c + u]);
+                    UNROLL for (int v = 0; v < width; v++) acc[i][v] = SX_FMA(xv, wv[v], acc[i][v]);
+                }
+            }
+            ws += 32;
+            __builtin_prefetch(ahead, 0, 2);
+            ahead += ahead_step;
+        }
+        w += 256;
+    }
+    UNROLL for (int i = 0; i < mr; i++)
+        UNROLL for (int v = 0; v < width; v++)
+            v_store(y + v / CONV_V * y_block + i * 16 + v % CONV_V * VL, acc[i][v]);
+}
+
+#define CONV_TILE(MR, NB) \
+    static __attribute__((noinline)) void conv_tile_##MR##x##NB(const conv_work *t) { conv_tile_body(t, MR, NB, 0); }
+#define CONV_ENTRY(MR, NB) [MR] = conv_tile_##MR##x##NB,
+#define CONV_SPREAD(MR, NB) \
+    static __attribute__((noinline)) void conv_spread_##MR##x##NB(const conv_work *t) { conv_tile_body(t, MR, NB, 1); }
+#define CONV_SPREAD_ENTRY(MR, NB) [MR] = conv_spread_##MR##x##NB,
+
+// Tiles of 1..CONV_MR positions, for one block of output channels and, where CONV_NB is 2, for two.
+#if CONV_MR > 6
+#define CONV_EACH_HIGH(F, NB) F(7, NB) F(8, NB) F(9, NB) F(10, NB) F(11, NB) F(12, NB) F(13, NB) F(14, NB)
+#else
+#define CONV_EACH_HIGH(F, NB)
+#endif
+#if CONV_MR > 2
+#define CONV_EACH_MIDDLE(F, NB) F(3, NB) F(4, NB) F(5, NB) F(6, NB)
+#else
+#define CONV_EACH_MIDDLE(F, NB)
+#endif
+#define CONV_EACH(F, NB) F(1, NB) F(2, NB) CONV_EACH_MIDDLE(F, NB) CONV_EACH_HIGH(F, NB)
+
+CONV_EACH(CONV_TILE, 1)
+#if CONV_NB == 2
+CONV_EACH(CONV_TILE, 2)
+#endif
+
+// By blocks of output channels - 1 and positions.
+static const conv_tile_function conv_tile[CONV_NB][15] = {
+    {CONV_EACH(CONV_ENTRY, 1)},
+#if CONV_NB == 2
+    {CONV_EACH(CONV_ENTRY, 2)},
+#endif
+};
+
+#if CONV_POINTERS
+CONV_EACH(CONV_SPREAD, 1)
+#if CONV_NB == 2
+CONV_EACH(CONV_SPREAD, 2)
+#endif
+static const conv_tile_function conv_spread[CONV_NB][15] = {
+    {CONV_EACH(CONV_SPREAD_ENTRY, 1)},
+#if CONV_NB == 2
+    {CONV_EACH(CONV_SPREAD_ENTRY, 2)},
+#endif
+};
+#else
+#define conv_spread conv_tile
+#endif
+
+#endif
