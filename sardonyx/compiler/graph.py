@@ -20,6 +20,7 @@ from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import MAX_COST, MAX_DEPTH, Lowering, Unsupported
 from sardonyx.compiler.program import Append, Buffer, Host, Move, Placement, Port, Program
 from sardonyx.compiler.regions import count_uses
+from sardonyx.compiler.stream import stream_layers
 from sardonyx.compiler.tensor import Formed, Plain, Tensor
 from sardonyx.model.schemas import TYPE_KEY
 from sardonyx.ops import registry
@@ -393,4 +394,5 @@ def _lowered(lowering: GraphLowering) -> Program:
     lowering.graph(lowering.model.graph)
     lowering.outputs()
     assign(lowering.program, ((name, flops) for name, flops in lowering.arithmetic if flops != 0))
+    stream_layers(lowering.program)
     return lowering.program

@@ -35,6 +35,7 @@ from sardonyx.compiler.program import (
     Store,
     expr_buffers,
 )
+from sardonyx.compiler.rules import simplified
 from sardonyx.compiler.tensor import Blocked, Layout, Plain, Tensor, variables
 
 MAX_COST = 160  # operations in one fused expression; beyond, compile time grows and registers spill
@@ -199,6 +200,8 @@ class Lowering:
 
     def emit_nest(self, nest: Nest, *, in_place: bool = False) -> None:
         """Append a loop nest, or make it the epilogue of an open kernel call that it reads from."""
+        for stage in nest.stages:
+            stage.value = simplified(stage.value)
         pending = [buffer for buffer in dict.fromkeys(nest.reads()) if buffer.pending is not None]
         for buffer in reversed(pending):
             kernel = buffer.pending
@@ -224,7 +227,8 @@ class Lowering:
         if in_place and same_place and store.buffer.dtype == buffer.dtype and store.buffer.size == buffer.size:
             self._moved[store.buffer] = buffer
             store.buffer = buffer
-        kernel.epilogue = epilogue
+        unchanged = store.buffer is buffer and store.value.key == ex.load(buffer, store.offset).key
+        kernel.epilogue = None if unchanged else epilogue
         buffer.pending = None
         self._emit_kernel(kernel)
 

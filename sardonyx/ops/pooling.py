@@ -14,10 +14,10 @@ from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Pointer, Reduce, Store
 from sardonyx.compiler.tensor import LANES, Plain, Tensor, variables
 from sardonyx.ops.convolution import _geometry as geometry
-from sardonyx.ops.convolution import open_blocked
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
 from sardonyx.ops.window import Window, window
+from sardonyx.ops.winograd import open_blocked
 
 MOST_WASTE = 4  # a plain input is put into blocks of 16 channels when at most this much of them would be padding
 
