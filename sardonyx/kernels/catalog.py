@@ -306,5 +306,6 @@ SUPPORT: dict[str, str] = {
     "builtins": "memory functions that Clang calls; linked into everything",
     "peak": "what the machine can do at best: products and bytes a second",
     "pool": "threads, memory and clock of the host inside a process",
+    "direct": "a run of the usual kind called by the interpreter: checks, output arrays, results",
     "runner": "the host as a static Linux program, for emulators and guarded memory",
 }
