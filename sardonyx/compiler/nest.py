@@ -221,7 +221,7 @@ def as_epilogue(nest: Nest, kernel: Kernel, buffer: Buffer) -> Nest | None:
 def redirect(kernel: Kernel, buffer: Buffer) -> bool:
     """Let `kernel` write where its epilogue stores, rather than to `buffer` first, if it can.
 
-    `buffer` is not used then. It can where the two differ by an offset and by strides that are arguments of the kernel.
+    It can where the two differ by an offset and by strides that it takes as arguments; `buffer` is not used then.
     """
     epilogue = kernel.epilogue
     assert epilogue is not None

@@ -6,7 +6,7 @@ import onnx
 import pytest
 from programs import Network, check, copies, kernels, program_of
 
-from sardonyx.compiler.program import Kernel, Pointer
+from sardonyx.compiler.program import Kernel, Pointer, Stream
 
 
 def dense(batch: int | str, growth: int = 16, layers: int = 4, *, nested: bool = False) -> onnx.ModelProto:
@@ -135,3 +135,17 @@ def test_reductions_and_movement_read_parts() -> None:
     model = net.model(net.conv(joined, 48, 16), mean, net.add("Softmax", turned, axis=-1), net.add("Sigmoid", joined))
     assert "Concat" not in copies(program_of(model))
     check(model, (1, 3, 6, 6), (2, 3, 6, 6))
+
+
+def test_layers_that_run_as_one_store_into_their_part_and_read_from_another() -> None:
+    net = Network([1, 3, 64, 64])
+    x = net.conv("x", 3, 32, 3)
+    wide = net.conv(x, 32, 64)
+    middle = net.add("Relu", net.add("Conv", wide, net.weight(64, 1, 3, 3), pads=[1] * 4, group=64))
+    joined = net.add("Concat", x, net.conv(middle, 64, 16), axis=1)
+    beside = net.add("Relu", net.add("Conv", joined, net.weight(48, 1, 3, 3), pads=[1] * 4, group=48))
+    model = net.model(net.conv(net.add("Concat", joined, beside, axis=1), 96, 16))
+    program = program_of(model)
+    assert any(isinstance(step, Stream) for step in program.main.steps)
+    assert "Concat" not in copies(program)
+    check(model, (1, 3, 64, 64))

@@ -227,7 +227,8 @@ def test_error_on_ordinary_data():
 
 def direct(case: Tiled, x: np.ndarray, w: np.ndarray) -> np.ndarray:
     """The same convolution by conv_nchw16c_f32."""
-    fields = Window.fields(case) | {"groups": 1, "ic_blocks": -(-case.c // 16), "oc_blocks": -(-case.o // 16)}
+    blocks = {"groups": 1, "ic": case.c, "ic_blocks": -(-case.c // 16), "oc_blocks": -(-case.o // 16)}
+    fields = Window.fields(case) | blocks
     plain = Window(c=case.c, o=case.o, size=case.size, kernel=(3, 3), n=case.n, pads=case.pads)
     return run_kernel("conv_nchw16c_f32", plain, x, pack_conv(w, 1), fields=fields)[:, : case.o]
 
