@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from sardonyx._version import __version__
+from sardonyx.commands.convert import convert, verify
 from sardonyx.errors import InputError, SardonyxError
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ class _Group(click.Group):
 @click.option("--debug", is_flag=True, help="Show where an error comes from.")
 def cli(debug: bool) -> None:
     """Sardonyx: an ONNX runtime and compiler. Python decides, C computes."""
+
+
+cli.add_command(convert)
+cli.add_command(verify)
 
 
 def main() -> NoReturn:

@@ -1,0 +1,69 @@
+"""Stages that can be compared: the source framework, and an ONNX file under one runtime or another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+Feeds = Mapping[str, np.ndarray]
+
+
+class Stage(Protocol):
+    """One form of a model that can be run.
+
+    Attributes:
+        name: what reports call it.
+    """
+
+    name: str
+
+    def run(self, feeds: Feeds) -> list[np.ndarray]:
+        """All outputs, in order."""
+        ...
+
+
+class SourceStage:
+    """The model in its own framework."""
+
+    def __init__(self, name: str, run: Callable[[Feeds], list[np.ndarray]]):
+        self.name = name
+        self._run = run
+
+    def run(self, feeds: Feeds) -> list[np.ndarray]:
+        """All outputs, by the framework."""
+        return self._run(feeds)
+
+
+class OnnxStage:
+    """An ONNX file under one provider: ``reference``, ``native`` (Sardonyx itself), ``onnxruntime``, ``openvino``."""
+
+    def __init__(self, path: Path, provider: str, name: str = ""):
+        self.path = path
+        self.provider = provider
+        self.name = name or {"native": "sardonyx", "reference": "reference"}.get(provider, provider)
+        self._session: object | None = None
+
+    def run(self, feeds: Feeds) -> list[np.ndarray]:
+        """All outputs; sequences are flattened."""
+        from sardonyx.runtime.options import SessionOptions
+        from sardonyx.runtime.session import Session
+
+        if self._session is None:
+            self._session = Session(str(self.path), SessionOptions(providers=(self.provider,)))
+        return flatten(self._session.run(dict(feeds)))  # type: ignore[attr-defined]
+
+
+def flatten(values: Sequence[object]) -> list[np.ndarray]:
+    """Arrays in the order in which they stand, out of lists and maps."""
+    found: list[np.ndarray] = []
+    for value in values:
+        if isinstance(value, Mapping):
+            found += flatten([np.asarray(list(value)), np.asarray(list(value.values()))])
+        elif isinstance(value, (list, tuple)):
+            found += flatten(value)
+        elif value is not None:
+            found.append(np.asarray(value))
+    return found
