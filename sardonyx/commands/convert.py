@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from sardonyx.verifier.report import Report
 
 _report = click.option("--report", type=click.Path(dir_okay=False), help="Write a report: FILE.html or FILE.json.")
-_samples = click.option("--input", "samples", multiple=True, metavar="FILE.npz", help="Real inputs, by name; repeatable.")
+_samples = click.option(
+    "--input", "samples", multiple=True, metavar="FILE.npz", help="Real inputs, by name; repeatable."
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 
 

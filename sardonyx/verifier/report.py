@@ -58,7 +58,9 @@ class Report:
         """A rich table, a row for each output of each stage: its worst sample."""
         from rich.table import Table
 
-        table = Table("stage", "output", "worst sample", "abs", "allowed", "rel", "cosine", "SNR dB", "argmax", "verdict")
+        table = Table(
+            "stage", "output", "worst sample", "abs", "allowed", "rel", "cosine", "SNR dB", "argmax", "verdict"
+        )
         worst: dict[tuple[str, str], Row] = {}
         for row in self.rows:
             key = row.stage, row.output
@@ -73,10 +75,18 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
-        rows = [{**asdict(row.difference), "stage": row.stage, "sample": row.sample, "output": row.output}
-                for row in self.rows]
+        rows = [
+            {**asdict(row.difference), "stage": row.stage, "sample": row.sample, "output": row.output}
+            for row in self.rows
+        ]
         suspect = asdict(self.suspect) if self.suspect is not None else None
-        return {"passed": self.passed, "stages": list(self.stages), "rows": rows, "notes": self.notes, "suspect": suspect}
+        return {
+            "passed": self.passed,
+            "stages": list(self.stages),
+            "rows": rows,
+            "notes": self.notes,
+            "suspect": suspect,
+        }
 
 
 def _badness(row: Row) -> float:

@@ -68,7 +68,9 @@ def tolerances(model: ir.Model, sizes: Mapping[str, int] | None = None) -> dict[
     exact = Tolerance(0.0, 0.0)
     for node in model.graph:
         sources = [found.get(str(value.name), exact) for value in node.inputs if value is not None]
-        for body in (attribute.value for attribute in node.attributes.values() if attribute.type == ir.AttributeType.GRAPH):
+        for body in (
+            attribute.value for attribute in node.attributes.values() if attribute.type == ir.AttributeType.GRAPH
+        ):
             inner = tolerances(ir.Model(body, ir_version=10), sizes)
             sources += [inner.get(str(value.name), exact) for value in body.outputs]
         terms = max((source.terms for source in sources), default=0.0) + reduction_length(node, sizes or {})

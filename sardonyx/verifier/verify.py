@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sardonyx.errors import SardonyxError
 from sardonyx.converters.onnx_file import model_inputs
+from sardonyx.errors import SardonyxError
 from sardonyx.model.load import load
 from sardonyx.verifier.compare import compare
 from sardonyx.verifier.report import Report, Row
@@ -49,7 +49,9 @@ def verify_stages(
             report.notes.append(f"{truth.name} refuses the sample {sample.title!r}: {problem.message}")
             continue
         if random_outputs(truth, sample, expected):
-            report.notes.append(f"{truth.name} gives other values when it is run again: it is random (dropout, sampling)")
+            report.notes.append(
+                f"{truth.name} gives other values when it is run again: it is random (dropout, sampling)"
+            )
             return report
         for stage in others:
             report.rows += compare_stage(stage, sample, expected, outputs)
@@ -91,7 +93,11 @@ def verify_conversion(
     outputs = {str(v.name): allowed.get(str(v.name), Tolerance(2.0**-24, 1.0)) for v in model.graph.outputs}
     inputs = source.inputs()
     given = [_named(sample, [each.name for each in inputs]) for sample in request.samples]
-    stages: list[Stage] = [SourceStage(request.kind, source.run), OnnxStage(path, "reference"), OnnxStage(path, "native")]
+    stages: list[Stage] = [
+        SourceStage(request.kind, source.run),
+        OnnxStage(path, "reference"),
+        OnnxStage(path, "native"),
+    ]
     return verify_stages(stages, make_samples(inputs, given), outputs, progress)
 
 
@@ -100,10 +106,10 @@ def _named(sample: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, 
     return {names[int(key)] if key.isdigit() and key not in names else key: value for key, value in sample.items()}
 
 
-
-
 def verify(
-    stages: Sequence[str], samples: Sequence[Mapping[str, np.ndarray]] = (), progress: Callable[[str], None] = lambda t: None
+    stages: Sequence[str],
+    samples: Sequence[Mapping[str, np.ndarray]] = (),
+    progress: Callable[[str], None] = lambda t: None,
 ) -> Report:
     """Compare forms of one model with the first of them.
 
