@@ -1,4 +1,4 @@
-"""``python -m sardonyx.converters.child READ WRITE``: opens one source and answers calls over two pipes; see `process`."""
+"""``python -m sardonyx.converters.child READ WRITE``: opens one source and answers calls; see `process`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``module:factory``: a function of the user that makes the model. Which converter it gets is decided by what it makes."""
+"""``module:factory``: a function of the user that makes the model; what it makes decides on the converter."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a converter is: a `Source`, a model opened in its own framework, that can be exported and run.
 
-One file of this folder is one framework, with one subclass of `Source` and ``open_source(request, progress, made)`` which
-returns one; `made` is the model itself where it is an object in memory. The module is imported in a child process only
+One file of this folder is one framework, with one subclass of `Source` and ``open_source(request, progress, made)``
+which returns one; `made` is the model itself where it is an object in memory. The module is imported in a child process only
 (`child.py`), so frameworks may be imported freely there; nothing of it may run when the module is merely imported.
 """
 
