@@ -79,7 +79,8 @@ def _described(problem: Exception) -> dict[str, Any]:
     place = traceback.extract_tb(problem.__traceback__)[-1]
     text = str(problem).strip() or "no message"
     message = f"{type(problem).__name__}: {text[-1500:]}"
-    hint = f"Raised in {os.path.basename(os.path.dirname(place.filename))}/{os.path.basename(place.filename)}, {place.name}()."
+    where = Path(place.filename)
+    hint = f"Raised in {where.parent.name}/{where.name}, {place.name}()."
     return {"type": "ConversionError", "message": message, "node": None, "operator": None, "hint": hint}
 
 

@@ -1,8 +1,9 @@
 """What a converter is: a `Source`, a model opened in its own framework, that can be exported and run.
 
 One file of this folder is one framework, with one subclass of `Source` and ``open_source(request, progress, made)``
-which returns one; `made` is the model itself where it is an object in memory. The module is imported in a child process only
-(`child.py`), so frameworks may be imported freely there; nothing of it may run when the module is merely imported.
+which returns one; `made` is the model itself where it is an object in memory. The module is imported in a child
+process (`child.py`), so frameworks may be imported freely there, but only inside of functions: tests and tools
+import the module without the framework.
 """
 
 from __future__ import annotations
