@@ -61,7 +61,14 @@ def _sizes(inputs: Sequence[Input], feeds: Mapping[str, np.ndarray]) -> dict[str
     return found
 
 
-def _fill(inputs: Sequence[Input], sizes: Mapping[str, int], rng: np.random.Generator, style: str) -> dict:
+def fill(inputs: Sequence[Input], sizes: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:
+    """Typical values for all inputs, dynamic dimensions as `sizes` says."""
+    return _fill(inputs, sizes, np.random.default_rng(seed), "typical")
+
+
+def _fill(
+    inputs: Sequence[Input], sizes: Mapping[str, int], rng: np.random.Generator, style: str
+) -> dict[str, np.ndarray]:
     return {each.name: _values(each, sizes, rng, style) for each in inputs}
 
 
