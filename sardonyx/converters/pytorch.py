@@ -84,7 +84,7 @@ class PyTorch(Source):
             return self.notes
         raise ConversionError(
             "no exporter of PyTorch takes the module: " + "; ".join(problems),
-            hint="The first message names the line of the model; data-dependent Python (if x.sum() > 0) is the usual cause.",
+            hint="The first message names the line; Python that depends on data (if x.sum() > 0) is the usual cause.",
         )
 
     def _exporters(self) -> Iterator[tuple[str, Callable[[Path, Mapping[str, np.ndarray]], None]]]:
