@@ -84,10 +84,19 @@ def convert(
 
 @click.command()
 @click.argument("stages", nargs=-1, required=True)
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="For sources, as in convert.")
+@click.option("--trust", is_flag=True, help="Run the code that a pickle contains.")
 @_samples
 @_report
 @_json
-def verify(stages: Sequence[str], samples: Sequence[str], report: str | None, as_json: bool) -> None:
+def verify(
+    stages: Sequence[str],
+    options: Sequence[str],
+    trust: bool,
+    samples: Sequence[str],
+    report: str | None,
+    as_json: bool,
+) -> None:
     """Compare STAGES, forms of one model, with the first of them.
 
     A stage is an ONNX file, or any source that `convert` takes; RUNTIME:FILE.onnx runs the file under reference,
@@ -96,7 +105,13 @@ def verify(stages: Sequence[str], samples: Sequence[str], report: str | None, as
     from sardonyx.verifier.verify import verify as run
 
     with _status(as_json) as progress:
-        found = run(stages, [_arrays(path) for path in samples], progress=progress)
+        found = run(
+            stages,
+            [_arrays(path) for path in samples],
+            options=dict(_pairs(options, "--option")),
+            trust=trust,
+            progress=progress,
+        )
     _show(found, report, as_json)
     if not found.passed:
         raise VerificationError(found.summary())
@@ -130,6 +145,8 @@ def _show(found: Report, path: str | None, as_json: bool) -> None:
     for note in found.notes:
         click.echo(f"note: {note}")
     click.echo(found.summary())
+    if found.suspect is not None:
+        click.echo(str(found.suspect))
 
 
 def _arrays(path: str) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ from sardonyx.converters.process import Exported, Worker
 from sardonyx.converters.recognise import recognise
 from sardonyx.converters.source import Dim, Request
 from sardonyx.converters.tidy import tidy
-from sardonyx.errors import SourceError, VerificationError
+from sardonyx.errors import VerificationError
 
 if TYPE_CHECKING:
     from sardonyx.verifier.report import Report
@@ -87,11 +87,7 @@ def convert(
     if made is not None:
         kind = kind or kind_of(made)
     row = table.kind_called(kind or recognise(source))
-    if row.pickled and not trust:
-        raise SourceError(
-            f"{source!r} is a pickle ({row.title}): reading it runs whatever code it contains",
-            hint="If you know where it comes from: --trust (trust=True). Safer: weights alone, safetensors, skops.",
-        )
+    table.check_trust(row, source, trust)
     table.require(row)
     request = Request(source, row.name, opset, dict(dims or {}), [dict(s) for s in samples], dict(options or {}), trust)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -88,3 +88,16 @@ def require(kind: Kind) -> None:
             f"to convert a {kind.title}, {' and '.join(missing)} must be installed",
             hint=f"pip install 'sardonyx[{kind.extra}]'",
         )
+
+
+def check_trust(kind: Kind, source: str, trust: bool) -> None:
+    """Refuse a source that runs code when it is read, unless it is trusted.
+
+    Raises:
+        SourceError: it is pickled and not trusted.
+    """
+    if kind.pickled and not trust:
+        raise SourceError(
+            f"{source!r} is a pickle ({kind.title}): reading it runs whatever code it contains",
+            hint="If you know where it comes from: --trust (trust=True). Safer: weights alone, safetensors, skops.",
+        )

@@ -262,8 +262,8 @@ class _Walk:
         culprit = self.inserted(node) or node
         position: tuple[int, ...] = ()
         shown: tuple[list[float], list[float]] = ([], [])
-        if isinstance(expected, np.ndarray) and isinstance(actual, np.ndarray) and expected.shape == actual.shape:
-            position, shown = _worst(expected, actual)
+        if isinstance(expected, np.ndarray) and isinstance(actual, np.ndarray):
+            position, shown = worst_values(expected, actual)
         reasons = extra + causes(culprit, twin, expected, actual)
         name = operator_name(culprit, self.tested.opset_imports)
         return Suspect(culprit.name or "", name, str(output.name), place_of(culprit), found, position, *shown, reasons)
@@ -324,9 +324,9 @@ def _equal(mine: Any, theirs: Any) -> bool:
     return all(np.array_equal(left[at : at + step], right[at : at + step]) for at in range(0, left.size, step))
 
 
-def _worst(expected: np.ndarray, actual: np.ndarray) -> tuple[tuple[int, ...], tuple[list[float], list[float]]]:
+def worst_values(expected: np.ndarray, actual: np.ndarray) -> tuple[tuple[int, ...], tuple[list[float], list[float]]]:
     """Where the largest difference is, and a few values from there on."""
-    if expected.size == 0 or expected.dtype.kind in "OUS":
+    if expected.shape != actual.shape or expected.size == 0 or expected.dtype.kind in "OUS":
         return (), ([], [])
     error = np.abs(expected.astype(np.float64) - actual.astype(np.float64))
     flat = int(np.argmax(np.where(np.isnan(error), np.inf, error)))

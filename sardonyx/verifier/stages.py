@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from sardonyx.converters.onnx_file import model_inputs
+from sardonyx.converters.process import Exported
+from sardonyx.converters.source import Input
+from sardonyx.model.load import load
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -16,25 +21,30 @@ class Stage(Protocol):
 
     Attributes:
         name: what reports call it.
+        path: an ONNX file of it: itself, or a fresh conversion of a source.
     """
 
     name: str
+    path: Path
 
     def run(self, feeds: Feeds) -> list[np.ndarray]:
         """All outputs, in order."""
+        ...
+
+    def inputs(self) -> Sequence[Input]:
+        """What it takes."""
         ...
 
 
 class SourceStage:
     """The model in its own framework."""
 
-    def __init__(self, name: str, run: Callable[[Feeds], list[np.ndarray]]):
+    def __init__(self, name: str, opened: Exported, path: Path = Path()):
         self.name = name
-        self._run = run
-
-    def run(self, feeds: Feeds) -> list[np.ndarray]:
-        """All outputs, by the framework."""
-        return self._run(feeds)
+        self.opened = opened
+        self.path = path
+        self.run = opened.run
+        self.inputs = opened.inputs
 
 
 class OnnxStage:
@@ -45,6 +55,10 @@ class OnnxStage:
         self.provider = provider
         self.name = name or {"native": "sardonyx", "reference": "reference"}.get(provider, provider)
         self._session: object | None = None
+
+    def inputs(self) -> Sequence[Input]:
+        """As the model declares them."""
+        return model_inputs(load(self.path))
 
     def run(self, feeds: Feeds) -> list[np.ndarray]:
         """All outputs; sequences are flattened."""

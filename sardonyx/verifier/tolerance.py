@@ -7,8 +7,10 @@ Along a path of the graph the squares of these add up:
 
     allowed = SAFETY * u * sqrt(sum of K over the longest path) * largest value of the output
 
-Depth matters, width does not. Where two stages round differently at a quantisation, one step of the quantised type is
-what a value may move by: the verdict is then by signal-to-noise ratio, and says so.
+Depth matters, width does not. A model that magnifies rounding (a steep attention) shows by how much when its inputs
+are moved by a unit in the last place; it is allowed NOISE times that. Where two stages round differently at a
+quantisation, one step of the quantised type is what a value may move by: the verdict is then by signal-to-noise ratio,
+and says so.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ import onnx_ir as ir
 
 # Half a unit in the last place, relative.
 UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-SAFETY = 8.0  # growth through subtraction and steep functions that the model above leaves out
+SAFETY = 2.0
+NOISE = 16.0  # times what moving the inputs by a unit in the last place does: many layers round, not one
 FLOOR = 1e-7  # of values near zero: absolute
 
 _QUANTISERS = {
@@ -45,16 +48,19 @@ class Tolerance:
         terms: sum of the lengths of reductions on the longest path to the output.
         quantised: whether values are quantised on the way.
         quantised_snr: least signal-to-noise ratio, in dB, then.
+        noise: relative change of the output when the inputs move by a unit in the last place, if it was measured.
     """
 
     unit: float
     terms: float
     quantised: bool = False
     quantised_snr: float = 25.0
+    noise: float = 0.0
 
     def allowed(self, peak: float) -> float:
         """The largest absolute difference for an output whose largest magnitude is `peak`."""
-        return SAFETY * self.unit * math.sqrt(max(1.0, self.terms)) * peak + FLOOR * min(1.0, max(peak, 1e-3))
+        relative = max(SAFETY * self.unit * math.sqrt(max(1.0, self.terms)), NOISE * self.noise)
+        return relative * peak + FLOOR * min(1.0, max(peak, 1e-3))
 
 
 def tolerances(model: ir.Model, sizes: Mapping[str, int] | None = None) -> dict[str, Tolerance]:
