@@ -68,6 +68,7 @@ def convert(
                 options=dict(_pairs(options, "--option")),
                 trust=trust,
                 verify=not no_verify,
+                depth=report is not None,
                 progress=progress,
             )
         except VerificationError as error:
@@ -110,6 +111,7 @@ def verify(
             [_arrays(path) for path in samples],
             options=dict(_pairs(options, "--option")),
             trust=trust,
+            depth=report is not None,
             progress=progress,
         )
     _show(found, report, as_json)

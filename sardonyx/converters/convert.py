@@ -55,6 +55,7 @@ def convert(
     options: Mapping[str, str] | None = None,
     trust: bool = False,
     verify: bool = True,
+    depth: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Conversion:
     """Convert a model to standard ONNX and prove that it computes the same.
@@ -73,6 +74,7 @@ def convert(
         options: what only some converters know, such as ``factory``, ``signature``, ``task``.
         trust: whether code that the source holds (a pickle) may run.
         verify: False writes ``NAME.unverified.onnx`` only.
+        depth: also compare values along the depth of the network, for the plot of a report.
         progress: called with a few words at each long step.
 
     Raises:
@@ -101,7 +103,7 @@ def convert(
             if verify:
                 from sardonyx.verifier.verify import verify_conversion
 
-                result.report = verify_conversion(opened, partial, request, progress)
+                result.report = verify_conversion(opened, partial, request, progress, depth)
         if result.report is not None and result.report.passed:
             result.path = move_model(partial, output)
             return result

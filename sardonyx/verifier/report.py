@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sardonyx.verifier.compare import QUANTISED, Difference
+from sardonyx.verifier.depth import Depth
+from sardonyx.verifier.locate import Suspect
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,14 @@ class Report:
         rows: the comparisons.
         notes: what else was seen: randomness of the source, stages that could not run.
         suspect: the first node that differs, where one was looked for.
+        depth: the error at points along the network, where it was asked for.
     """
 
     stages: Sequence[str]
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    suspect: Any = None
+    suspect: Suspect | None = None
+    depth: list[Depth] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -86,6 +90,7 @@ class Report:
             "rows": rows,
             "notes": self.notes,
             "suspect": suspect,
+            "depth": [asdict(point) for point in self.depth],
         }
 
 

@@ -15,6 +15,7 @@ from sardonyx.errors import SardonyxError
 from sardonyx.model.load import load
 from sardonyx.verifier.blame import locate
 from sardonyx.verifier.compare import compare
+from sardonyx.verifier.depth import along_depth
 from sardonyx.verifier.report import Report, Row
 from sardonyx.verifier.samples import Sample, make_samples
 from sardonyx.verifier.stages import OnnxStage, SourceStage, Stage
@@ -30,6 +31,7 @@ def verify_stages(
     samples: Sequence[Sample],
     outputs: Mapping[str, Tolerance],
     progress: Callable[[str], None] = lambda text: None,
+    depth: bool = False,
 ) -> Report:
     """Compare each stage with the first on every sample.
 
@@ -38,6 +40,7 @@ def verify_stages(
         samples: inputs.
         outputs: names of the outputs, in order, and how much each may be off.
         progress: called with a few words at each long step.
+        depth: also compare values along the depth of the network, in the last stage.
 
     A sample that the first stage itself refuses (a size that the architecture does not allow, say) is skipped and
     noted; one that only a later stage refuses is a failure of that stage.
@@ -62,6 +65,8 @@ def verify_stages(
             if report.suspect is None and any(row.difference.failed for row in rows):
                 progress(f"looking for the first node that differs in {stage.name}")
                 report.suspect = locate(truth, stage, sample.feeds, progress)
+        if depth and not report.depth:
+            report.depth = along_depth(truth, others[-1], sample.feeds, progress)
     return report
 
 
@@ -117,13 +122,17 @@ def compare_stage(
 
 
 def verify_conversion(
-    source: Exported, path: Path, request: Request, progress: Callable[[str], None] = lambda text: None
+    source: Exported,
+    path: Path,
+    request: Request,
+    progress: Callable[[str], None] = lambda text: None,
+    depth: bool = False,
 ) -> Report:
     """Compare a source with the ONNX file made from it, under the reference and under Sardonyx."""
     inputs = source.inputs()
     given = [_named(sample, [each.name for each in inputs]) for sample in request.samples]
     stages: list[Stage] = [SourceStage(request.kind, source), OnnxStage(path, "reference"), OnnxStage(path, "native")]
-    return verify_stages(stages, make_samples(inputs, given), output_tolerances(path), progress)
+    return verify_stages(stages, make_samples(inputs, given), output_tolerances(path), progress, depth)
 
 
 def output_tolerances(path: Path) -> dict[str, Tolerance]:
@@ -144,6 +153,7 @@ def verify(
     *,
     options: Mapping[str, str] | None = None,
     trust: bool = False,
+    depth: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Compare forms of one model with the first of them.
@@ -154,6 +164,7 @@ def verify(
         samples: real inputs, by name or position.
         options: for sources, see `convert`.
         trust: whether code that a source holds may run.
+        depth: also compare values along the depth of the network, for a plot.
         progress: called with a few words at each long step.
 
     Raises:
@@ -165,7 +176,7 @@ def verify(
             opened.append(OnnxStage(opened[0].path, "native"))
         inputs = opened[0].inputs()
         given = [_named(sample, [each.name for each in inputs]) for sample in samples]
-        return verify_stages(opened, make_samples(inputs, given), output_tolerances(opened[-1].path), progress)
+        return verify_stages(opened, make_samples(inputs, given), output_tolerances(opened[-1].path), progress, depth)
 
 
 def _opened(
