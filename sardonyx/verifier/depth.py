@@ -56,7 +56,8 @@ def along_depth(truth: Stage, tested: Stage, feeds: Feeds, progress: Callable[[s
         provider = truth.provider if isinstance(truth, OnnxStage) else "reference"
         observe = partial(observe_onnx, truth.path, provider, feeds)
     chosen = [points[i] for i in sorted({int(i) for i in np.linspace(0, len(points) - 1, POINTS)})] if points else []
-    allowed, found = tolerances(model), []
+    allowed = tolerances(model)
+    found: list[Depth] = []
     for start in range(0, len(chosen), _AT_ONCE):
         part = chosen[start : start + _AT_ONCE]
         progress(f"error along the depth: {start} of {len(chosen)}")
