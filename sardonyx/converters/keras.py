@@ -69,7 +69,9 @@ def _keras_3(path: str, trust: bool) -> Any:
 def _keras_2(path: str, trust: bool) -> Any:
     import tf_keras
 
-    return tf_keras.models.load_model(path, compile=False, **({"safe_mode": not trust} if path.endswith(".keras") else {}))
+    return tf_keras.models.load_model(
+        path, compile=False, **({"safe_mode": not trust} if path.endswith(".keras") else {})
+    )
 
 
 def open_source(request: Request, progress: Callable[[str], None], made: Any = None) -> Source:

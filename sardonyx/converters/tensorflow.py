@@ -96,14 +96,17 @@ class TensorFlow(Source):
             raise SourceError(f"no frozen graph: {problem}") from problem
         inputs, outputs = frozen_ends(graph_def, self.request.options)
         wrapped = tf.compat.v1.wrap_function(lambda: tf.compat.v1.import_graph_def(graph_def, name=""), [])
-        pruned = wrapped.prune([wrapped.graph.get_tensor_by_name(n) for n in inputs],
-                               [wrapped.graph.get_tensor_by_name(n) for n in outputs])
+        pruned = wrapped.prune(
+            [wrapped.graph.get_tensor_by_name(n) for n in inputs],
+            [wrapped.graph.get_tensor_by_name(n) for n in outputs],
+        )
         declared = {each.name: each for each in parse_inputs(self.request.options.get("shapes", ""))}
         for name, tensor in zip(inputs, pruned.inputs, strict=True):
             short = name.partition(":")[0]
             shape = declared[short].shape if short in declared else tensor.shape
-            self.specs.append(self._fixed(tf.TensorSpec([d if isinstance(d, int) else None for d in shape],
-                                                        tensor.dtype, name=short)))
+            self.specs.append(
+                self._fixed(tf.TensorSpec([d if isinstance(d, int) else None for d in shape], tensor.dtype, name=short))
+            )
         self.names = [name.partition(":")[0] for name in outputs]
         self.function = lambda *arguments: list(pruned(*arguments))
 
@@ -124,9 +127,11 @@ class TensorFlow(Source):
 
         self.specs = [self._fixed(spec) for spec in specs]
         structure = tf.function(function).get_concrete_function(*self.specs).structured_outputs
-        self.names = sorted(structure) if isinstance(structure, Mapping) else [
-            f"output_{number}" for number in range(len(tf.nest.flatten(structure)))
-        ]
+        self.names = (
+            sorted(structure)
+            if isinstance(structure, Mapping)
+            else [f"output_{number}" for number in range(len(tf.nest.flatten(structure)))]
+        )
         self.function = lambda *arguments: tf.nest.flatten(function(*arguments))  # dictionaries in order of their keys
 
     # Conversion.
@@ -137,7 +142,9 @@ class TensorFlow(Source):
         import tf2onnx
 
         self.progress("converting by tf2onnx")
-        named = tf.function(lambda *arguments: [tf.identity(v, n) for v, n in zip(self.function(*arguments), self.names)])
+        named = tf.function(
+            lambda *arguments: [tf.identity(v, n) for v, n in zip(self.function(*arguments), self.names)]
+        )
         try:
             model, _ = tf2onnx.convert.from_function(
                 named, input_signature=self.specs, opset=self.request.opset or 17, output_path=None
@@ -198,8 +205,12 @@ def frozen_ends(graph_def: Any, options: Mapping[str, str]) -> tuple[list[str], 
     """Names of the input and output tensors of a frozen graph: given, or its placeholders and loose ends."""
     used = {name.partition(":")[0].lstrip("^") for node in graph_def.node for name in node.input}
     inputs = [node.name for node in graph_def.node if node.op == "Placeholder"]
-    ends = [n.name for n in graph_def.node if n.name not in used and n.op not in ("Placeholder", "Const", "NoOp", "Assert")]
-    chosen = [options[key].split(",") if key in options else found for key, found in (("inputs", inputs), ("outputs", ends))]
+    ends = [
+        n.name for n in graph_def.node if n.name not in used and n.op not in ("Placeholder", "Const", "NoOp", "Assert")
+    ]
+    chosen = [
+        options[key].split(",") if key in options else found for key, found in (("inputs", inputs), ("outputs", ends))
+    ]
     if not all(chosen):
         raise SourceError("the frozen graph has no placeholder or no end", hint="--option inputs=a,b outputs=c")
     return tuple([name if ":" in name else f"{name}:0" for name in names] for names in chosen)  # type: ignore[return-value]

@@ -110,9 +110,7 @@ class _Walk:
         twin = self.find(node)
         if twin is not None:
             self.advance(twin)
-        inputs_exact = all(
-            v is None or str(v.name) in self.exact or self.same_weight(v, node, twin) for v in node.inputs
-        )
+        inputs_exact = all(self.is_exact(value, node, twin) for value in node.inputs)
         if twin is not None and inputs_exact and self.aligned(node, twin) and self.says_the_same(node, twin):
             for own, other in zip(node.outputs, twin.outputs, strict=False):
                 self.twin[str(own.name)] = str(other.name)
@@ -125,22 +123,34 @@ class _Walk:
         except Exception as problem:
             failed = compare(np.ones(1), np.zeros(0), Tolerance(0, 0))
             return self.suspect(node, twin, node.outputs[0], failed, None, None, [str(problem)])
-        for number, (own, result) in enumerate(zip(node.outputs, results, strict=False)):
-            self.values[str(own.name)] = result
-            name = str(twin.outputs[number].name) if twin is not None and number < len(twin.outputs) else ""
-            if name not in self.known:
-                continue
-            self.twin[str(own.name)] = name
-            expected = self.known[name]
+        for number, (own, value) in enumerate(zip(node.outputs, results, strict=False)):
+            self.values[str(own.name)] = value
+            suspect = self.compare_output(node, twin, number, inputs_exact)
+            if suspect is not None:
+                return suspect
+        return None
+
+    def compare_output(self, node: ir.Node, twin: ir.Node | None, number: int, exact: bool) -> Suspect | None:
+        """Compare one output with that of the twin; or with the value of the same name, where nodes were fused."""
+        own = node.outputs[number]
+        names = [str(twin.outputs[number].name)] if twin is not None and number < len(twin.outputs) else []
+        if own.name in self.by_output and own.name not in names:
+            self.advance(self.by_output[own.name])
+            names.append(own.name)
+        suspect = None
+        for name in names:
+            expected, actual = self.known.get(name), np.asarray(self.values[str(own.name)])
             if not isinstance(expected, np.ndarray):
                 continue
-            found = compare(expected, np.asarray(result), _tolerance(node, inputs_exact))
-            if found.failed:
-                return self.suspect(node, twin, own, found, expected, np.asarray(result), [])
-            if np.array_equal(expected, result):
-                self.exact.add(str(own.name))
-                self.values.pop(str(own.name))
-        return None
+            found = compare(expected, actual, _tolerance(node, exact))
+            if not found.failed:
+                self.twin[str(own.name)] = name
+                if np.array_equal(expected, actual):
+                    self.exact.add(str(own.name))
+                    self.values.pop(str(own.name))
+                return None
+            suspect = suspect or self.suspect(node, twin, own, found, expected, actual, [])
+        return suspect
 
     def is_exact(self, value: ir.Value | None, node: ir.Node, twin: ir.Node | None) -> bool:
         """Whether an input of `node` is bit for bit that of its twin."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sardonyx.converters.onnx_file import model_inputs
 from sardonyx.errors import SardonyxError
 from sardonyx.model.load import load
 from sardonyx.verifier.blame import locate
@@ -23,7 +24,7 @@ from sardonyx.verifier.tolerance import Tolerance, tolerances
 
 if TYPE_CHECKING:
     from sardonyx.converters.process import Exported
-    from sardonyx.converters.source import Request
+    from sardonyx.converters.source import Input, Request
 
 
 def verify_stages(
@@ -129,10 +130,19 @@ def verify_conversion(
     depth: bool = False,
 ) -> Report:
     """Compare a source with the ONNX file made from it, under the reference and under Sardonyx."""
-    inputs = source.inputs()
+    inputs = with_ranges(model_inputs(load(path)), source.inputs())
     given = [_named(sample, [each.name for each in inputs]) for sample in request.samples]
     stages: list[Stage] = [SourceStage(request.kind, source), OnnxStage(path, "reference"), OnnxStage(path, "native")]
     return verify_stages(stages, make_samples(inputs, given), output_tolerances(path), progress, depth)
+
+
+def with_ranges(inputs: Sequence[Input], described: Sequence[Input]) -> list[Input]:
+    """The inputs of a file with the ranges of values that the source knows."""
+    known = {each.name: each for each in described}
+    return [
+        replace(each, low=known[each.name].low, high=known[each.name].high) if each.name in known else each
+        for each in inputs
+    ]
 
 
 def output_tolerances(path: Path) -> dict[str, Tolerance]:
