@@ -158,7 +158,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         array = np.asarray(value)
         if array.dtype.kind == "O":
             array = array.astype(str)
-        if array.dtype.isbuiltin != 1 and array.dtype.kind not in "US":  # of ml_dtypes
+        if array.dtype.type.__module__ == "ml_dtypes":
             name, array = f"{name}|{array.dtype.name}", array.view(np.uint8 if array.itemsize == 1 else np.uint16)
         stored[name] = array
     with open(path, "wb") as file:

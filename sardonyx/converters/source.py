@@ -29,6 +29,7 @@ class Input:
         shape: sizes; a string names a dynamic dimension.
         low: smallest sensible value; None: unknown.
         high: largest sensible value, inclusive: the last index of an embedding, say.
+        choices: texts that make sense, for text.
     """
 
     name: str
@@ -36,11 +37,12 @@ class Input:
     shape: tuple[Dim, ...]
     low: float | None = None
     high: float | None = None
+    choices: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Input:
         """What `dataclasses.asdict` wrote, read again."""
-        return cls(**{**fields, "shape": tuple(fields["shape"])})
+        return cls(**{**fields, "shape": tuple(fields["shape"]), "choices": tuple(fields["choices"])})
 
 
 @dataclass(frozen=True)

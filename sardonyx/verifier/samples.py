@@ -75,8 +75,8 @@ def _fill(
 def _values(each: Input, sizes: Mapping[str, int], rng: np.random.Generator, style: str) -> np.ndarray:
     shape = tuple(dim if isinstance(dim, int) else sizes[dim] for dim in each.shape)
     if each.dtype == "string":
-        words = np.array(["a", "of", "model", "Sardonyx", ""], object)
-        return np.full(shape, "", object) if style == "zeros" else rng.choice(words, shape)
+        words = np.array(each.choices or ("a", "of", "model", "Sardonyx", ""), object)
+        return np.full(shape, words[0], object) if style == "zeros" else rng.choice(words, shape)
     dtype = np.dtype(each.dtype)
     if dtype.kind == "b":
         return np.zeros(shape, dtype) if style == "zeros" else rng.integers(0, 2, shape).astype(dtype)

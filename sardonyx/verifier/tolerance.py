@@ -101,9 +101,15 @@ def reduction_length(node: ir.Node, sizes: Mapping[str, int]) -> float:
     if node.op_type in ("LSTM", "GRU", "RNN") and len(node.inputs) > 2 and node.inputs[0] is not None:
         steps = _size(node.inputs[0], 0, sizes)
         return steps * (_size(node.inputs[1], -1, sizes) + _size(node.inputs[2], -1, sizes))
+    if node.op_type.startswith("TreeEnsemble"):
+        trees = node.attributes.get("nodes_treeids") or node.attributes.get("tree_roots")
+        return float(len(set(trees.as_ints()))) if trees is not None else 100.0
     if node.op_type.startswith("Reduce") or node.op_type in _OVER_AXES:
         before, after = (_elements(value, sizes) for value in (node.inputs[0], node.outputs[0]))
-        if node.op_type.startswith("Reduce"):
+        if node.op_type.startswith("TreeEnsemble"):
+        trees = node.attributes.get("nodes_treeids") or node.attributes.get("tree_roots")
+        return float(len(set(trees.as_ints()))) if trees is not None else 100.0
+    if node.op_type.startswith("Reduce"):
             return max(1.0, before / max(1.0, after))
         return _size(node.inputs[0], -1, sizes)
     return 1.0

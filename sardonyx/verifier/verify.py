@@ -139,10 +139,11 @@ def verify_conversion(
 def with_ranges(inputs: Sequence[Input], described: Sequence[Input]) -> list[Input]:
     """The inputs of a file with the ranges of values that the source knows."""
     known = {each.name: each for each in described}
-    return [
-        replace(each, low=known[each.name].low, high=known[each.name].high) if each.name in known else each
-        for each in inputs
-    ]
+    found = []
+    for each in inputs:
+        more = known.get(each.name, each)
+        found.append(replace(each, low=more.low, high=more.high, choices=more.choices))
+    return found
 
 
 def output_tolerances(path: Path) -> dict[str, Tolerance]:
