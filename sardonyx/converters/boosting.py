@@ -73,7 +73,7 @@ class Boosting(Source):
         else:
             raw = np.asarray(self.model.predict(x))
         if not self._classifies():
-            return [raw.astype(np.float32).reshape(len(x), -1)]
+            return [raw.astype(np.float32).reshape(len(raw), -1)]
         both = np.stack([1 - raw, raw], 1) if raw.ndim == 1 else raw
         return [both.argmax(1), both.astype(np.float32)]
 

@@ -104,14 +104,14 @@ def reduction_length(node: ir.Node, sizes: Mapping[str, int]) -> float:
     if node.op_type.startswith("TreeEnsemble"):
         trees = node.attributes.get("nodes_treeids") or node.attributes.get("tree_roots")
         return float(len(set(trees.as_ints()))) if trees is not None else 100.0
-    if node.op_type.startswith("Reduce") or node.op_type in _OVER_AXES:
-        before, after = (_elements(value, sizes) for value in (node.inputs[0], node.outputs[0]))
-        if node.op_type.startswith("TreeEnsemble"):
+    if node.op_type.startswith("TreeEnsemble"):
         trees = node.attributes.get("nodes_treeids") or node.attributes.get("tree_roots")
         return float(len(set(trees.as_ints()))) if trees is not None else 100.0
-    if node.op_type.startswith("Reduce"):
-            return max(1.0, before / max(1.0, after))
+    if node.op_type in _OVER_AXES:
         return _size(node.inputs[0], -1, sizes)
+    if node.op_type.startswith("Reduce"):
+        before, after = (_elements(value, sizes) for value in (node.inputs[0], node.outputs[0]))
+        return max(1.0, before / max(1.0, after))
     return 1.0
 
 
