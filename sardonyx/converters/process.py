@@ -55,8 +55,12 @@ class Worker:
         self._folder = tempfile.TemporaryDirectory(prefix="sardonyx-convert-")
         self._log = Path(self._folder.name, "log")
         self._start(python or sys.executable)
-        samples = [self._write(sample) for sample in request.samples]
-        self._call("open", request=request.to_json(), samples=samples)
+        try:
+            samples = [self._write(sample) for sample in request.samples]
+            self._call("open", request=request.to_json(), samples=samples)
+        except BaseException:
+            self.close()
+            raise
 
     def _start(self, python: str) -> None:
         child_reads, self._to_child = os.pipe()

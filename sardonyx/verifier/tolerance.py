@@ -81,6 +81,8 @@ def tolerances(model: ir.Model, sizes: Mapping[str, int] | None = None) -> dict[
             sources += [inner.get(str(value.name), exact) for value in body.outputs]
         terms = max((source.terms for source in sources), default=0.0) + reduction_length(node, sizes or {})
         unit = max((source.unit for source in sources), default=0.0)
+        if node.op_type in ("Shape", "Size"):
+            terms, unit = 0.0, 0.0
         quantised = node.op_type in _QUANTISERS or any(source.quantised for source in sources)
         for output in node.outputs:
             kind = output.dtype.name.lower() if output.dtype is not None else "float"
