@@ -6,7 +6,7 @@ all cores compile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,8 @@ class Source:
     kernels: tuple[str, ...]
     steps: tuple[tuple[str, str], ...]  # (node, operator) of each numbered step
     messages: dict[int, str]  # of checks, by step number
+    flops: tuple[tuple[int, int], ...]  # (step, operations); -1: sx_flops says how many
+    calls: tuple[tuple[int, str], ...]  # (step, kernel) of kernel calls
 
 
 class RunPrinter(Printer):
@@ -86,6 +88,8 @@ class ProgramEmitter:
         self.kernels: dict[str, None] = {}
         self.steps: list[tuple[str, str]] = []
         self.messages: dict[int, str] = {}
+        self.flops: dict[int, Dim] = {}
+        self.calls: list[tuple[int, str]] = []
         self.lines: list[str] = []
         self.symbols: dict[str, None] = {}
         self.depth = 1
@@ -108,7 +112,8 @@ class ProgramEmitter:
         for number, start in enumerate(range(0, len(texts), FUNCTIONS_PER_FILE)):
             part = "\n\n".join(texts[start : start + FUNCTIONS_PER_FILE])
             files[f"loops{number}.c"] = f"{banner}{PRELUDE}\n{part}\n"
-        return Source(files, tuple(sorted(self.kernels)), tuple(self.steps), self.messages)
+        flops = tuple((number, ix.const(dim) or -1) for number, dim in self.flops.items())
+        return Source(files, tuple(sorted(self.kernels)), tuple(self.steps), self.messages, flops, tuple(self.calls))
 
     # Lines and names.
 
@@ -146,6 +151,8 @@ class ProgramEmitter:
     def _step(self, step: Step) -> None:
         number = len(self.steps)
         self.steps.append((step.node, step.operator))
+        if step.flops != 0:
+            self.flops[number] = step.flops
         if not isinstance(step, Move | Append):
             self._allocate(step.writes(), number)
         self.line(f"// {number}: {_comment(f'{step.operator} {step.node}')}")
@@ -226,6 +233,7 @@ class ProgramEmitter:
 
     def _kernel(self, step: Kernel, number: int) -> None:
         self.kernels[step.name] = None
+        self.calls.append((number, step.name))
         fields = [f".{name} = {self._field(value)}" for name, value in step.fields.items()]
         self.line("{")
         if step.epilogue is not None:
@@ -345,6 +353,7 @@ class ProgramEmitter:
         inputs = [self._dim(symbol) for symbol in self.program.symbols]
         entry = [self._dim(symbol) for symbol in self.program.entry_symbols()]
         self._output_dims(inputs, entry)
+        self._operations(inputs, entry)
         self.line("")
         # A long run function only calls others: optimising it gains nothing and takes time that grows with its square.
         attribute = "__attribute__((noinline, optnone)) " if len(self.steps) > MOST_OPTIMIZED_STEPS else ""
@@ -391,6 +400,24 @@ class ProgramEmitter:
                 known = all(atom.key in entry for atom in ix.atoms(dim) if atom.kind == "symbol")
                 self.line(f"  dims[{at}] = {self._dim(dim) if known else -1};")
                 at += 1
+        self.line("}")
+
+    def _operations(self, inputs: list[str], entry: list[str]) -> None:
+        """A function that says how much arithmetic steps are whose sizes follow from the inputs; for profiles."""
+        atoms = {n: ix.atoms(dim) for n, dim in self.flops.items()}
+        unknown = {n for n, all_ in atoms.items() if any(_late(a, entry) for a in all_)}
+        self.flops = {n: dim for n, dim in self.flops.items() if n not in unknown}
+        computed = {n: dim for n, dim in self.flops.items() if not isinstance(dim, int)}
+        if not computed:
+            return
+        self.depth = 0
+        self.line("")
+        self.line("void sx_flops(const int64_t *symbols, int64_t *flops) {")
+        self.depth = 1
+        self._entry(inputs, "symbols")
+        for number, dim in computed.items():
+            self.line(f"flops[{number}] = {self._dim(dim)};")
+        self.depth = 0
         self.line("}")
 
     def _buffers(self, entry: list[str]) -> None:
@@ -452,6 +479,11 @@ class ProgramEmitter:
         for buffer in self.plan.heap:
             self.line(f"sx_release(host, &{buffer.name});")
         self.line("return error;")
+
+
+def _late(atom: Atom, entry: Sequence[str]) -> bool:
+    """Whether the value is known only while the program runs: it comes from data, or is no symbol of `entry`."""
+    return atom.kind in ("element", "variable") or (atom.kind == "symbol" and atom.key not in entry)
 
 
 def _symbols(expr: Expr) -> Iterable[str]:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from sardonyx import errors
 from sardonyx.compiler import index as ix
+from sardonyx.compiler.arithmetic import assign, operations
 from sardonyx.compiler.contract import check_node
 from sardonyx.compiler.dtypes import dtype_of_array, is_native
 from sardonyx.compiler.failures import reported
@@ -44,6 +45,7 @@ class GraphLowering(Lowering):
         super().__init__(model.graph.name or "model", assumptions)
         self.model = model
         self.values: dict[ir.Value, Tensor] = {}
+        self.arithmetic: list[tuple[str, Dim]] = []  # operations of each node, in order
         self.uses = count_uses(model.graph, self.opset)
         self.host_numbers: dict[ir.Node, int] = {}  # number of each node that runs on the host
         self.dims_by_name: dict[str, Dim] = {}  # dims that host calls saw, by the name they were given
@@ -178,6 +180,8 @@ class GraphLowering(Lowering):
                 results: Sequence[Tensor | None] | None = self._fold(view, inputs)
                 if results is None:
                     results = self._lower(view, inputs)
+                    if not outer[1]:
+                        self.arithmetic.append((view.name, operations(view, inputs, results)))
                 for value, tensor in zip(node.outputs, results, strict=False):
                     if value.name and tensor is not None:
                         self._bind(value, tensor)
@@ -368,4 +372,5 @@ def _lowered(lowering: GraphLowering) -> Program:
     lowering.inputs()
     lowering.graph(lowering.model.graph)
     lowering.outputs()
+    assign(lowering.program, ((name, flops) for name, flops in lowering.arithmetic if flops != 0))
     return lowering.program

@@ -49,10 +49,11 @@ class Pointer:
 
 @dataclass(eq=False)
 class Step:
-    """What every step has: the graph node that it belongs to, for profiles and errors."""
+    """What every step has: the graph node that it belongs to, for profiles and errors, and its arithmetic."""
 
     node: str = field(default="", kw_only=True)
     operator: str = field(default="", kw_only=True)
+    flops: Dim = field(default=0, kw_only=True)  # two for each multiply-add of the operator; see compiler/arithmetic.py
 
     def reads(self) -> Iterator[Buffer]:
         """Buffers that the step reads."""

@@ -50,7 +50,7 @@ _ALL = (
     Kind("keras", "Keras model (.keras)", "keras", _TF, "tensorflow"),
     Kind("keras-h5", "Keras model (HDF5)", "keras", _TF, "tensorflow"),
     Kind("keras-model", "Keras model in memory", "keras", _TF, "tensorflow"),
-    Kind("tflite", "TensorFlow Lite model", "tflite", ("ai_edge_litert",), "tflite"),
+    Kind("tflite", "TensorFlow Lite model", "tflite", _TF, "tflite"),
     Kind("mxnet", "MXNet symbol and parameters", "mxnet"),
     Kind("jax", "JAX function", "jax", ("jax", "jax2onnx"), "jax"),
     Kind("sklearn", "scikit-learn model (joblib, pickle)", "sklearn", ("sklearn", "skl2onnx"), "sklearn", pickled=True),

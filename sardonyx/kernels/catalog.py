@@ -29,6 +29,8 @@ class Kernel:
         tiles: Their values, chosen by the macros VL and VREGS of simd.h, for each width of registers.
         hot: Instructions (a regular expression) of the loop in which the time goes; empty where that has no products.
         hot_in: How the names of the functions with that loop begin.
+        tunables: Macros that `sardonyx tune` may set, with the values that it tries beside what the file says. They cut
+            work into chunks and tasks; none may change a bit of a result.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Kernel:
     tiles: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     hot: str = ""
     hot_in: str = ""
+    tunables: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def file(self) -> str:
@@ -62,6 +65,7 @@ _ROWS = ("MR",)
 _ROW_TILES = {"x86_64_v2": (2,), "x86_64_v3": (6,), "icelake_server": (14,), "aarch64": (6,), "riscv64_v": (6,)}
 _BLOCKED = "NCHW16c to NCHW16c"
 _TASKS = "scratch of NAME_scratch() bytes"
+_CONV_TUNABLES = {"CHUNK": (4, 8, 12, 24, 32), "POSITIONS": (42, 84, 168, 252, 336), "OC_GROUP": (4, 8, 32)}
 _ANY = "none: comparisons and copies do not round"
 
 _ALL = (
@@ -75,6 +79,7 @@ _ALL = (
         tile=_ROWS,
         tiles=_ROW_TILES,
         hot=_FMA,
+        tunables={"KC": (192, 256, 512), "PACKED_PANELS": (4, 8, 32), "TASK_WORK": (1 << 18, 1 << 19, 1 << 21)},
     ),
     Kernel(
         "matmul_int8",
@@ -97,6 +102,7 @@ _ALL = (
         tile=_CONV,
         tiles=_CONV_TILES,
         hot=_FMA,
+        tunables=_CONV_TUNABLES,
     ),
     Kernel(
         "conv_first_f32",
@@ -108,6 +114,7 @@ _ALL = (
         tile=_CONV,
         tiles=_CONV_TILES,
         hot=_FMA,
+        tunables={"CHUNK": (40, 80, 320), "POSITIONS": (252, 504, 2016), "OC_GROUP": (2, 4, 8)},
     ),
     Kernel(
         "winograd_f32",
@@ -119,6 +126,7 @@ _ALL = (
         tile=_CONV,
         tiles=_CONV_TILES,
         hot=_FMA,
+        tunables={"GROUP": (4, 8, 16)},
     ),
     Kernel(
         "winograd_input_f32",
@@ -260,6 +268,7 @@ KERNELS: dict[str, Kernel] = {row.name: row for row in _ALL}
 # Files of kernels/c that are no kernels.
 SUPPORT: dict[str, str] = {
     "builtins": "memory functions that Clang calls; linked into everything",
+    "peak": "what the machine can do at best: products and bytes a second",
     "pool": "threads, memory and clock of the host inside a process",
     "runner": "the host as a static Linux program, for emulators and guarded memory",
 }

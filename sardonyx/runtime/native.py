@@ -119,10 +119,21 @@ class Library:
         self.output_dims = library.sx_output_dims
         self.output_dims.restype = None
         self.output_dims.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+        self._flops = getattr(library, "sx_flops", None)
         self._map, self.weights = _map_weights(folder / "weights.bin", facts["weights"])
         self.rank_total = sum(len(port.dims) for port in self.outputs)
         self.shaped = [number for number, port in enumerate(self.inputs) if port.slot < 0 and not port.fixed]
         self.simple = all(port.slot < 0 and port.known for port in self.outputs)
+
+    def flops(self, symbols: int) -> list[int]:
+        """Operations of each step (0: not known), for the symbols at the address `symbols`."""
+        found = (ctypes.c_int64 * (len(self.facts["steps"]) + 1))()
+        if self._flops is not None:
+            self._flops(ctypes.c_void_p(symbols), found)
+        for number, count in self.facts["flops"]:
+            if count >= 0:
+                found[number] = count
+        return found[:-1]
 
     def fail(self, code: int, step: int, cause: BaseException | None) -> None:
         """Raise the error that a run ended with."""
@@ -226,6 +237,16 @@ class Context:
     def arena(self) -> int:
         """Bytes of the arena."""
         return self.call.arena_bytes
+
+    def reset_profile(self) -> None:
+        """Begin to count runs and their time from 0."""
+        self.runs = 0
+        if self.ticks is not None:
+            ctypes.memset(self.ticks, 0, ctypes.sizeof(self.ticks))
+
+    def flops(self) -> list[int]:
+        """Operations of each step in a run with the shapes of the last."""
+        return self.library.flops(ctypes.addressof(self.dims))
 
     def run(self, values: Sequence[Any], out: Mapping[int, np.ndarray] | None = None) -> list[Any]:
         """Run on checked, contiguous arrays (Python objects for object ports); returns all outputs."""

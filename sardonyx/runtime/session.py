@@ -243,8 +243,16 @@ class Session:
             "bound": self._library.facts["bound"],
         }
 
+    def operations(self) -> int:
+        """Operations of one run with the input shapes seen last, two for each multiply-add; 0 before the first run."""
+        contexts = self._current.contexts.all if self._current else []
+        return sum(contexts[-1].flops()) if contexts else 0
+
     def profile(self) -> Any:
-        """Time of each step so far; needs ``SessionOptions(profile=True)``."""
+        """Time of each step so far; needs ``SessionOptions(profile=True)``.
+
+        Its arithmetic is that of a run with the input shapes seen last.
+        """
         from sardonyx.runtime.profile import Profile
 
         if not self.options.profile:
@@ -253,7 +261,13 @@ class Session:
         contexts = self._current.contexts.all if self._current else []
         steps = library.facts["steps"]
         ticks = [sum(c.ticks[number] for c in contexts if c.ticks is not None) for number in range(len(steps))]
-        return Profile(steps, ticks, sum(context.runs for context in contexts))
+        flops = contexts[-1].flops() if contexts else []
+        return Profile(steps, ticks, sum(context.runs for context in contexts), flops)
+
+    def reset_profile(self) -> None:
+        """Forget all times so far. No run may be under way."""
+        for context in self._all_contexts():
+            context.reset_profile()
 
     def _all_contexts(self) -> list[Context]:
         return [context for variant in self._variants.values() for context in variant.contexts.all]

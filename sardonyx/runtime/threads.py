@@ -382,7 +382,8 @@ def _system(start: object) -> ctypes.Array:
     else:
         libc = ctypes.CDLL(None)
         names = ["posix_memalign", "free", "clock_gettime", "sched_yield"]
-        waits = ["__ulock_wait", "__ulock_wake"] if sys.platform == "darwin" else ["syscall"]
+        linux = ["syscall", "sched_getcpu", "sched_getaffinity", "sched_setaffinity"]
+        waits = ["__ulock_wait", "__ulock_wake"] if sys.platform == "darwin" else linux
         functions = [getattr(libc, name) for name in waits + names]
     addresses = [ctypes.cast(function, ctypes.c_void_p).value for function in [*functions, start]]
     return (ctypes.c_void_p * len(addresses))(*addresses)

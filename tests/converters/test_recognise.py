@@ -148,6 +148,15 @@ def test_a_pickle_is_refused_and_its_code_does_not_run(tmp_path):
     assert not list(tmp_path.glob("*.onnx"))
 
 
+def test_each_kind_names_an_extra_that_exists():
+    import tomllib
+    from pathlib import Path
+
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    for kind in KINDS.values():
+        assert not kind.needs or kind.extra in project["optional-dependencies"], kind.name
+
+
 def test_a_missing_framework_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch):
     import importlib.util
 
