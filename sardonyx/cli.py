@@ -13,11 +13,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from sardonyx._version import __version__
-<<<<<<< HEAD
-from sardonyx.commands.convert import convert, verify
-=======
-from sardonyx.cli_measure import bench, profile, tune
-from sardonyx.cli_support import (
+from sardonyx.commands.measure import bench, profile, tune
+from sardonyx.commands.support import (
     dims_option,
     inputs_option,
     json_option,
@@ -28,7 +25,6 @@ from sardonyx.cli_support import (
     read_feeds,
     threads_option,
 )
->>>>>>> main
 from sardonyx.errors import InputError, SardonyxError
 
 if TYPE_CHECKING:
@@ -58,10 +54,6 @@ class _Group(click.Group):
 @click.option("--debug", is_flag=True, help="Show where an error comes from.")
 def cli(debug: bool) -> None:
     """Sardonyx: an ONNX runtime and compiler. Python decides, C computes."""
-
-
-cli.add_command(convert)
-cli.add_command(verify)
 
 
 def main() -> NoReturn:
@@ -128,7 +120,7 @@ def inspect(model: str, threads: int | None, providers: Sequence[str], as_json: 
     click.echo(f"memory: {sizes}")
 
 
-for command in (bench, profile, tune):
+for command in (convert, verify, bench, profile, tune):
     cli.add_command(command)
 
 
