@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from sardonyx._version import __version__
+from sardonyx.commands.convert import convert, verify
 from sardonyx.commands.measure import bench, profile, tune
 from sardonyx.commands.support import (
     dims_option,
