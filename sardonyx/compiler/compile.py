@@ -191,6 +191,7 @@ def _port(port: Port, entry: dict[str, int], known: set[str]) -> dict[str, Any]:
         "dims": dims,
         "known": all(str(ix.symbol(atom.key)) in known for atom in atoms),
         "slot": port.slot,
+        **({"form": port.form, "labels": list(port.labels)} if port.form else {}),
     }
 
 

@@ -33,6 +33,7 @@ from sardonyx.compiler.program import (
     Program,
     Repeat,
     Step,
+    Stream,
     View,
 )
 
@@ -159,6 +160,7 @@ class ProgramEmitter:
         emitters: dict[str, Callable[[Any, int], None]] = {
             "Nest": self._nest,
             "Kernel": self._kernel,
+            "Stream": self._stream,
             "Define": self._define,
             "Check": self._check,
             "Host": self._host,
@@ -251,6 +253,52 @@ class ProgramEmitter:
         else:
             self.line(f"  host->parallel(host, {step.name}, &a, {step.name}_tasks(&a), {step.name}_scratch(&a));")
         self.line("}")
+
+    def _stream(self, step: Stream, number: int) -> None:
+        self.kernels["stream_nchw16c_f32"] = None
+        self.calls.append((number, "stream_nchw16c_f32"))
+        between, last = step.between(), step.layers()[-1]
+        self.line("{")
+        for role in ("expand", "middle", "project"):
+            layer: Kernel | None = getattr(step, role)
+            if layer is not None:
+                self._layer(role, layer, between)
+        first, middle = step.layers()[0].fields, step.middle.fields
+        shared = {name: first[name] for name in ("x", "n", "ih", "iw", "x_batch")}
+        shared |= {"oh": middle["oh"], "ow": middle["ow"], "blocks": middle["c_blocks"]}
+        shared["x_blocks"] = first["ic_blocks"] if step.expand else middle["c_blocks"]
+        self._depthwise(middle)
+        shared |= {"y": last.fields["y"], "y_batch": last.fields["y_batch"], "y_blocks": last.domain[1]}
+        fields = [f".{name} = {self._field(value)}" for name, value in shared.items()]
+        fields += [f".{role} = &{role}" for role in ("expand", "middle", "project") if getattr(step, role) is not None]
+        fields += [".depthwise = &depthwise", ".rows = depthwise_nchw16c_f32_rows"]
+        name = "stream_nchw16c_f32"
+        self.line(f"  const {name}_args a = {{{', '.join(fields)}}};")
+        self.line(f"  host->parallel(host, {name}, &a, {name}_tasks(&a), {name}_scratch(&a));")
+        self.line("}")
+
+    def _depthwise(self, fields: dict[str, Any]) -> None:
+        self.kernels["depthwise_nchw16c_f32"] = None
+        own = {name: value for name, value in fields.items() if name not in ("x", "y", "x_batch", "y_batch")}
+        text = ", ".join(f".{name} = {self._field(value)}" for name, value in own.items())
+        self.line(f"  const depthwise_nchw16c_f32_args depthwise = {{{text}}};")
+
+    def _layer(self, role: str, layer: Kernel, between: set[Buffer]) -> None:
+        """One layer of a stream, as a variable called `role`."""
+        fields = [f".w = {self._field(layer.fields['w'])}"] if role != "middle" else []
+        own = layer.output[0] if layer.output[0] in between else None
+        count, at = 0, -1
+        if layer.epilogue is not None:
+            function = emit_epilogue(layer.epilogue)
+            count, at = len(function.buffers), function.buffers.index(own) if own in function.buffers else -1
+            pointers = ", ".join("0" if buffer is own else f"(void *){buffer.name}" for buffer in function.buffers)
+            self.symbols.update(dict.fromkeys(function.symbols))
+            self.line(f"  void *const {role}_p[] = {{{pointers}}};")
+            self.line(f"  const int64_t {role}_d[] = {{{', '.join(function.symbols) or '0'}}};")
+            fields += [f".epilogue = {self._function(function, 'epilogue')}"]
+            fields += [f".operands = {role}_p", f".dims = {role}_d"]
+        fields += [f".count = {count}", f".self = {at}"]
+        self.line(f"  const stream_layer {role} = {{{', '.join(fields)}}};")
 
     def _value(self, expr: Expr) -> tuple[list[str], str]:
         printer = RunPrinter()

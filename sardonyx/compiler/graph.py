@@ -20,7 +20,8 @@ from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import MAX_COST, MAX_DEPTH, Lowering, Unsupported
 from sardonyx.compiler.program import Append, Buffer, Host, Move, Placement, Port, Program
 from sardonyx.compiler.regions import count_uses
-from sardonyx.compiler.tensor import Plain, Tensor
+from sardonyx.compiler.stream import stream_layers
+from sardonyx.compiler.tensor import Formed, Plain, Tensor
 from sardonyx.model.schemas import TYPE_KEY
 from sardonyx.ops import registry
 from sardonyx.ops.node import Node
@@ -103,9 +104,11 @@ class GraphLowering(Lowering):
     def outputs(self) -> None:
         """Put the graph's outputs into their own buffers."""
         for number, value in enumerate(self.model.graph.outputs):
-            tensor = self.values[value]
+            tensor, formed = self.values[value], self.values[value].formed
             name = value.name or f"output{number}"
-            if tensor.is_object:
+            if formed is not None:
+                tensor = formed.tensor
+            elif tensor.is_object:
                 port = Port(name, tensor.dtype, type_string(value), (), tuple(_declared(value)), None, tensor.slot)
                 self.program.outputs.append(port)
                 continue
@@ -113,9 +116,16 @@ class GraphLowering(Lowering):
             if buffer is None:
                 buffer = Buffer(f"out{number}", tensor.dtype, tensor.size, "output")
                 self.materialize(tensor, Plain(tensor.shape), buffer)
-            kind = f"tensor({_onnx_name(tensor.dtype)})"
-            names = tuple(_declared(value)) or tuple(d if isinstance(d, int) else None for d in tensor.shape)
-            self.program.outputs.append(Port(name, tensor.dtype, kind, tensor.shape, names, buffer))
+            if formed is not None:
+                names, kind = tuple(_declared(value)), type_string(value)
+                port = Port(
+                    name, tensor.dtype, kind, tensor.shape, names, buffer, form=formed.form, labels=formed.labels
+                )
+            else:
+                kind = f"tensor({_onnx_name(tensor.dtype)})"
+                names = tuple(_declared(value)) or tuple(d if isinstance(d, int) else None for d in tensor.shape)
+                port = Port(name, tensor.dtype, kind, tensor.shape, names, buffer)
+            self.program.outputs.append(port)
 
     def _promoted(self, tensor: Tensor) -> Buffer | None:
         """The memory of `tensor` as an output, where nothing else has a claim on it: it need not be copied."""
@@ -281,6 +291,17 @@ class GraphLowering(Lowering):
         self.program.slots += 1
         return tensor
 
+    def formed(self, value: ir.Value, tensor: Tensor, form: str, labels: Sequence[int | str]) -> Tensor | None:
+        """The object that Python makes from `tensor` after the run (see `Formed`).
+
+        None where anything but the caller reads `value`: it has to exist while the model runs.
+        """
+        if self.block is not self.program.main or list(value.uses()) or value not in self.model.graph.outputs:
+            return None
+        made = self.object_tensor(value)
+        made.formed = Formed(tensor, form, tuple(labels))
+        return made
+
     def object_constant(self, array: np.ndarray, dtype: str) -> Tensor:
         """A constant of a dtype without native code."""
         tensor = Tensor(self, dtype, ())
@@ -373,4 +394,5 @@ def _lowered(lowering: GraphLowering) -> Program:
     lowering.graph(lowering.model.graph)
     lowering.outputs()
     assign(lowering.program, ((name, flops) for name, flops in lowering.arithmetic if flops != 0))
+    stream_layers(lowering.program)
     return lowering.program

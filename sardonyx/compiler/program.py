@@ -191,6 +191,36 @@ class Kernel(Step):
 
 
 @dataclass(eq=False)
+class Stream(Step):
+    """Kernel calls that run band by band, so that what lies between them never is in memory as a whole.
+
+    `middle` is a depthwise convolution, the others are 1x1 convolutions; see stream_nchw16c_f32.h.
+    """
+
+    expand: Kernel | None
+    middle: Kernel
+    project: Kernel | None
+
+    def layers(self) -> list[Kernel]:
+        """The calls in order."""
+        return [layer for layer in (self.expand, self.middle, self.project) if layer is not None]
+
+    def between(self) -> set[Buffer]:
+        """What lies between them and needs no memory."""
+        return {layer.output[0] for layer in self.layers()[:-1]}
+
+    def reads(self) -> Iterator[Buffer]:
+        """Inputs of all layers, and what their epilogues read."""
+        between = self.between()
+        for layer in self.layers():
+            yield from (buffer for buffer in layer.reads() if buffer not in between)
+
+    def writes(self) -> Iterator[Buffer]:
+        """What the last layer writes."""
+        yield from self.layers()[-1].writes()
+
+
+@dataclass(eq=False)
 class Define(Step):
     """Gives a symbol its value at run time, from data."""
 
@@ -343,6 +373,8 @@ class Port:
     names: tuple[int | str | None, ...]  # dims as the model declares them
     buffer: Buffer | None  # None: a Python object
     slot: int = -1
+    form: str = ""  # of an output that Python makes from the buffer: see `tensor.Formed`
+    labels: tuple[int | str, ...] = ()
 
 
 @dataclass(eq=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -100,6 +100,20 @@ def variables(shape: Sequence[Dim], prefix: str = "i") -> Position:
     return tuple(ix.variable(f"{prefix}{axis}", extent) for axis, extent in enumerate(shape))
 
 
+class Formed(NamedTuple):
+    """An output without native type, which Python makes from a tensor once the run is over.
+
+    Attributes:
+        tensor: what compiled code computes.
+        form: "maps": each row becomes a dict from label to element; "strings": each index becomes its label.
+        labels: keys, or strings.
+    """
+
+    tensor: Tensor
+    form: str
+    labels: tuple[int | str, ...]
+
+
 class Tensor:
     """A value of the graph being lowered.
 
@@ -130,6 +144,7 @@ class Tensor:
         self.origin = (ctx.node, ctx.operator)  # whose work it is, for profiles and errors
         self.slot = -1  # a Python object: sequence, optional, string tensor, tensor of unknown rank
         self.type_proto: object = None  # of an object: its ONNX type
+        self.formed: Formed | None = None  # of an object that only leaves the model
 
     @property
     def rank(self) -> int:
