@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from sardonyx._version import __version__
-from sardonyx.cli_measure import bench, profile, tune
-from sardonyx.cli_support import (
+from sardonyx.commands.convert import convert, verify
+from sardonyx.commands.measure import bench, profile, tune
+from sardonyx.commands.support import (
     dims_option,
     inputs_option,
     json_option,
@@ -120,7 +121,7 @@ def inspect(model: str, threads: int | None, providers: Sequence[str], as_json: 
     click.echo(f"memory: {sizes}")
 
 
-for command in (bench, profile, tune):
+for command in (convert, verify, bench, profile, tune):
     cli.add_command(command)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sardonyx.cli_support import (
+from sardonyx.commands.support import (
     batch_dims,
     dims_option,
     inputs_option,
@@ -152,7 +152,7 @@ def _matrix(
 ) -> None:
     from sardonyx.benchmark.matrix import Settings, cases, run_matrix
     from sardonyx.benchmark.report import markdown, write_report
-    from sardonyx.cli_support import sizes
+    from sardonyx.commands.support import sizes
 
     how = Settings(against=tuple(others), dims=sizes(dims), **settings)
     with progress_bar("benchmark") as show:
