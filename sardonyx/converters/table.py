@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 
-from sardonyx.errors import ProviderError, SourceError
+from sardonyx.errors import ProviderError, SourceError, UnsupportedError
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Kind:
     Attributes:
         name: what ``--kind`` takes.
         title: for people.
-        converter: the file of this folder with the class `converter_class`.
+        converter: the file of this folder that has its `Source`; empty: recognised, but not converted yet.
         needs: packages to import, all of them.
         extra: the extra of Sardonyx that installs them; empty where nothing is needed.
         pickled: reading it runs code that the file contains: refused unless trusted.
@@ -42,7 +42,7 @@ _ALL = (
     Kind("torch-weights", "PyTorch weights (state_dict)", "pytorch", _TORCH, "torch"),
     Kind("torch-pickle", "pickled PyTorch module", "pytorch", _TORCH, "torch", pickled=True),
     Kind("safetensors", "safetensors weights", "pytorch", (*_TORCH, "safetensors"), "torch"),
-    Kind("huggingface", "Hugging Face folder", "huggingface", (*_TORCH, "transformers"), "transformers"),
+    Kind("huggingface", "Hugging Face folder", "", (*_TORCH, "transformers"), "transformers"),
     Kind("saved-model", "TensorFlow SavedModel", "tensorflow", _TF, "tensorflow"),
     Kind("graphdef", "TensorFlow frozen graph", "tensorflow", _TF, "tensorflow"),
     Kind("tf-checkpoint", "TensorFlow checkpoint", "tensorflow", _TF, "tensorflow"),
@@ -50,9 +50,9 @@ _ALL = (
     Kind("keras", "Keras model (.keras)", "keras", _TF, "tensorflow"),
     Kind("keras-h5", "Keras model (HDF5)", "keras", _TF, "tensorflow"),
     Kind("keras-model", "Keras model in memory", "keras", _TF, "tensorflow"),
-    Kind("tflite", "TensorFlow Lite model", "tflite", _TF, "tflite"),
-    Kind("mxnet", "MXNet symbol and parameters", "mxnet"),
-    Kind("jax", "JAX function", "jax", ("jax", "jax2onnx"), "jax"),
+    Kind("tflite", "TensorFlow Lite model", "", _TF, "tflite"),
+    Kind("mxnet", "MXNet symbol and parameters", ""),
+    Kind("jax", "JAX function", "", ("jax", "jax2onnx"), "jax"),
     Kind("sklearn", "scikit-learn model (joblib, pickle)", "sklearn", ("sklearn", "skl2onnx"), "sklearn", pickled=True),
     Kind("skops", "scikit-learn model (skops)", "sklearn", ("sklearn", "skl2onnx", "skops"), "sklearn"),
     Kind("sklearn-model", "scikit-learn model in memory", "sklearn", ("sklearn", "skl2onnx"), "sklearn"),
@@ -60,7 +60,7 @@ _ALL = (
     Kind("xgboost", "XGBoost model", "boosting", ("xgboost", "onnxmltools"), "xgboost"),
     Kind("lightgbm", "LightGBM model", "boosting", ("lightgbm", "onnxmltools"), "lightgbm"),
     Kind("catboost", "CatBoost model", "boosting", ("catboost",), "catboost"),
-    Kind("paddle", "PaddlePaddle program and parameters", "paddle", ("paddle", "paddle2onnx"), "paddle"),
+    Kind("paddle", "PaddlePaddle program and parameters", "", ("paddle", "paddle2onnx"), "paddle"),
 )
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
 
@@ -80,8 +80,11 @@ def require(kind: Kind) -> None:
     """Check that the packages of `kind` are installed, without importing them.
 
     Raises:
+        UnsupportedError: this kind has no converter yet.
         ProviderError: one is missing; the hint is the command that installs it.
     """
+    if not kind.converter:
+        raise UnsupportedError(f"a {kind.title} is recognised, but cannot be converted yet")
     missing = [name for name in kind.needs if importlib.util.find_spec(name) is None]
     if missing:
         raise ProviderError(

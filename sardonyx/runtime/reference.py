@@ -20,8 +20,8 @@ from onnx.reference import ReferenceEvaluator, op_run
 from onnx.reference.ops import _op_list
 
 from sardonyx.errors import InputError, SardonyxError, UnsupportedError
-from sardonyx.model.tensors import forget
 from sardonyx.ops import custom
+from sardonyx.runtime.mapped import forget
 from sardonyx.runtime.reference_fixes import FIXES
 
 if TYPE_CHECKING:  # at run time it would cost a second, which a host call of a cached model need not pay

@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sardonyx.model.schemas import operator_name
-from sardonyx.model.tensors import forget
+from sardonyx.runtime.mapped import forget
 from sardonyx.runtime.reference import evaluate_steps, last_uses, run_node
 from sardonyx.verifier.causes import causes
 from sardonyx.verifier.compare import Difference, compare

@@ -14,7 +14,7 @@ from sklearn.linear_model import LinearRegression
 from sardonyx.converters.convert import convert
 from sardonyx.converters.recognise import recognise
 from sardonyx.converters.table import KINDS
-from sardonyx.errors import ProviderError, SourceError
+from sardonyx.errors import ProviderError, SourceError, UnsupportedError
 
 
 def archive(path, **files):
@@ -157,13 +157,27 @@ def test_each_kind_names_an_extra_that_exists():
         assert not kind.needs or kind.extra in project["optional-dependencies"], kind.name
 
 
+def test_a_kind_without_a_converter_says_so(tmp_path):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(SAMPLES["tflite"])
+    with pytest.raises(UnsupportedError, match="cannot be converted yet"):
+        convert(path, tmp_path / "out.onnx")
+
+
+def test_each_converter_is_there():
+    import importlib.util
+
+    for kind in KINDS.values():
+        assert not kind.converter or importlib.util.find_spec(f"sardonyx.converters.{kind.converter}"), kind.name
+
+
 def test_a_missing_framework_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch):
     import importlib.util
 
-    path = tmp_path / "model.tflite"
-    path.write_bytes(SAMPLES["tflite"])
+    path = tmp_path / "model.pb"
+    path.write_bytes(SAMPLES["graphdef"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ProviderError) as caught:
         convert(path, tmp_path / "out.onnx")
-    assert f"sardonyx[{KINDS['tflite'].extra}]" in caught.value.hint
+    assert f"sardonyx[{KINDS['graphdef'].extra}]" in caught.value.hint
     assert not list(tmp_path.glob("*.onnx"))
