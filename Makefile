@@ -5,7 +5,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 MODELS ?= $(wildcard models/*.onnx)
-AGAINST ?= onnxruntime
 COUNT ?= 20000
 
 .DEFAULT_GOAL := help
@@ -28,6 +27,10 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	$(BIN)/python -m compileall -q sardonyx
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@touch $@
 
 .PHONY: setup
@@ -72,8 +75,8 @@ lint: $(VENV)/.dev ## Check style, format of imports and types
 	$(BIN)/python -m mypy
 
 .PHONY: bench
-bench: $(VENV)/.dev ## Benchmark MODELS="a.onnx b.onnx" AGAINST=onnxruntime
-	$(BIN)/python scripts/bench.py --against $(AGAINST) $(MODELS)
+bench: $(VENV)/.bench ## Benchmark the zoo, a forest and perceptrons (20 min), or MODELS="a.onnx b.onnx"; ARGS="--budget 5"
+	$(BIN)/python scripts/bench.py $(ARGS) $(MODELS)
 
 .PHONY: status
 status: $(VENV)/.dev ## Write docs/status.md and the figures in README.md afresh
@@ -81,7 +84,7 @@ status: $(VENV)/.dev ## Write docs/status.md and the figures in README.md afresh
 
 .PHONY: figures
 figures: $(VENV)/.dev ## Measure what docs/status.md reports (takes long), then write it
-	@set -e; for part in backend agreement loads overhead speed; do $(BIN)/python benchmarks/figures.py $$part; done
+	@set -e; for part in backend agreement loads overhead; do $(BIN)/python benchmarks/figures.py $$part; done
 	$(BIN)/python scripts/status.py
 
 .PHONY: clean

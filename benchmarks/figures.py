@@ -4,7 +4,6 @@ python benchmarks/figures.py backend            the official cases, by benchmark
 python benchmarks/figures.py agreement          all zoo and packaged models against ONNX Runtime
 python benchmarks/figures.py loads [--runs N]   first, second and warm loads; peak memory; each in a new process
 python benchmarks/figures.py overhead           one-node model from Python, beside ONNX Runtime
-python benchmarks/figures.py speed              the zoo beside ONNX Runtime, two threads, interleaved
 
 Models come from the folders that tests/models uses; what is missing is said and left out. Each file says on what
 machine and when it was measured.
@@ -29,7 +28,6 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 sys.path.insert(0, str(ROOT / "tests"))
-ZOO_TEXT = {"bert_base", "minilm"}
 HEAVY = ("resnet50", "bert_base")
 
 # Run in a process of its own: what a user's program pays beyond numpy.
@@ -154,23 +152,6 @@ def overhead() -> dict[str, Any]:
     return report
 
 
-def speed(threads: int, seconds: float) -> dict[str, Any]:
-    """Medians of the zoo in milliseconds, ours and ONNX Runtime's, in alternating blocks."""
-    from models import catalog
-
-    from sardonyx import benchmark
-
-    catalog.fill_zoo()
-    report: dict[str, Any] = {}
-    for path in sorted(catalog.zoo_folder().glob("*.onnx")):
-        dims = {"b": 1, "s": 128} if path.stem in ZOO_TEXT else {}
-        result = benchmark.compare(str(path), ["onnxruntime"], threads=threads, dims=dims, seconds=seconds)
-        report[path.stem] = {t.runtime: {"median": t.median, "p10": t.p10, "p90": t.p90} for t in result.timings}
-        report[path.stem]["ratio"] = result.speedup("onnxruntime")
-        print(path.stem, report[path.stem], flush=True)
-    return report
-
-
 def machine() -> dict[str, Any]:
     """What is measured on, and when."""
     from sardonyx import benchmark
@@ -181,10 +162,8 @@ def machine() -> dict[str, Any]:
 def main() -> int:
     """Run one part and write its file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("backend", "agreement", "loads", "overhead", "speed"))
+    parser.add_argument("part", choices=("backend", "agreement", "loads", "overhead"))
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--jobs", type=int, default=2, help="worker processes for the official cases")
     arguments = parser.parse_args()
     parts = {
@@ -192,7 +171,6 @@ def main() -> int:
         "agreement": agreement,
         "loads": lambda: loads(arguments.runs),
         "overhead": overhead,
-        "speed": lambda: speed(arguments.threads, arguments.seconds),
     }
     report = {"machine": machine(), **parts[arguments.part]()}
     RESULTS.mkdir(parents=True, exist_ok=True)

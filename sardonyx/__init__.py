@@ -16,21 +16,25 @@ from sardonyx._version import __version__
 
 if TYPE_CHECKING:
     from sardonyx import errors
+    from sardonyx.converters.convert import convert
     from sardonyx.errors import SardonyxError
     from sardonyx.model import load, save
     from sardonyx.ops.custom import operator
     from sardonyx.runtime.options import SessionOptions
     from sardonyx.runtime.session import Session
+    from sardonyx.verifier.verify import verify
 
 # Public name -> "module:attribute"; without an attribute the name is the module itself.
 _EXPORTS = {
     "SardonyxError": "sardonyx.errors:SardonyxError",
     "Session": "sardonyx.runtime.session:Session",
     "SessionOptions": "sardonyx.runtime.options:SessionOptions",
+    "convert": "sardonyx.converters.convert:convert",
     "errors": "sardonyx.errors",
     "load": "sardonyx.model:load",
     "operator": "sardonyx.ops.custom:operator",
     "save": "sardonyx.model:save",
+    "verify": "sardonyx.verifier.verify:verify",
 }
 
 __all__ = [
@@ -38,10 +42,12 @@ __all__ = [
     "Session",
     "SessionOptions",
     "__version__",
+    "convert",
     "errors",
     "load",
     "operator",
     "save",
+    "verify",
 ]
 
 

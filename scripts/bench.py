@@ -1,6 +1,11 @@
-"""Benchmark models against other runtimes and keep the figures in benchmarks/results/.
+"""Benchmark models against other runtimes into benchmarks/results/, with a page and charts beside each file.
 
-python scripts/bench.py [--against onnxruntime,openvino] [--threads N] [--dim NAME=SIZE] MODEL.onnx...
+    python scripts/bench.py                        zoo.json: the zoo that the tests use; tabular.json: models made by
+                                                   benchmarks/tabular.py; threads.json: how threads behave
+    python scripts/bench.py MODEL.onnx...          bench.json: these instead
+    python scripts/bench.py --budget 10 --fresh    at most ten minutes, nothing taken over from the last time
+
+A second call measures what is still missing. Needs an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -8,50 +13,104 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+import time
 from pathlib import Path
 
-from sardonyx import benchmark
-from sardonyx.errors import SardonyxError
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+from sardonyx.benchmark.matrix import Case, Settings, cases, run_matrix
+from sardonyx.benchmark.report import geomeans, measured, settings_of, write_report
+from sardonyx.benchmark.runtimes import RUNTIMES
+from sardonyx.benchmark.threads_report import threads_report
+from sardonyx.benchmark.versus import machine, make_feeds
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+DIMS = {"s": 128, "sequence": 128}  # tokens of language models
+TABULAR_BATCHES = (1, 10_000)
+THREADED = ("resnet50", "resnet18", "mobilenet_v2")
+
+
+def wanted(arguments: argparse.Namespace) -> dict[str, list[Case]]:
+    """All cases by the file that they go into, the most telling first."""
+    threads = arguments.threads
+    if arguments.models:
+        return {"bench": cases(arguments.models, threads, arguments.batches)}
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+    import tabular
+    from models import catalog
+
+    catalog.fill_zoo()
+    zoo = sorted(catalog.zoo_folder().glob("*.onnx"))
+    trained = tabular.make(catalog.models_folder() / "tabular")
+    return {"tabular": cases(trained, threads, TABULAR_BATCHES), "zoo": cases(zoo, threads, arguments.batches)}
+
+
+def threads_reports(zoo: list[Case], seconds: float, file: Path) -> None:
+    """How threads behave on some models, into `file`."""
+    paths = {case.model.stem: case.model for case in zoo}
+    reports = {
+        name: threads_report(str(paths[name]), lambda infos: make_feeds(infos, {}), threads=2, seconds=seconds)
+        for name in THREADED
+        if name in paths
+    }
+    if reports:
+        facts = {"machine": {**machine(), "date": time.strftime("%Y-%m-%d")}, **reports}
+        file.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> int:
-    """Measure each model; the exit code is 1 when one could not be measured."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure what is missing; the exit code is 1 when a case could not be measured."""
+    numbers = lambda text: [int(number) for number in text.split(",")]  # noqa: E731
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", type=Path)
-    parser.add_argument("--against", default="onnxruntime")
-    parser.add_argument("--threads", type=int, default=benchmark.machine()["cores"])
-    parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--dim", action="append", default=[], metavar="NAME=SIZE")
+    parser.add_argument("--against", default=",".join(RUNTIMES))
+    parser.add_argument("--threads", type=numbers, default=sorted({1, machine()["cores"]}))
+    parser.add_argument("--batches", type=numbers, default=[1, 8])
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each runtime in each case")
+    parser.add_argument("--budget", type=float, help="minutes")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier results")
+    parser.add_argument("--no-loads", action="store_true", help="no load times and memory")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args()
-    if not arguments.models:
-        parser.error("no model: make bench MODELS='a.onnx b.onnx', or put files into models/")
-    dims = {name: int(size) for name, _, size in (text.partition("=") for text in arguments.dim)}
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    failed = 0
-    for path in arguments.models:
-        try:
-            result = benchmark.compare(
-                str(path),
-                [name for name in arguments.against.split(",") if name],
-                threads=arguments.threads,
-                dims=dims,
-                seconds=arguments.seconds,
-            )
-        except SardonyxError as error:
-            print(f"{path.name}: {error}", file=sys.stderr)
-            failed = 1
-            continue
-        for timing in result.timings:
-            print(
-                f"{path.name:30} {timing.runtime:12} {timing.median:9.3f} ms "
-                f"[{timing.p10:.3f} .. {timing.p90:.3f}]  x{result.speedup(timing.runtime):.2f}"
-            )
-        target = RESULTS / f"{path.stem}-{arguments.threads}t.json"
-        target.write_text(json.dumps({**asdict(result), "model": path.name}, indent=2) + "\n")
-    return failed
+    end = time.monotonic() + arguments.budget * 60 if arguments.budget else None
+    listed, failed = wanted(arguments), 0
+    for name, chosen in listed.items():
+        settings = Settings(
+            against=tuple(name for name in arguments.against.split(",") if name),
+            seconds=arguments.seconds,
+            dims=DIMS,
+            budget=max(0.0, end - time.monotonic()) if end else None,
+            loads=not arguments.no_loads,
+        )
+        failed += measure(chosen, settings, arguments.output / f"{name}.json", arguments.fresh)
+    if "zoo" in listed and max(arguments.threads) > 1 and not (end and time.monotonic() > end):
+        threads_reports(listed["zoo"], arguments.seconds, arguments.output / "threads.json")
+    return int(failed > 0)
+
+
+def measure(chosen: list[Case], settings: Settings, file: Path, fresh: bool) -> int:
+    """Measure what `file` lacks, and say what came out; returns how many cases could not be measured."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task(file.stem)
+        results = run_matrix(
+            chosen,
+            settings,
+            file,
+            fresh=fresh,
+            progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
+        )
+    for threads, batch in settings_of(results):
+        means = geomeans(measured(results, threads, batch), [n for n in results["runtimes"] if n != "sardonyx"])
+        text = ", ".join(f"{name} {value:.2f}" for name, value in means.items() if value)
+        print(f"{file.stem}, {threads} threads, batch {batch}: geometric mean of ratios {text}")
+    for path in [file, *write_report(results, file)]:
+        print(path)
+    failed = [key for key, case in results["cases"].items() if "error" in case]
+    for key in failed:
+        print(f"{key}: {results['cases'][key]['error']}", file=sys.stderr)
+    return len(failed) + len(results["out_of_time"])
 
 
 if __name__ == "__main__":

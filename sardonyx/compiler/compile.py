@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from sardonyx.compiler.failures import reported
 from sardonyx.compiler.graph import lower
 from sardonyx.compiler.memory import Plan, plan
 from sardonyx.compiler.program import Buffer, Port, Program
+from sardonyx.compiler.tuning import Choice
 from sardonyx.deployment.targets import Target
 from sardonyx.model.prepare import prepare
 from sardonyx.ops import registry
@@ -47,10 +48,12 @@ def compile_model(
     assumptions: Mapping[str, bool] | None = None,
     *,
     progress: Progress | None = None,
+    tuned: Choice | None = None,
 ) -> None:
     """Compile `model` for `target` into `folder`: library, weights, and what the loader needs to know.
 
-    `assumptions` are truths that `Lowering.assume` asks for, by key; it has a default for each.
+    `assumptions` are truths that `Lowering.assume` asks for, by key; it has a default for each. `tuned` are macros of
+    kernels, by name.
 
     Raises:
         SardonyxError: the model can't be compiled; what, where and what to do about it.
@@ -61,10 +64,30 @@ def compile_model(
         (folder / name).write_text(text)
     write_host_model(program, prepared, folder / HOST_MODEL)
     units = [build.Unit(name.removesuffix(".c"), text) for name, text in source.files.items()]
-    units += [build.Unit(name, Path(f"{name}.c")) for name in source.kernels]
+    units += kernel_units(source.kernels, tuned or {})
     build.compile_library(units, target, folder / LIBRARY, progress=progress)
     facts = describe(program, memory, source, size, prepared)
-    (folder / PROGRAM).write_text(json.dumps(facts))
+    (folder / PROGRAM).write_text(json.dumps(facts | {"tuned": tuned or {}}))
+
+
+def kernel_units(kernels: Iterable[str], tuned: Choice) -> list[build.Unit]:
+    """The C files of kernels, with the macros that tuning has chosen."""
+
+    def macros(name: str) -> tuple[tuple[str, str], ...]:
+        return tuple((macro, str(value)) for macro, value in sorted(tuned.get(name, {}).items()))
+
+    return [build.Unit(name, Path(f"{name}.c"), macros(name)) for name in kernels]
+
+
+def rebuild(entry: Path, tuned: Choice, target: Target, folder: Path) -> None:
+    """The compiled model in `entry` once more, in `folder`, with other macros of kernels; the weights are linked."""
+    facts = json.loads((entry / PROGRAM).read_text())
+    units = [build.Unit(path.stem, path.read_text()) for path in sorted(entry.glob("*.c"))]
+    build.compile_library([*units, *kernel_units(facts["kernels"], tuned)], target, folder / LIBRARY)
+    (folder / PROGRAM).write_text(json.dumps(facts | {"tuned": tuned}))
+    for name in (WEIGHTS, HOST_MODEL):
+        if (entry / name).exists():
+            (folder / name).symlink_to(entry / name)
 
 
 def generate(
@@ -145,6 +168,8 @@ def describe(program: Program, memory: Plan, source: Source, weights: int, model
         "arena": memory.arena,
         "bound": memory.bound,
         "steps": source.steps,
+        "flops": source.flops,
+        "calls": source.calls,
         "messages": {str(number): text for number, text in source.messages.items()},
         "placement": [[p.node, p.operator, p.provider, p.reason] for p in program.placement],
         "slots": program.slots,
@@ -166,6 +191,7 @@ def _port(port: Port, entry: dict[str, int], known: set[str]) -> dict[str, Any]:
         "dims": dims,
         "known": all(str(ix.symbol(atom.key)) in known for atom in atoms),
         "slot": port.slot,
+        **({"form": port.form, "labels": list(port.labels)} if port.form else {}),
     }
 
 

@@ -33,7 +33,10 @@ COLUMNS = 64  # columns of a tile in the column form
 TILE = 32  # rows and columns of a tile in a transposing map: two cache lines of floats
 SHORT_RUN = 128  # a strided run this short stays in the first cache until the next row reads beside it
 LANES = 16
+COSTLY = ("exp", "expm1", "log", "log1p", "tanh", "erf", "sigmoid", "softplus", "gelu", "mish")
 VECTORIZE = "#pragma clang loop vectorize(assume_safety)"
+LANE_LOOP = "SX_EACH_LANE"  # before a loop of 16 lanes
+ROW_LOOP = "#pragma clang loop vectorize(disable) unroll(disable)"  # before a loop around one
 
 
 @dataclass(frozen=True)
@@ -163,23 +166,42 @@ class NestEmitter:
             self._store(stage)
         column, row = out.pop(), out.pop()
         lanes = "i3" in present and extent_of(present["i3"]) == LANES
-        span = ("0", str(LANES)) if lanes else ("lo3", "hi3")
+        body = [f"      {line}" for line in column]
+        if lanes:
+            loop = [f"    {LANE_LOOP}", f"    for (int i3 = 0; i3 < {LANES}; ++i3) {{", *body, "    }"]
+        else:
+            loop = self._lanes_and_rest(body)
         lines = [
             "static void NAME(void *const *p, const int64_t *d, int64_t i0, int64_t i1, int64_t lo2, int64_t hi2,",
             "                 int64_t lo3, int64_t hi3) {",
             "  (void)p, (void)d, (void)i0, (void)i1, (void)lo3, (void)hi3;",
             *self._preamble("p", "d"),
             *(f"  {line}" for line in out.scopes[0].lines),
+            f"  {ROW_LOOP}",
             "  for (int64_t i2 = lo2; i2 < hi2; ++i2) {",
             *(f"    {line}" for line in row),
-            f"    {VECTORIZE}",
-            f"    for (int64_t i3 = {span[0]}; i3 < {span[1]}; ++i3) {{",
-            *(f"      {line}" for line in column),
-            "    }",
+            *loop,
             "  }",
             "}",
         ]
         return self._function(lines, 0, None, 1)
+
+    def _lanes_and_rest(self, body: list[str]) -> list[str]:
+        """The columns lo3..hi3 of a row, 16 at a time; most kernels ask for whole panels of 16."""
+        return [
+            "    int64_t k = lo3;",
+            f"    {ROW_LOOP}",
+            f"    for (; k + {LANES} <= hi3; k += {LANES}) {{",
+            f"      {LANE_LOOP}",
+            f"      for (int64_t i3 = k; i3 < k + {LANES}; ++i3) {{",
+            *(f"  {line}" for line in body),
+            "      }",
+            "    }",
+            f"    {ROW_LOOP}",
+            "    for (int64_t i3 = k; i3 < hi3; ++i3) {",
+            *body,
+            "    }",
+        ]
 
     def _function(self, lines: list[str], tasks: Dim, vector: Dim | None, block: int) -> Function:
         symbols = tuple(self.out.symbols)
@@ -308,6 +330,10 @@ class NestEmitter:
             self._loops(stage.inner)
             self._columns(vector, lambda: self._store(stage))
             self._close(stage.inner)
+        elif stage.inner and self._is_repeatable(stage):
+            self._loops(stage.inner[:-1])
+            self._blocks(stage)
+            self._close(stage.inner[:-1])
         elif stage.inner:
             self._loops(stage.inner[:-1])
             self.out.line(VECTORIZE)
@@ -316,6 +342,33 @@ class NestEmitter:
             self._close(stage.inner)
         else:
             self._store(stage)
+
+    @staticmethod
+    def _is_repeatable(stage: Store) -> bool:
+        """True when a store of costly values may write the same element twice: the last block then overlaps others."""
+        extent = extent_of(stage.inner[-1])
+        costly = any(node.op in COSTLY and node.dtype == "float32" for node in walk(stage.value))
+        apart = all(node.op != "load" or node.value[0] is not stage.buffer for node in walk(stage.value))
+        return costly and apart and isinstance(extent, int) and extent >= LANES
+
+    def _blocks(self, stage: Store) -> None:
+        """Blocks of 16 elements, of which the last ends with the row: no element is left to scalar code."""
+        out, last, k = self.out, stage.inner[-1], self.out.name("k")
+        extent = extent_of(last)
+        assert isinstance(extent, int)
+        out.push()
+        out.line(f"const int64_t start = min_i64({k}, {extent - LANES});")
+        out.push()
+        out.define(atom_of(last).key, "(start + l)")
+        self._store(stage)
+        body = out.pop()
+        out.line(LANE_LOOP)
+        out.line(f"for (int l = 0; l < {LANES}; ++l) {{")
+        self._append(body)
+        block = out.pop()
+        out.line(ROW_LOOP)
+        out.line(f"for (int64_t {k} = 0; {k} < {extent}; {k} += {LANES}) {{")
+        self._append(block)
 
     def _columns(self, vector: Dim, body: Callable[[], None]) -> None:
         """The loop over a tile's columns; per-column locals are arrays indexed by l."""
@@ -387,6 +440,11 @@ class NestEmitter:
             out.line(f"{result}[l] = {self._combine(stage.op, stage.dtype, f'{result}[l]', value)};")
             return out.pop()
 
+        size = extent_of(last)
+        if stage.op in ("max", "min") and isinstance(size, int) and size >= LANES:
+            self._extreme_blocks(body("(start + l)"), size, k)
+            self._fold(stage, result)
+            return
         full = body(f"({k} + l)")
         out.line(f"int64_t {k} = 0;")
         out.line(f"for (; {k} + {LANES} <= {extent}; {k} += {LANES}) {{")
@@ -399,6 +457,24 @@ class NestEmitter:
         out.line("#pragma clang loop vectorize(disable) unroll(disable)")
         out.line(f"for (int l = 0; {k} + l < {extent}; ++l) {{")
         self._append(full)
+        self._fold(stage, result)
+
+    def _extreme_blocks(self, body: list[str], size: int, k: str) -> None:
+        """Blocks of 16, the last of which looks at elements again: an extreme stays what it is."""
+        out = self.out
+        out.line(ROW_LOOP)
+        out.line(f"for (int64_t {k} = 0; {k} < {size}; {k} += {LANES}) {{")
+        out.line(f"  const int64_t start = min_i64({k}, {size - LANES});")
+        out.line(f"  {LANE_LOOP}")
+        out.line(f"  for (int l = 0; l < {LANES}; ++l) {{")
+        for line in body:
+            out.line(f"    {line}")
+        out.line("  }")
+        out.line("}")
+
+    def _fold(self, stage: Reduce, result: str) -> None:
+        """The 16 lanes of `result` to the value of `stage`."""
+        out = self.out
         self._close(stage.inner[:-1])
         fold = self._combine(stage.op, stage.dtype, f"{result}[l]", f"{result}[l + w]")
         out.line(f"for (int w = {LANES // 2}; w; w /= 2)")

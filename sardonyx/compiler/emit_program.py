@@ -6,7 +6,7 @@ all cores compile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from sardonyx.compiler.program import (
     Program,
     Repeat,
     Step,
+    Stream,
     View,
 )
 
@@ -58,6 +59,8 @@ class Source:
     kernels: tuple[str, ...]
     steps: tuple[tuple[str, str], ...]  # (node, operator) of each numbered step
     messages: dict[int, str]  # of checks, by step number
+    flops: tuple[tuple[int, int], ...]  # (step, operations); -1: sx_flops says how many
+    calls: tuple[tuple[int, str], ...]  # (step, kernel) of kernel calls
 
 
 class RunPrinter(Printer):
@@ -86,6 +89,8 @@ class ProgramEmitter:
         self.kernels: dict[str, None] = {}
         self.steps: list[tuple[str, str]] = []
         self.messages: dict[int, str] = {}
+        self.flops: dict[int, Dim] = {}
+        self.calls: list[tuple[int, str]] = []
         self.lines: list[str] = []
         self.symbols: dict[str, None] = {}
         self.depth = 1
@@ -108,7 +113,8 @@ class ProgramEmitter:
         for number, start in enumerate(range(0, len(texts), FUNCTIONS_PER_FILE)):
             part = "\n\n".join(texts[start : start + FUNCTIONS_PER_FILE])
             files[f"loops{number}.c"] = f"{banner}{PRELUDE}\n{part}\n"
-        return Source(files, tuple(sorted(self.kernels)), tuple(self.steps), self.messages)
+        flops = tuple((number, ix.const(dim) or -1) for number, dim in self.flops.items())
+        return Source(files, tuple(sorted(self.kernels)), tuple(self.steps), self.messages, flops, tuple(self.calls))
 
     # Lines and names.
 
@@ -146,12 +152,15 @@ class ProgramEmitter:
     def _step(self, step: Step) -> None:
         number = len(self.steps)
         self.steps.append((step.node, step.operator))
+        if step.flops != 0:
+            self.flops[number] = step.flops
         if not isinstance(step, Move | Append):
             self._allocate(step.writes(), number)
         self.line(f"// {number}: {_comment(f'{step.operator} {step.node}')}")
         emitters: dict[str, Callable[[Any, int], None]] = {
             "Nest": self._nest,
             "Kernel": self._kernel,
+            "Stream": self._stream,
             "Define": self._define,
             "Check": self._check,
             "Host": self._host,
@@ -226,6 +235,7 @@ class ProgramEmitter:
 
     def _kernel(self, step: Kernel, number: int) -> None:
         self.kernels[step.name] = None
+        self.calls.append((number, step.name))
         fields = [f".{name} = {self._field(value)}" for name, value in step.fields.items()]
         self.line("{")
         if step.epilogue is not None:
@@ -243,6 +253,52 @@ class ProgramEmitter:
         else:
             self.line(f"  host->parallel(host, {step.name}, &a, {step.name}_tasks(&a), {step.name}_scratch(&a));")
         self.line("}")
+
+    def _stream(self, step: Stream, number: int) -> None:
+        self.kernels["stream_nchw16c_f32"] = None
+        self.calls.append((number, "stream_nchw16c_f32"))
+        between, last = step.between(), step.layers()[-1]
+        self.line("{")
+        for role in ("expand", "middle", "project"):
+            layer: Kernel | None = getattr(step, role)
+            if layer is not None:
+                self._layer(role, layer, between)
+        first, middle = step.layers()[0].fields, step.middle.fields
+        shared = {name: first[name] for name in ("x", "n", "ih", "iw", "x_batch")}
+        shared |= {"oh": middle["oh"], "ow": middle["ow"], "blocks": middle["c_blocks"]}
+        shared["x_blocks"] = first["ic_blocks"] if step.expand else middle["c_blocks"]
+        self._depthwise(middle)
+        shared |= {"y": last.fields["y"], "y_batch": last.fields["y_batch"], "y_blocks": last.domain[1]}
+        fields = [f".{name} = {self._field(value)}" for name, value in shared.items()]
+        fields += [f".{role} = &{role}" for role in ("expand", "middle", "project") if getattr(step, role) is not None]
+        fields += [".depthwise = &depthwise", ".rows = depthwise_nchw16c_f32_rows"]
+        name = "stream_nchw16c_f32"
+        self.line(f"  const {name}_args a = {{{', '.join(fields)}}};")
+        self.line(f"  host->parallel(host, {name}, &a, {name}_tasks(&a), {name}_scratch(&a));")
+        self.line("}")
+
+    def _depthwise(self, fields: dict[str, Any]) -> None:
+        self.kernels["depthwise_nchw16c_f32"] = None
+        own = {name: value for name, value in fields.items() if name not in ("x", "y", "x_batch", "y_batch")}
+        text = ", ".join(f".{name} = {self._field(value)}" for name, value in own.items())
+        self.line(f"  const depthwise_nchw16c_f32_args depthwise = {{{text}}};")
+
+    def _layer(self, role: str, layer: Kernel, between: set[Buffer]) -> None:
+        """One layer of a stream, as a variable called `role`."""
+        fields = [f".w = {self._field(layer.fields['w'])}"] if role != "middle" else []
+        own = layer.output[0] if layer.output[0] in between else None
+        count, at = 0, -1
+        if layer.epilogue is not None:
+            function = emit_epilogue(layer.epilogue)
+            count, at = len(function.buffers), function.buffers.index(own) if own in function.buffers else -1
+            pointers = ", ".join("0" if buffer is own else f"(void *){buffer.name}" for buffer in function.buffers)
+            self.symbols.update(dict.fromkeys(function.symbols))
+            self.line(f"  void *const {role}_p[] = {{{pointers}}};")
+            self.line(f"  const int64_t {role}_d[] = {{{', '.join(function.symbols) or '0'}}};")
+            fields += [f".epilogue = {self._function(function, 'epilogue')}"]
+            fields += [f".operands = {role}_p", f".dims = {role}_d"]
+        fields += [f".count = {count}", f".self = {at}"]
+        self.line(f"  const stream_layer {role} = {{{', '.join(fields)}}};")
 
     def _value(self, expr: Expr) -> tuple[list[str], str]:
         printer = RunPrinter()
@@ -345,6 +401,7 @@ class ProgramEmitter:
         inputs = [self._dim(symbol) for symbol in self.program.symbols]
         entry = [self._dim(symbol) for symbol in self.program.entry_symbols()]
         self._output_dims(inputs, entry)
+        self._operations(inputs, entry)
         self.line("")
         # A long run function only calls others: optimising it gains nothing and takes time that grows with its square.
         attribute = "__attribute__((noinline, optnone)) " if len(self.steps) > MOST_OPTIMIZED_STEPS else ""
@@ -393,6 +450,24 @@ class ProgramEmitter:
                 at += 1
         self.line("}")
 
+    def _operations(self, inputs: list[str], entry: list[str]) -> None:
+        """A function that says how much arithmetic steps are whose sizes follow from the inputs; for profiles."""
+        atoms = {n: ix.atoms(dim) for n, dim in self.flops.items()}
+        unknown = {n for n, all_ in atoms.items() if any(_late(a, entry) for a in all_)}
+        self.flops = {n: dim for n, dim in self.flops.items() if n not in unknown}
+        computed = {n: dim for n, dim in self.flops.items() if not isinstance(dim, int)}
+        if not computed:
+            return
+        self.depth = 0
+        self.line("")
+        self.line("void sx_flops(const int64_t *symbols, int64_t *flops) {")
+        self.depth = 1
+        self._entry(inputs, "symbols")
+        for number, dim in computed.items():
+            self.line(f"flops[{number}] = {self._dim(dim)};")
+        self.depth = 0
+        self.line("}")
+
     def _buffers(self, entry: list[str]) -> None:
         for number, port in enumerate((*self.program.inputs, *self.program.outputs)):
             if port.buffer is not None:
@@ -413,6 +488,8 @@ class ProgramEmitter:
                 self.line(f"char *const {buffer.name} = call->arena + {offset};")
         else:
             self._planned_at_run_time(entry)
+        for buffer, owner in self.plan.shared.items():
+            self.line(f"char *const {buffer.name} = {owner.name};")
 
     def _planned_at_run_time(self, entry: list[str]) -> None:
         count = len(self.plan.planned)
@@ -452,6 +529,11 @@ class ProgramEmitter:
         for buffer in self.plan.heap:
             self.line(f"sx_release(host, &{buffer.name});")
         self.line("return error;")
+
+
+def _late(atom: Atom, entry: Sequence[str]) -> bool:
+    """Whether the value is known only while the program runs: it comes from data, or is no symbol of `entry`."""
+    return atom.kind in ("element", "variable") or (atom.kind == "symbol" and atom.key not in entry)
 
 
 def _symbols(expr: Expr) -> Iterable[str]:

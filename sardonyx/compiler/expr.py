@@ -211,11 +211,11 @@ def _fold_index(op: str, i: Dim, j: Dim) -> Dim | None:
 
 
 def _fold_float(op: str, x: Expr, y: Expr) -> Expr | None:
-    if not is_float(x.dtype) or op not in _FOLD:
+    if not is_float(x.dtype) or (op not in _FOLD and op != "div"):
         return None
     kind = numpy_dtype(x.dtype)
     with np.errstate(all="ignore"):
-        return constant(_FOLD[op](kind.type(x.value), kind.type(y.value)), x.dtype)
+        return constant(_FOLD.get(op, operator.truediv)(kind.type(x.value), kind.type(y.value)), x.dtype)
 
 
 def unary(op: str, x: Expr) -> Expr:
@@ -225,6 +225,9 @@ def unary(op: str, x: Expr) -> Expr:
         return index(-i, x.dtype)
     if op == "not" and x.op == "const":
         return constant(not x.value, "bool")
+    if op == "sqrt" and x.op == "const" and x.dtype in ("float32", "float64"):
+        with np.errstate(all="ignore"):
+            return constant(np.sqrt(numpy_dtype(x.dtype).type(x.value)), x.dtype)
     return Expr(op, x.dtype, (x,))
 
 

@@ -11,15 +11,18 @@ import onnx_ir as ir
 
 from sardonyx import errors
 from sardonyx.compiler import index as ix
+from sardonyx.compiler.arithmetic import assign, operations
 from sardonyx.compiler.contract import check_node
 from sardonyx.compiler.dtypes import dtype_of_array, is_native
 from sardonyx.compiler.failures import reported
 from sardonyx.compiler.host import call_host, has_meaning, infer_types
 from sardonyx.compiler.index import Dim
+from sardonyx.compiler.joins import Part, find_parts
 from sardonyx.compiler.lower import MAX_COST, MAX_DEPTH, Lowering, Unsupported
 from sardonyx.compiler.program import Append, Buffer, Host, Move, Placement, Port, Program
 from sardonyx.compiler.regions import count_uses
-from sardonyx.compiler.tensor import Plain, Tensor
+from sardonyx.compiler.stream import stream_layers
+from sardonyx.compiler.tensor import Formed, Layout, Plain, Tensor
 from sardonyx.model.schemas import TYPE_KEY
 from sardonyx.ops import registry
 from sardonyx.ops.node import Node
@@ -44,9 +47,12 @@ class GraphLowering(Lowering):
         super().__init__(model.graph.name or "model", assumptions)
         self.model = model
         self.values: dict[ir.Value, Tensor] = {}
+        self.arithmetic: list[tuple[str, Dim]] = []  # operations of each node, in order
         self.uses = count_uses(model.graph, self.opset)
         self.host_numbers: dict[ir.Node, int] = {}  # number of each node that runs on the host
         self.dims_by_name: dict[str, Dim] = {}  # dims that host calls saw, by the name they were given
+        self.parts: dict[ir.Value, Part] = {}  # values that lie in the memory of a concatenation
+        self._wholes: dict[ir.Value, Buffer] = {}
 
     def opset(self, domain: str) -> int:
         """The version of `domain` that the model asks for."""
@@ -101,9 +107,11 @@ class GraphLowering(Lowering):
     def outputs(self) -> None:
         """Put the graph's outputs into their own buffers."""
         for number, value in enumerate(self.model.graph.outputs):
-            tensor = self.values[value]
+            tensor, formed = self.values[value], self.values[value].formed
             name = value.name or f"output{number}"
-            if tensor.is_object:
+            if formed is not None:
+                tensor = formed.tensor
+            elif tensor.is_object:
                 port = Port(name, tensor.dtype, type_string(value), (), tuple(_declared(value)), None, tensor.slot)
                 self.program.outputs.append(port)
                 continue
@@ -111,9 +119,16 @@ class GraphLowering(Lowering):
             if buffer is None:
                 buffer = Buffer(f"out{number}", tensor.dtype, tensor.size, "output")
                 self.materialize(tensor, Plain(tensor.shape), buffer)
-            kind = f"tensor({_onnx_name(tensor.dtype)})"
-            names = tuple(_declared(value)) or tuple(d if isinstance(d, int) else None for d in tensor.shape)
-            self.program.outputs.append(Port(name, tensor.dtype, kind, tensor.shape, names, buffer))
+            if formed is not None:
+                names, kind = tuple(_declared(value)), type_string(value)
+                port = Port(
+                    name, tensor.dtype, kind, tensor.shape, names, buffer, form=formed.form, labels=formed.labels
+                )
+            else:
+                kind = f"tensor({_onnx_name(tensor.dtype)})"
+                names = tuple(_declared(value)) or tuple(d if isinstance(d, int) else None for d in tensor.shape)
+                port = Port(name, tensor.dtype, kind, tensor.shape, names, buffer)
+            self.program.outputs.append(port)
 
     def _promoted(self, tensor: Tensor) -> Buffer | None:
         """The memory of `tensor` as an output, where nothing else has a claim on it: it need not be copied."""
@@ -178,6 +193,8 @@ class GraphLowering(Lowering):
                 results: Sequence[Tensor | None] | None = self._fold(view, inputs)
                 if results is None:
                     results = self._lower(view, inputs)
+                    if not outer[1]:
+                        self.arithmetic.append((view.name, operations(view, inputs, results)))
                 for value, tensor in zip(node.outputs, results, strict=False):
                     if value.name and tensor is not None:
                         self._bind(value, tensor)
@@ -192,6 +209,18 @@ class GraphLowering(Lowering):
             self._check_extent(tensor.dtype, tensor.shape)
         tensor.uses = max(tensor.uses, uses)
         self.values[value] = tensor
+        room = self.room(value)
+        if room is not None and _fits(tensor, *room) and (tensor.buffer, tensor.layout) != room:
+            self.materialize(tensor, room[1], room[0], adopt=True)
+
+    def room(self, value: ir.Value) -> tuple[Buffer, Layout] | None:
+        """See `Lowering.room`."""
+        part = self.parts.get(value)
+        if part is None or self.block is not self.program.main:
+            return None
+        if part.whole not in self._wholes:
+            self._wholes[part.whole] = self.temporary(part.dtype, part.room.size())
+        return self._wholes[part.whole], part.layout
 
     def _check_extent(self, dtype: str, shape: Sequence[Dim]) -> None:
         if len(shape) > MOST_AXES:
@@ -277,6 +306,17 @@ class GraphLowering(Lowering):
         self.program.slots += 1
         return tensor
 
+    def formed(self, value: ir.Value, tensor: Tensor, form: str, labels: Sequence[int | str]) -> Tensor | None:
+        """The object that Python makes from `tensor` after the run (see `Formed`).
+
+        None where anything but the caller reads `value`: it has to exist while the model runs.
+        """
+        if self.block is not self.program.main or list(value.uses()) or value not in self.model.graph.outputs:
+            return None
+        made = self.object_tensor(value)
+        made.formed = Formed(tensor, form, tuple(labels))
+        return made
+
     def object_constant(self, array: np.ndarray, dtype: str) -> Tensor:
         """A constant of a dtype without native code."""
         tensor = Tensor(self, dtype, ())
@@ -334,6 +374,10 @@ def type_string(value: ir.Value) -> str:
     return value.metadata_props.get(TYPE_KEY) or text(value.type)
 
 
+def _fits(tensor: Tensor, buffer: Buffer, layout: Layout) -> bool:
+    return layout.shape == tensor.shape and buffer.dtype == tensor.dtype
+
+
 ATTEMPTS = 24  # at finding assumptions under which the graph is valid
 
 
@@ -349,6 +393,12 @@ def lower(model: ir.Model, assumptions: Mapping[str, bool] | None = None) -> Pro
     for _ in range(ATTEMPTS):
         lowering = GraphLowering(model, {**given, **{key: truth for key, truth, _ in path}})
         try:
+            program = _lowered(lowering)
+            parts = find_parts(model.graph, lowering.values, program)
+            if not parts:
+                return program
+            lowering = GraphLowering(model, {**given, **{key: truth for key, truth, _ in path}})
+            lowering.parts = parts
             return _lowered(lowering)
         except (errors.ShapeError, errors.ModelError) as problem:
             first = first or problem
@@ -368,4 +418,6 @@ def _lowered(lowering: GraphLowering) -> Program:
     lowering.inputs()
     lowering.graph(lowering.model.graph)
     lowering.outputs()
+    assign(lowering.program, ((name, flops) for name, flops in lowering.arithmetic if flops != 0))
+    stream_layers(lowering.program)
     return lowering.program

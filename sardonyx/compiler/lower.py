@@ -7,6 +7,7 @@ is needed, so that the arithmetic that follows becomes its epilogue.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,12 +16,12 @@ import numpy as np
 from sardonyx import errors
 from sardonyx.compiler import expr as ex
 from sardonyx.compiler import index as ix
-from sardonyx.compiler.dtypes import dtype_of_array, is_native, itemsize
+from sardonyx.compiler.dtypes import dtype_of_array, is_native, itemsize, numpy_dtype
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.failures import Unsupported as Unsupported
 from sardonyx.compiler.failures import reported
 from sardonyx.compiler.index import Dim
-from sardonyx.compiler.nest import as_epilogue, simplify
+from sardonyx.compiler.nest import as_epilogue, is_copy, redirect, simplify
 from sardonyx.compiler.program import (
     Block,
     Buffer,
@@ -35,6 +36,7 @@ from sardonyx.compiler.program import (
     Store,
     expr_buffers,
 )
+from sardonyx.compiler.rules import simplified
 from sardonyx.compiler.tensor import Blocked, Layout, Plain, Tensor, variables
 
 MAX_COST = 160  # operations in one fused expression; beyond, compile time grows and registers spill
@@ -134,28 +136,35 @@ class Lowering:
 
     # Putting tensors in memory.
 
-    def materialize(self, tensor: Tensor, layout: Layout | None = None, target: Buffer | None = None) -> Buffer:
+    def materialize(
+        self, tensor: Tensor, layout: Layout | None = None, target: Buffer | None = None, *, adopt: bool = False
+    ) -> Buffer:
         """Make sure that `tensor` is in memory (in `layout` and in `target`, when given) and return its buffer.
 
         Without a layout, one that is already there is kept, and a lazy tensor takes the blocked layout when what it is
-        computed from is blocked.
+        computed from is blocked. `adopt`: the tensor lies in `target` from now on, and nowhere else.
         """
         if tensor.is_object:
             raise Unsupported(f"{tensor.dtype} values have no native layout")
         if target is None and tensor.buffer is not None and layout in (None, tensor.layout):
             self.close(tensor.buffer)
             return tensor.buffer
-        if target is None and tensor.array is not None and isinstance(layout or Plain(()), Plain):
-            return self.constant_buffer(tensor.array, tensor.dtype)
+        array = tensor.array if tensor.array is not None else self._known_array(tensor)
+        if target is None and array is not None and isinstance(layout or Plain(()), Plain):
+            return self.constant_buffer(array, tensor.dtype)
         if layout is None:
             layout = Blocked(tensor.shape) if tensor.blocked and tensor.rank > 2 else Plain(tensor.shape)
-        buffer = self._store(tensor, layout, target)
+        buffer = self._store(tensor, layout, target, adopt=adopt)
         # A target inside control flow is handed on (`Move`) and gone afterwards; an output stays.
-        adopted = tensor.buffer is None if target is None else target.kind == "output"
+        adopted = tensor.buffer is None if target is None else target.kind == "output" or adopt
         if tensor.array is None and tensor.block is self.block and adopted:
             tensor.buffer, tensor.layout, tensor.cost, tensor.depth = buffer, layout, 0, 0
             tensor.blocked = isinstance(layout, Blocked)
         return buffer
+
+    def room(self, value: Any) -> tuple[Buffer, Layout] | None:
+        """Where the graph value `value` is to lie when it has a part of a larger piece of memory (`joins`)."""
+        return None
 
     def plain(self, tensor: Tensor) -> Tensor:
         """`tensor` in memory, row-major."""
@@ -164,10 +173,10 @@ class Lowering:
         buffer = self.materialize(tensor, layout)
         return tensor if lies_there else self.in_memory(buffer, tensor.shape)
 
-    def blocked(self, tensor: Tensor) -> Tensor:
-        """`tensor` in memory as NCHW16c."""
-        layout = Blocked(tensor.shape)
-        return self.in_memory(self.materialize(tensor, layout), tensor.shape, layout)
+    def blocked(self, tensor: Tensor) -> tuple[Pointer, Dim]:
+        """``(address, elements from image to image)`` of `tensor` in memory as NCHW16c."""
+        layout = tensor.layout if isinstance(tensor.layout, Blocked) else Blocked(tensor.shape)
+        return Pointer(self.materialize(tensor, layout), layout.base), layout.image
 
     def cheap(self, tensor: Tensor, limit: int = 0) -> Tensor:
         """`tensor`, in memory if computing an element anew costs more than `limit` operations."""
@@ -181,24 +190,42 @@ class Lowering:
     def is_known(self, tensor: Tensor) -> bool:
         """True for a short vector of shape arithmetic: its elements are dims, better kept as such than in memory."""
         length = 1 if tensor.rank == 0 else tensor.shape[0]
-        if tensor.rank > 1 or tensor.dtype not in ("int64", "int32", "bool") or tensor.element is None:
+        if tensor.rank > 1 or tensor.dtype not in ("int64", "int32", "bool", "float32") or tensor.element is None:
             return False
         if not isinstance(length, int) or not 0 < length <= MOST_KNOWN:
             return False
         return all(_is_known(tensor.element((i,) * tensor.rank)) for i in range(length))
 
-    def _store(self, tensor: Tensor, layout: Layout, target: Buffer | None) -> Buffer:
+    def _known_array(self, tensor: Tensor) -> np.ndarray | None:
+        """The value of a short vector that turns out to be constant, as the square root of a dim does."""
+        if tensor.buffer is not None or not self.is_known(tensor):
+            return None
+        assert tensor.element is not None
+        length = math.prod(dim for dim in tensor.shape if isinstance(dim, int))
+        values = [tensor.element((i,) * tensor.rank) for i in range(length)]
+        if any(value.op != "const" for value in values):
+            return None
+        found = [value.value for value in values]
+        return np.array(found if tensor.rank else found[0], numpy_dtype(tensor.dtype))
+
+    def _store(self, tensor: Tensor, layout: Layout, target: Buffer | None, *, adopt: bool = False) -> Buffer:
         loops, position, inside = layout.domain()
         node, operator = tensor.origin
         with reported(node or None, operator or None, passing=(Unsupported,)):
             value = ex.guard(inside, tensor.at(position), ex.constant(0, tensor.dtype))
         buffer = target or self.temporary(tensor.dtype, layout.size())
         nest = Nest(loops, [Store(buffer, layout.offset(position), value)], node=node, operator=operator)
-        self.emit_nest(nest, in_place=target is None and buffer.kind == "temporary")
+        self.emit_nest(nest, in_place=target is None and buffer.kind == "temporary", adopt=adopt)
         return self._moved.pop(buffer, buffer) if target is None else buffer
 
-    def emit_nest(self, nest: Nest, *, in_place: bool = False) -> None:
-        """Append a loop nest, or make it the epilogue of an open kernel call that it reads from."""
+    def emit_nest(self, nest: Nest, *, in_place: bool = False, adopt: bool = False) -> None:
+        """Append a loop nest, or make it the epilogue of an open kernel call that it reads from.
+
+        The kernel's own output is not read again when the nest may store in its place (`in_place`), or when the kernel
+        may as well write where the nest does (`adopt`).
+        """
+        for stage in nest.stages:
+            stage.value = simplified(stage.value)
         pending = [buffer for buffer in dict.fromkeys(nest.reads()) if buffer.pending is not None]
         for buffer in reversed(pending):
             kernel = buffer.pending
@@ -211,6 +238,8 @@ class Lowering:
             for other in others:
                 self.close(other)
             self._attach(kernel, buffer, epilogue, in_place)
+            if adopt:
+                redirect(kernel, buffer)
             return
         for buffer in pending:
             self.close(buffer)
@@ -224,7 +253,7 @@ class Lowering:
         if in_place and same_place and store.buffer.dtype == buffer.dtype and store.buffer.size == buffer.size:
             self._moved[store.buffer] = buffer
             store.buffer = buffer
-        kernel.epilogue = epilogue
+        kernel.epilogue = None if is_copy(epilogue) else epilogue
         buffer.pending = None
         self._emit_kernel(kernel)
 

@@ -2,17 +2,21 @@
 
 A temporary whose size the inputs determine is *planned*: it gets an offset, ahead of time when its size is a constant,
 else at the first run with new input shapes (``plan.h``, the same algorithm). Values made inside control flow or with a
-data-dependent size are allocated when they are computed and released after their last use.
+data-dependent size are allocated when they are computed and released after their last use. The result of an
+element-wise step takes over the memory of an input that ends there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sardonyx.compiler import expr as ex
 from sardonyx.compiler import index as ix
-from sardonyx.compiler.program import Append, Block, Buffer, Host, Move, Program, Step
+from sardonyx.compiler.program import Append, Block, Buffer, Host, Move, Nest, Program, Step, Store
 
 ALIGN = 64
+ATTEMPTS = 24  # at an arena of the size of the lower bound, from each of two orders
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Plan:
     offsets: tuple[int, ...] | None
     arena: int | None  # bytes, when all sizes are known
     bound: int | None  # the largest sum of live temporaries: no plan can need less
+    shared: dict[Buffer, Buffer]  # buffers that take over the memory of a planned one which ends where they begin
 
 
 def touched(step: Step) -> set[Buffer]:
@@ -68,25 +73,80 @@ def plan(program: Program) -> Plan:
                 last[buffer] = number
     for buffer in sorted(first, key=lambda b: (first[b], int(b.name[1:]))):
         temporaries[buffer] = None
-    planned = tuple(b for b in temporaries if _is_planned(b, program, moved, entry))
-    heap = tuple(b for b in temporaries if b not in set(planned))
+    arena_buffers = {b for b in temporaries if _is_planned(b, program, moved, entry)}
+    heap = tuple(b for b in temporaries if b not in arena_buffers)
+    shared = _taken_over(program, arena_buffers, first, last)
+    planned = tuple(b for b in temporaries if b in arena_buffers and b not in shared)
     lifetimes = tuple((first[b], last[b]) for b in planned)
     sizes = [ix.const(b.bytes) for b in planned]
     releases = _releases(program, set(heap), moved)
     if any(size is None for size in sizes):
-        return Plan(planned, lifetimes, heap, releases, None, None, None)
+        return Plan(planned, lifetimes, heap, releases, None, None, None, shared)
     known = [size for size in sizes if size is not None]
     offsets, arena = place(known, lifetimes)
-    return Plan(planned, lifetimes, heap, releases, tuple(offsets), arena, lower_bound(known, lifetimes))
+    return Plan(planned, lifetimes, heap, releases, tuple(offsets), arena, lower_bound(known, lifetimes), shared)
 
 
-def place(sizes: list[int], lifetimes: tuple[tuple[int, int], ...]) -> tuple[list[int], int]:
-    """Offsets for buffers of `sizes` bytes: largest first, each at the lowest offset free during its lifetime."""
+def _taken_over(
+    program: Program, planned: set[Buffer], first: dict[Buffer, int], last: dict[Buffer, int]
+) -> dict[Buffer, Buffer]:
+    """Element-wise steps write over an input that nobody reads afterwards; `last` becomes that of the shared memory."""
+    shared: dict[Buffer, Buffer] = {}
+    for number, step in enumerate(program.main.steps):
+        store = step.stages[0] if isinstance(step, Nest) and len(step.stages) == 1 else None
+        if not isinstance(store, Store) or store.inner or store.buffer not in planned or first[store.buffer] != number:
+            continue
+        loads = [node.value for node in ex.walk(store.value) if node.op == "load"]
+        for old in dict.fromkeys(buffer for buffer, _ in loads):
+            fits = old in planned and (old.dtype, old.size) == (store.buffer.dtype, store.buffer.size)
+            if fits and last[old] == number and all(at == store.offset for buffer, at in loads if buffer is old):
+                owner = shared.get(old, old)
+                shared[store.buffer] = owner
+                last[owner] = last[store.buffer]
+                break
+    return shared
+
+
+def place(sizes: list[int], lifetimes: Sequence[tuple[int, int]]) -> tuple[list[int], int]:
+    """Offsets for buffers of `sizes` bytes, and the bytes of the arena.
+
+    Each buffer goes to the lowest offset free during its lifetime, the largest ones first, or those first that live at
+    the fullest steps, whichever needs less. While that is more than the lower bound, the buffers that reach the end of
+    the arena go first, and so on `ATTEMPTS` times.
+    """
+    goal = lower_bound([-(-size // ALIGN) * ALIGN for size in sizes], lifetimes)
+    by_size = sorted(range(len(sizes)), key=lambda i: (-sizes[i], i))
+    best: tuple[list[int], int] | None = None
+    for order in (by_size, _fullest_first(sizes, lifetimes)):
+        for _ in range(ATTEMPTS):
+            offsets, arena = _first_fit(sizes, lifetimes, order)
+            if best is None or arena < best[1]:
+                best = offsets, arena
+            if arena <= goal:
+                return offsets, arena
+            highest = [i for i in order if sizes[i] and offsets[i] + sizes[i] > arena - ALIGN]
+            order = [*highest, *(i for i in order if i not in set(highest))]
+    assert best is not None
+    return best
+
+
+def _fullest_first(sizes: list[int], lifetimes: Sequence[tuple[int, int]]) -> list[int]:
+    """The buffers of the step with the most bytes alive, largest first; then those of the next, and so on."""
+    steps = sorted({step for life in lifetimes for step in life})
+    alive = {step: [i for i, (first, last) in enumerate(lifetimes) if first <= step <= last] for step in steps}
+    order: dict[int, None] = {}
+    for step in sorted(steps, key=lambda step: (-sum(sizes[i] for i in alive[step]), step)):
+        order.update(dict.fromkeys(sorted(alive[step], key=lambda i: (-sizes[i], i))))
+    return list(order)
+
+
+def _first_fit(sizes: list[int], lifetimes: Sequence[tuple[int, int]], order: Sequence[int]) -> tuple[list[int], int]:
+    """Offsets and arena with each buffer, in this order, at the lowest offset free during its lifetime."""
     rounded = [-(-size // ALIGN) * ALIGN for size in sizes]
     offsets = [0] * len(sizes)
     placed: list[int] = []
     arena = 0
-    for buffer in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+    for buffer in order:
         first, last = lifetimes[buffer]
         at = 0
         for other in placed:
@@ -102,7 +162,7 @@ def place(sizes: list[int], lifetimes: tuple[tuple[int, int], ...]) -> tuple[lis
     return offsets, arena
 
 
-def lower_bound(sizes: list[int], lifetimes: tuple[tuple[int, int], ...]) -> int:
+def lower_bound(sizes: list[int], lifetimes: Sequence[tuple[int, int]]) -> int:
     """The largest sum of sizes alive at one step."""
     changes: dict[int, int] = {}
     for size, (first, last) in zip(sizes, lifetimes, strict=True):

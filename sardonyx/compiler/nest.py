@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 
 from sardonyx.compiler import expr as ex
 from sardonyx.compiler import index as ix
+from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Atom, Dim
-from sardonyx.compiler.program import Buffer, Kernel, Nest, Reduce, Running, Stage, Store
+from sardonyx.compiler.program import Buffer, Kernel, Nest, Pointer, Reduce, Running, Stage, Store
 
 UNROLLED = 4  # iterations of an innermost loop that are written out
 
@@ -215,6 +216,45 @@ def as_epilogue(nest: Nest, kernel: Kernel, buffer: Buffer) -> Nest | None:
         if node.op in NEEDS_ERROR:
             return None
     return fitted
+
+
+def redirect(kernel: Kernel, buffer: Buffer) -> bool:
+    """Let `kernel` write where its epilogue stores, rather than to `buffer` first, if it can.
+
+    It can where the two differ by an offset and by strides that it takes as arguments; `buffer` is not used then.
+    """
+    epilogue = kernel.epilogue
+    assert epilogue is not None
+    (store,) = epilogue.stages
+    assert isinstance(store, Store)
+    loops = domain_variables(kernel.domain)
+    found = ix.linear(store.offset, loops)
+    if not kernel.target or len(kernel.output) != 1 or store.buffer.dtype != buffer.dtype or found is None:
+        return False
+    strides, base = found
+    free = len(kernel.pitches)
+    for axis, (extent, own, wanted) in enumerate(zip(kernel.domain, kernel.strides, strides, strict=True)):
+        if extent != 1 and own != wanted and axis >= free:
+            return False
+    for axis, name in enumerate(kernel.pitches):
+        if kernel.domain[axis] != 1:
+            kernel.fields[name] = strides[axis]
+    kernel.fields[kernel.target] = Pointer(store.buffer, base)
+    kernel.output, kernel.strides = (store.buffer,), tuple(strides)
+
+    def moved(node: Expr) -> Expr | None:
+        return ex.load(store.buffer, store.offset) if node.op == "load" and node.value[0] is buffer else None
+
+    store.value = ex.rewrite(store.value, {}, moved)
+    if is_copy(epilogue):
+        kernel.epilogue = None
+    return True
+
+
+def is_copy(nest: Nest) -> bool:
+    """Whether `nest` only stores elements where they lie already."""
+    stores = [stage for stage in nest.stages if isinstance(stage, Store)]
+    return len(stores) == len(nest.stages) and all(s.value.key == ex.load(s.buffer, s.offset).key for s in stores)
 
 
 NEEDS_ERROR = ("checked_index", "div_checked", "mod_checked")

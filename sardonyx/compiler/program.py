@@ -49,10 +49,11 @@ class Pointer:
 
 @dataclass(eq=False)
 class Step:
-    """What every step has: the graph node that it belongs to, for profiles and errors."""
+    """What every step has: the graph node that it belongs to, for profiles and errors, and its arithmetic."""
 
     node: str = field(default="", kw_only=True)
     operator: str = field(default="", kw_only=True)
+    flops: Dim = field(default=0, kw_only=True)  # two for each multiply-add of the operator; see compiler/arithmetic.py
 
     def reads(self) -> Iterator[Buffer]:
         """Buffers that the step reads."""
@@ -122,7 +123,10 @@ Stage = Store | Reduce | Running
 
 @dataclass(eq=False)
 class Nest(Step):
-    """Loops over the variables `outer` (independent points, which run in parallel), doing `stages` in order at each."""
+    """Loops over the variables `outer` (independent points, which run in parallel), doing `stages` in order at each.
+
+    Each point is done once: a single store may take the place of what its own point loads (`memory`).
+    """
 
     outer: tuple[Dim, ...]
     stages: list[Stage]
@@ -161,6 +165,8 @@ class Kernel(Step):
     output: tuple[Buffer, ...]
     domain: tuple[Dim, ...] = ()  # extents of (i0, i1, i2, i3), when the kernel takes an epilogue
     strides: tuple[Dim, ...] = ()  # of the output along them, in elements
+    target: str = ""  # the field that points to the output, when it may lie anywhere
+    pitches: tuple[str, ...] = ()  # fields that hold the first of `strides`; the others are the kernel's own
     epilogue: Nest | None = None
     serial: bool = False  # one call without tasks: ``int64_t NAME(const NAME_args *, sx_host *)``, negative on failure
     result: Dim | None = None  # symbol that takes what a serial kernel returns
@@ -187,6 +193,36 @@ class Kernel(Step):
         yield from self.output
         if self.epilogue:
             yield from self.epilogue.writes()
+
+
+@dataclass(eq=False)
+class Stream(Step):
+    """Kernel calls that run band by band, so that what lies between them never is in memory as a whole.
+
+    `middle` is a depthwise convolution, the others are 1x1 convolutions; see stream_nchw16c_f32.h.
+    """
+
+    expand: Kernel | None
+    middle: Kernel
+    project: Kernel | None
+
+    def layers(self) -> list[Kernel]:
+        """The calls in order."""
+        return [layer for layer in (self.expand, self.middle, self.project) if layer is not None]
+
+    def between(self) -> set[Buffer]:
+        """What lies between them and needs no memory."""
+        return {layer.output[0] for layer in self.layers()[:-1]}
+
+    def reads(self) -> Iterator[Buffer]:
+        """Inputs of all layers, and what their epilogues read."""
+        between = self.between()
+        for layer in self.layers():
+            yield from (buffer for buffer in layer.reads() if buffer not in between)
+
+    def writes(self) -> Iterator[Buffer]:
+        """What the last layer writes."""
+        yield from self.layers()[-1].writes()
 
 
 @dataclass(eq=False)
@@ -342,6 +378,8 @@ class Port:
     names: tuple[int | str | None, ...]  # dims as the model declares them
     buffer: Buffer | None  # None: a Python object
     slot: int = -1
+    form: str = ""  # of an output that Python makes from the buffer: see `tensor.Formed`
+    labels: tuple[int | str, ...] = ()
 
 
 @dataclass(eq=False)

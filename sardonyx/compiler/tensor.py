@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -29,16 +29,27 @@ Element = Callable[[Position], Expr]
 
 @dataclass(frozen=True)
 class Plain:
-    """Row-major elements."""
+    """Row-major elements; as a part of something larger, from `base` on with `strides` of its own."""
 
     shape: tuple[Dim, ...]
+    strides: tuple[Dim, ...] | None = None
+    base: Dim = 0
 
     def size(self) -> Dim:
-        """Elements in memory."""
+        """Elements in memory, of a whole."""
         return ix.product(self.shape)
+
+    def part(self, axis: int, start: Dim, extent: Dim) -> Plain:
+        """The positions from `start` on along `axis`, where they lie."""
+        rows = (ix.product(self.shape[k + 1 :]) for k in range(len(self.shape)))
+        strides = self.strides or tuple(rows)
+        shape = (*self.shape[:axis], extent, *self.shape[axis + 1 :])
+        return Plain(shape, strides, self.base + start * strides[axis])
 
     def offset(self, position: Position) -> Dim:
         """Where the element at `position` lies."""
+        if self.strides is not None:
+            return self.base + ix.total(stride * i for stride, i in zip(self.strides, position, strict=True))
         result: Dim = 0
         for extent, i in zip(self.shape, position, strict=True):
             result = result * extent + i
@@ -55,9 +66,14 @@ class Plain:
 
 @dataclass(frozen=True)
 class Blocked:
-    """NCHW16c: ``[N][C / 16][spatial...][16]``, channels beyond C stored as zero."""
+    """NCHW16c: ``[N][C / 16][spatial...][16]``, channels beyond C stored as zero.
+
+    As a part of something larger it begins at `base`, with `pitch` elements from image to image.
+    """
 
     shape: tuple[Dim, ...]
+    pitch: Dim | None = None
+    base: Dim = 0
 
     @property
     def blocks(self) -> Dim:
@@ -69,16 +85,27 @@ class Blocked:
         """Spatial positions of one image."""
         return ix.product(self.shape[2:])
 
+    @property
+    def image(self) -> Dim:
+        """Elements from one image to the next."""
+        return self.blocks * self.pixels * LANES if self.pitch is None else self.pitch
+
     def size(self) -> Dim:
-        """Elements in memory."""
+        """Elements in memory, of a whole."""
         return self.shape[0] * self.blocks * self.pixels * LANES
+
+    def part(self, axis: int, start: Dim, extent: Dim) -> Blocked:
+        """The images (`axis` 0) or channels (`axis` 1, whole blocks) from `start` on, where they lie."""
+        shape = (*self.shape[:axis], extent, *self.shape[axis + 1 :])
+        skipped = start * self.image if axis == 0 else ix.floordiv(start, LANES) * self.pixels * LANES
+        return Blocked(shape, self.image, self.base + skipped)
 
     def offset(self, position: Position) -> Dim:
         """Where the element at `position` lies."""
         n, c, *spatial = position
         block = ix.floordiv(c, LANES)
         pixel = Plain(self.shape[2:]).offset(tuple(spatial))
-        return ((n * self.blocks + block) * self.pixels + pixel) * LANES + ix.mod(c, LANES)
+        return self.base + n * self.image + (block * self.pixels + pixel) * LANES + ix.mod(c, LANES)
 
     def domain(self, prefix: str = "i") -> tuple[tuple[Dim, ...], Position, Expr]:
         """See `Plain.domain`; the loops are image, channel block, spatial axes, lane."""
@@ -98,6 +125,20 @@ Layout = Plain | Blocked
 def variables(shape: Sequence[Dim], prefix: str = "i") -> Position:
     """One loop variable for each dim (the constant 0 where the dim is 1)."""
     return tuple(ix.variable(f"{prefix}{axis}", extent) for axis, extent in enumerate(shape))
+
+
+class Formed(NamedTuple):
+    """An output without native type, which Python makes from a tensor once the run is over.
+
+    Attributes:
+        tensor: what compiled code computes.
+        form: "maps": each row becomes a dict from label to element; "strings": each index becomes its label.
+        labels: keys, or strings.
+    """
+
+    tensor: Tensor
+    form: str
+    labels: tuple[int | str, ...]
 
 
 class Tensor:
@@ -130,6 +171,7 @@ class Tensor:
         self.origin = (ctx.node, ctx.operator)  # whose work it is, for profiles and errors
         self.slot = -1  # a Python object: sequence, optional, string tensor, tensor of unknown rank
         self.type_proto: object = None  # of an object: its ONNX type
+        self.formed: Formed | None = None  # of an object that only leaves the model
 
     @property
     def rank(self) -> int:

@@ -29,6 +29,8 @@ class Kernel:
         tiles: Their values, chosen by the macros VL and VREGS of simd.h, for each width of registers.
         hot: Instructions (a regular expression) of the loop in which the time goes; empty where that has no products.
         hot_in: How the names of the functions with that loop begin.
+        tunables: Macros that `sardonyx tune` may set, with the values that it tries beside what the file says. They cut
+            work into chunks and tasks; none may change a bit of a result.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Kernel:
     tiles: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     hot: str = ""
     hot_in: str = ""
+    tunables: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def file(self) -> str:
@@ -62,6 +65,7 @@ _ROWS = ("MR",)
 _ROW_TILES = {"x86_64_v2": (2,), "x86_64_v3": (6,), "icelake_server": (14,), "aarch64": (6,), "riscv64_v": (6,)}
 _BLOCKED = "NCHW16c to NCHW16c"
 _TASKS = "scratch of NAME_scratch() bytes"
+_CONV_TUNABLES = {"CHUNK": (4, 8, 12, 24, 32), "POSITIONS": (42, 84, 168, 252, 336), "OC_GROUP": (4, 8, 32)}
 _ANY = "none: comparisons and copies do not round"
 
 _ALL = (
@@ -75,6 +79,7 @@ _ALL = (
         tile=_ROWS,
         tiles=_ROW_TILES,
         hot=_FMA,
+        tunables={"KC": (192, 256, 512), "PACKED_PANELS": (4, 8, 32), "TASK_WORK": (1 << 18, 1 << 19, 1 << 21)},
     ),
     Kernel(
         "matmul_int8",
@@ -97,6 +102,7 @@ _ALL = (
         tile=_CONV,
         tiles=_CONV_TILES,
         hot=_FMA,
+        tunables=_CONV_TUNABLES,
     ),
     Kernel(
         "conv_first_f32",
@@ -108,22 +114,32 @@ _ALL = (
         tile=_CONV,
         tiles=_CONV_TILES,
         hot=_FMA,
+        tunables={"CHUNK": (40, 80, 320), "POSITIONS": (252, 504, 2016), "OC_GROUP": (2, 4, 8)},
     ),
     Kernel(
         "winograd_f32",
         "convolution 3x3 by Winograd's F(4x4, 3x3), with an epilogue",
-        f"{_BLOCKED}; weights transformed",
+        f"{_BLOCKED}; weights packing.pack_conv",
         "channels ascending in each of 36 positions, between transforms of a fixed form",
         f"{_TASKS}; chosen in the program, never by target: its rounding is its own",
         "kernels/test_winograd.py",
         tile=_CONV,
         tiles=_CONV_TILES,
         hot=_FMA,
+        hot_in="winograd_tile_",
     ),
     Kernel(
         "winograd_input_f32",
         "the input transform of winograd_f32, once for all its tasks",
         "NCHW16c to blocks of tiles",
+        "a fixed form",
+        _TASKS,
+        "kernels/test_winograd.py",
+    ),
+    Kernel(
+        "winograd_weights_f32",
+        "the weight transform of winograd_f32, once for all its tasks",
+        "weights packing.pack_conv to weights transformed",
         "a fixed form",
         _TASKS,
         "kernels/test_winograd.py",
@@ -135,6 +151,18 @@ _ALL = (
         "kh, kw; from 0",
         f"{_TASKS}; lanes beyond the last channel are 0 in weights",
         "kernels/test_depthwise.py",
+        hot=_FMA,
+        hot_in="inner_",
+    ),
+    Kernel(
+        "stream_nchw16c_f32",
+        "1x1 convolutions around a depthwise one, by bands, with epilogues",
+        f"{_BLOCKED}; weights as of its layers",
+        "as its layers: the same bits",
+        f"{_TASKS}; epilogues write what is their layer's own alone; calls depthwise_nchw16c_f32_rows by address",
+        "kernels/test_stream.py",
+        tile=_CONV,
+        tiles=_CONV_TILES,
         hot=_FMA,
     ),
     Kernel(
@@ -178,9 +206,25 @@ _ALL = (
         "ops/test_recurrent.py",
     ),
     Kernel(
+        "tree_leaves_f32",
+        "the leaves of float decision trees that few rows fall to",
+        "rows of features; nodes packed by cache lines",
+        "none",
+        _TASKS,
+        "ops/test_trees.py",
+    ),
+    Kernel(
+        "tree_leaves_f64",
+        "the leaves of double decision trees that few rows fall to",
+        "rows of features; nodes packed by cache lines",
+        "none",
+        _TASKS,
+        "ops/test_trees.py",
+    ),
+    Kernel(
         "tree_ensemble_f32",
         "decision trees on float features",
-        "rows of features; nodes packed breadth first",
+        "rows of features; nodes packed by cache lines",
         "trees in the model's order",
         _TASKS,
         "ops/test_trees.py",
@@ -188,7 +232,7 @@ _ALL = (
     Kernel(
         "tree_ensemble_f64",
         "decision trees on double features",
-        "rows of features; nodes packed breadth first",
+        "rows of features; nodes packed by cache lines",
         "trees in the model's order",
         _TASKS,
         "ops/test_trees.py",
@@ -260,6 +304,8 @@ KERNELS: dict[str, Kernel] = {row.name: row for row in _ALL}
 # Files of kernels/c that are no kernels.
 SUPPORT: dict[str, str] = {
     "builtins": "memory functions that Clang calls; linked into everything",
+    "peak": "what the machine can do at best: products and bytes a second",
     "pool": "threads, memory and clock of the host inside a process",
+    "direct": "a run of the usual kind called by the interpreter: checks, output arrays, results",
     "runner": "the host as a static Linux program, for emulators and guarded memory",
 }

@@ -11,6 +11,8 @@ LEQ, LT, GTE, GT, EQ, NEQ, MEMBER = MODES
 LEAF_VALUE, LEAF_ROW, LEAF_LIST = range(3)
 NARROW_COLUMNS = 1 << 14  # of tree_ensemble_f32: 16 bits hold four times the column's number
 NARROW_OFFSETS = 1 << 16
+LINE_BYTES = 64
+FEW_ROWS = 8  # TREE_FEW_ROWS of tree_ensemble.h
 
 
 class MalformedForest(ValueError):
@@ -96,12 +98,20 @@ def pack_forest(forest: Forest, dtype: np.dtype, targets: int) -> PackedForest |
     mode, dtype = forest.mode[order], np.dtype(dtype)
     leaves = mode < 0
     columns, keys, sources, members, member_keys = _columns(forest, order, mode, dtype)
-    offsets = _offsets(~leaves, tree)
-    if dtype == np.float32 and (columns.max() >= NARROW_COLUMNS or offsets.max() >= NARROW_OFFSETS):
+    children = _children(~leaves, tree)
+    places, size = _placed(children, tree, LINE_BYTES // (2 * dtype.itemsize))
+    offsets = _offsets(children, places)
+    if dtype == np.float32 and offsets.max(initial=0) >= NARROW_OFFSETS:
+        places, size = _placed(children, tree, 2)  # without gaps, and level after level
+        offsets = _offsets(children, places)
+    if dtype == np.float32 and max(columns.max(initial=0) // NARROW_COLUMNS, offsets.max(initial=0) // NARROW_OFFSETS):
         return None
     keys[leaves], leaf, weights, starts, targets_of = _leaves(forest, order[leaves], dtype, targets)
-    nodes = _nodes(keys, offsets, columns)
-    roots = np.searchsorted(tree, np.arange(len(forest.roots) + 1)).astype(np.int32)
+    packed = _nodes(keys, offsets, columns)
+    nodes = np.zeros((size, *packed.shape[1:]), np.uint64)
+    nodes[places] = packed
+    first = np.searchsorted(tree, np.arange(len(forest.roots)))
+    roots = np.append(places[first], size).astype(np.int32)
     return PackedForest(nodes, roots, depths, sources, members, member_keys, leaf, weights, starts, targets_of)
 
 
@@ -135,13 +145,72 @@ def _breadth_first(forest: Forest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return order, tree, depths
 
 
-def _offsets(inner: np.ndarray, tree: np.ndarray) -> np.ndarray:
-    """How far on each first child lies: a tree's n-th inner node has its nodes 2n + 1 and 2n + 2 as children."""
-    position = np.arange(len(tree))
+def _children(inner: np.ndarray, tree: np.ndarray) -> np.ndarray:
+    """Each node's first child, 0 for leaves: a tree's n-th inner node has its nodes 2n + 1 and 2n + 2 as children."""
     begin = np.searchsorted(tree, tree)
     rank = np.cumsum(inner) - inner
     rank -= rank[begin]
-    return np.where(inner, begin + 2 * rank + 1 - position, 0)
+    return np.where(inner, begin + 2 * rank + 1, 0)
+
+
+def _offsets(children: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """How far on the first child of each node lies; 0 for leaves."""
+    return np.where(children > 0, places[children] - places, 0)
+
+
+def _placed(children: np.ndarray, tree: np.ndarray, line: int) -> tuple[np.ndarray, int]:
+    """Where each node goes so that a walk meets few cache lines of `line` nodes, and the number of places.
+
+    The two children of a node stay beside each other. A tree's first line holds a gap, the root and the pairs nearest
+    below it; other groups are a pair and the pairs nearest below it, at most a line. Small groups share a line.
+    """
+    roots = np.flatnonzero(np.diff(tree, prepend=-1))
+    groups, owners = [], []
+    heads, room = children[roots], line // 2 - 1
+    below = _pairs_near(heads[:, None], children, room)
+    groups.append(np.pad(below[0], [(0, 0), (0, line // 2 - below[0].shape[1])]))
+    owners.append(tree[roots])
+    while (waiting := below[1]).any():
+        row, column = np.nonzero(waiting)
+        owners.append(owners[-1][row])
+        below = _pairs_near(waiting[row, column][:, None], children, line // 2)
+        groups.append(below[0])
+    order = np.argsort(np.concatenate(owners), kind="stable")
+    pairs = np.concatenate(groups)[order]
+    sizes = 2 * np.count_nonzero(pairs, axis=1)
+    begins, end = _begins(sizes, order < len(roots), line)
+    places = np.zeros(len(children), np.int64)
+    places[roots] = begins[order < len(roots)] + 1
+    begins[order < len(roots)] += 2
+    row, column = np.nonzero(pairs)
+    for side in range(2):
+        places[pairs[row, column] + side] = begins[row] + 2 * column + side
+    return places, end
+
+
+def _pairs_near(heads: np.ndarray, children: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each row of waiting pairs (0: none) the first `most` met level by level, and what waits after that."""
+    taken = np.zeros((len(heads), most), np.int64)
+    waiting = heads
+    for number in range(most):
+        pair = waiting[:, 0]
+        taken[:, number] = pair
+        further = [np.where(pair > 0, children[pair + side], 0)[:, None] for side in range(2)]
+        waiting = np.concatenate([waiting[:, 1:], *further], axis=1)
+        waiting = np.take_along_axis(waiting, np.argsort(waiting == 0, axis=1, kind="stable"), axis=1)
+    return taken, waiting
+
+
+def _begins(sizes: np.ndarray, starts_tree: np.ndarray, line: int) -> tuple[np.ndarray, int]:
+    """The place where each group begins, none across the end of a line, and the end of the last line."""
+    begins, place = [], 0
+    for size, first in zip(sizes.tolist(), starts_tree.tolist(), strict=True):
+        size += 2 * first
+        left = -place % line
+        place += left if first or size > left else 0
+        begins.append(place)
+        place += size
+    return np.asarray(begins, np.int64), place + -place % line
 
 
 def _columns(forest: Forest, order: np.ndarray, mode: np.ndarray, dtype: np.dtype) -> tuple:

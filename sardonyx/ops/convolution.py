@@ -16,17 +16,16 @@ from sardonyx.compiler import index as ix
 from sardonyx.compiler.dtypes import is_float
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
-from sardonyx.compiler.program import Kernel, Pointer, Reduce, Store
-from sardonyx.compiler.tensor import LANES, Blocked, Plain, Tensor, variables
+from sardonyx.compiler.program import Pointer, Reduce, Store
+from sardonyx.compiler.tensor import LANES, Plain, Tensor, variables
 from sardonyx.kernels import packing
-from sardonyx.kernels.packing_winograd import pack_winograd
 from sardonyx.ops.binary import map_elements
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
 from sardonyx.ops.window import Window, both, window
+from sardonyx.ops.winograd import open_blocked, winograd, winograd_pays
 
 FIRST_CHANNELS = 4  # inputs with at most this many channels are read as NCHW
-SHARED_TILES = 128  # WINOGRAD_SHARED of winograd_tile.h: up to so many, all tasks read the same transformed input
 
 
 @operator("Conv")
@@ -95,8 +94,8 @@ def _kernel(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, sha
         name, packed = "conv_nchw16c_f32", packing.pack_conv(weight, groups)
     else:
         return None
-    if name == "conv_nchw16c_f32" and groups == 1 and _winograd_pays(x.shape[0], inner, outputs, place):
-        return _winograd(ctx, x, weight, place, shape)
+    if name == "conv_nchw16c_f32" and groups == 1 and winograd_pays(x.shape[0], inner, outputs, place):
+        return winograd(ctx, x, weight, place, shape)
     fields = _geometry(place)
     blocks = ix.ceildiv(x.shape[1], LANES)
     pixels = ix.product(place.size)
@@ -104,68 +103,13 @@ def _kernel(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, sha
         source = ctx.pointer(x)
         fields |= {"ic": inner, "oc_blocks": ix.ceildiv(outputs, LANES), "x_batch": inner * pixels}
     else:
-        buffer = ctx.blocked(x).buffer
-        assert buffer is not None
-        source = Pointer(buffer)
-        fields["x_batch"] = blocks * pixels * LANES
+        source, fields["x_batch"] = ctx.blocked(x)
         if name == "conv_nchw16c_f32":
             fields |= {"ic_blocks": blocks, "oc_blocks": ix.ceildiv(outputs, LANES), "groups": groups, "ic": inner}
         else:
             fields["c_blocks"] = blocks
     fields |= {"x": source, "w": Pointer(ctx.constant_buffer(packed, "float32")), "n": x.shape[0]}
     return open_blocked(ctx, name, fields, shape)
-
-
-def _winograd_pays(images: Dim, inputs: int, outputs: int, place: Window) -> bool:
-    """Whether `winograd_f32` is faster than the direct sum: a model of both in multiply-adds of 16 lanes.
-
-    Winograd multiplies a quarter as often, on whole tiles of 4 x 4, but transforms each tile of each channel block in
-    (115 ns, as long as 300 multiply-adds) and out (taken as 200), and has four times the weights. Those are counted as
-    coming from memory, at 4 bytes in the time of a multiply-add: the layers of a network drive each other's from the
-    caches.
-
-    Measured on Zen 3, one thread, ms: ONNX Runtime, direct and Winograd; the last two again with all caches cold.
-
-        channels   plane   ORT   direct  Winograd   cold           channels  plane    ORT   direct  Winograd   cold
-        64->64     56x56   3.20   2.85   1.23    2.90  1.18        128->32   56x56    2.99   2.77   1.17    2.88  1.22
-        128->128   28x28   2.82   2.76   1.07    2.93  1.15        128->32   28x28    0.69   0.65   0.23    0.87  0.46
-        256->256   14x14   3.01   2.97   1.53    3.19  1.61        128->32   14x14    0.18   0.17   0.07    0.31  0.21
-        512->512   7x7     3.26   3.43   2.78    3.93  3.16        128->32   7x7      0.06   0.05   0.02    0.12  0.09
-        512->512   14x14   11.0   11.9   6.13    12.0  5.98        16->64    55x55    0.71   0.61   0.29    0.94  0.52
-        512->512   28x28   42.1   49.2   17.1    46.4  16.3        64->64    7x7      0.06   0.04   0.02    0.11  0.09
-        256->256   64x64   56.3   58.3   22.2                      64->64    224x224  45.4   43.3   16.4    40.2  15.6
-
-    7x7 planes stay direct: 1.2 times with cold caches is not worth four times the weights, and memory is what several
-    threads wait for together. A plane of unknown size counts as one of 28 x 28, an unknown number of images as one.
-    """
-    if place.kernel != (3, 3) or set(place.strides) != {1} or set(place.dilations) != {1}:
-        return False
-    images = images if isinstance(images, int) else 1
-    height, width = (size if isinstance(size, int) else 28 for size in place.output)
-    tiles = images * -(-height // 4) * -(-width // 4)
-    inner, outer = -(-inputs // LANES), -(-outputs // LANES)
-    direct = inner * outer * (images * height * width * 9 * 16 + 9 * 256)
-    winograd = inner * outer * (tiles * 36 * 16 + 36 * 256) + tiles * (300 * inner + 200 * outer)
-    return direct > 1.25 * winograd
-
-
-def _winograd(ctx: Lowering, x: Tensor, weight: np.ndarray, place: Window, shape: tuple[Dim, ...]) -> Tensor:
-    """The raw sums of a 3x3 convolution by `winograd_f32`."""
-    buffer = ctx.blocked(x).buffer
-    assert buffer is not None
-    blocks = ix.ceildiv(x.shape[1], LANES)
-    names = ("ih", "iw", "oh", "ow", "pad_top", "pad_left")
-    fields: dict[str, Dim | Pointer | None] = dict(zip(names, (*place.size, *place.output, *place.begin), strict=True))
-    fields |= {"x": Pointer(buffer), "n": x.shape[0], "ic_blocks": blocks}
-    fields["x_batch"] = blocks * ix.product(place.size) * LANES
-    tiles = x.shape[0] * ix.ceildiv(place.output[0], 4) * ix.ceildiv(place.output[1], 4)
-    if not isinstance(tiles, int) or tiles <= SHARED_TILES:
-        transformed = ctx.temporary("float32", ix.imin(tiles, SHARED_TILES) * (blocks + 1) * 36 * LANES)
-        ctx.emit(Kernel("winograd_input_f32", fields | {"v": Pointer(transformed)}, (transformed,)))
-        fields["v"] = Pointer(transformed)
-    outputs = ix.ceildiv(shape[1], LANES)
-    fields |= {"oc_blocks": outputs, "w": Pointer(ctx.constant_buffer(pack_winograd(weight), "float32"))}
-    return open_blocked(ctx, "winograd_f32", fields, shape)
 
 
 def _geometry(place: Window) -> dict[str, Dim | Pointer]:
@@ -186,18 +130,6 @@ def _geometry(place: Window) -> dict[str, Dim | Pointer]:
     ):
         fields |= dict(zip(names, pair(values, single), strict=True))
     return fields
-
-
-def open_blocked(ctx: Lowering, name: str, fields: dict, shape: tuple[Dim, ...]) -> Tensor:
-    """The output [N, C, ...] of an open kernel call that writes NCHW16c."""
-    layout = Blocked(shape)
-    buffer = ctx.temporary("float32", layout.size())
-    image = layout.blocks * layout.pixels * LANES
-    fields = fields | {"y": Pointer(buffer), "y_batch": image}
-    domain = (shape[0], layout.blocks, layout.pixels, LANES)
-    strides = (image, layout.pixels * LANES, LANES, 1)
-    ctx.open_kernel(Kernel(name, fields, (buffer,), domain=domain, strides=strides))
-    return ctx.in_memory(buffer, shape, layout)
 
 
 def _nest(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, shape: tuple[Dim, ...]) -> Tensor:

@@ -102,7 +102,10 @@ def _kernel(ctx: Lowering, a: Tensor, b: Tensor, batch: tuple[Dim, ...]) -> Tens
     rows_all = fields["m"]
     strides = (domain[1] * rows_all * n, rows_all * n, n, 1)
     fields |= {"c": Pointer(buffer), "c_batch0": strides[0], "c_batch1": strides[1], "c_row": n}
-    ctx.open_kernel(Kernel("matmul_f32", fields, (buffer,), domain=domain, strides=strides))
+    pitches = ("c_batch0", "c_batch1", "c_row")
+    ctx.open_kernel(
+        Kernel("matmul_f32", fields, (buffer,), domain=domain, strides=strides, target="c", pitches=pitches)
+    )
     return ctx.in_memory(buffer, shape)
 
 

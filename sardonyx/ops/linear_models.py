@@ -97,7 +97,7 @@ def linear_classifier(ctx: GraphLowering, node: Node, x: Tensor) -> tuple[Tensor
 
 
 def _label(ctx: GraphLowering, node: Node, index: Tensor, labels: list) -> Tensor | None:
-    return sc.label_of(ctx, index, labels) if node.wants(0) else None
+    return sc.label_of(ctx, node, index, labels) if node.wants(0) else None
 
 
 def _negated(ctx: Lowering, x: Tensor) -> Tensor:
@@ -110,6 +110,18 @@ def _column(ctx: Lowering, x: Tensor, body: Callable[[Expr], Expr]) -> Tensor:
     ctx.cheap(x)
     dtype = body(ex.local("x", x.dtype)).dtype
     return ctx.lazy(dtype, (x.shape[0],), lambda i: body(x.at((i[0], 0))), sources=[x], cost=2)
+
+
+@operator("ZipMap", domain=DOMAIN)
+def zip_map(ctx: GraphLowering, node: Node, x: Tensor) -> Tensor:
+    """Each row of scores as a map from label to score, which Python makes when the model has run."""
+    labels = node.attr("classlabels_int64s") or node.attr("classlabels_strings") or []
+    ctx.requires(x.dtype == "float32" and x.rank in (1, 2), "scores that are not rows of float")
+    ctx.requires(x.shape[-1] == len(labels), "a number of scores that may not be that of the labels")
+    made = ctx.formed(node.ir.outputs[0], x, "maps", labels)
+    if made is None:
+        raise Unsupported("maps that other nodes read")
+    return made
 
 
 # Support vectors.

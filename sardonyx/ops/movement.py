@@ -10,7 +10,7 @@ from sardonyx.compiler import index as ix
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
-from sardonyx.compiler.program import Nest, Store
+from sardonyx.compiler.program import Buffer, Nest, Store
 from sardonyx.compiler.tensor import LANES, Blocked, Layout, Plain, Position, Tensor
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
@@ -233,6 +233,9 @@ def transpose(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
         raise errors.ModelError(f"perm {perm} for rank {x.rank}", node=ctx.node, operator=ctx.operator)
     if perm == sorted(perm):
         return x
+    wide = [axis for axis in perm if x.shape[axis] != 1]
+    if wide == sorted(wide) and not x.blocked:  # only axes of extent 1 move
+        return reshaped(ctx, x, [x.shape[axis] for axis in perm])
     back = [perm.index(axis) for axis in range(x.rank)]
     return moved(ctx, x, [x.shape[axis] for axis in perm], lambda i: tuple(i[axis] for axis in back))
 
@@ -243,7 +246,8 @@ def transpose(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
 @operator("Concat", since=4)
 def concat(ctx: Lowering, node: Node, *inputs: Tensor) -> Tensor:
     """The inputs one after the other along `axis`, each stored into its part of one buffer."""
-    return joined(ctx, inputs, axis_of(ctx, node.attr("axis", 0), inputs[0].rank))
+    axis = axis_of(ctx, node.attr("axis", 0), inputs[0].rank)
+    return joined(ctx, inputs, axis, ctx.room(node.ir.outputs[0]))
 
 
 @operator("Concat", since=1)
@@ -252,17 +256,24 @@ def concat_1(ctx: Lowering, node: Node, *inputs: Tensor) -> Tensor:
     return joined(ctx, inputs, axis_of(ctx, node.attr("axis", 1), inputs[0].rank))
 
 
-def joined(ctx: Lowering, inputs: Sequence[Tensor], axis: int) -> Tensor:
-    """The concatenation of `inputs` along `axis`."""
+def joined(ctx: Lowering, inputs: Sequence[Tensor], axis: int, room: tuple[Buffer, Layout] | None = None) -> Tensor:
+    """The concatenation of `inputs` along `axis`, in `room` if given: what lies there already is not copied."""
     ctx.native(*inputs)
     shape = _joined_shape(ctx, inputs, axis)
     if all(is_listed(x) for x in inputs):
         return vector(ctx, [value for x in inputs for value in ctx.elements(x)], inputs[0].dtype)
     inputs = [x for x in inputs if x.shape[axis] != 0] or list(inputs)
+    if len(inputs) == 1 and room is None:
+        return inputs[0]
     layout: Layout = Blocked(shape) if _joins_blocks(inputs, axis) else Plain(shape)
-    buffer = ctx.temporary(inputs[0].dtype, layout.size())
+    if room is None or room[1].shape != shape or room[0].dtype != inputs[0].dtype:
+        room = ctx.temporary(inputs[0].dtype, layout.size()), layout
+    buffer, layout = room
     start: Dim = 0
     for x in inputs:
+        if x.buffer is buffer and x.layout == layout.part(axis, start, x.shape[axis]):
+            start = start + x.shape[axis]
+            continue
         part: Layout = type(layout)(x.shape)
         loops, position, inside = part.domain()
         place = tuple(start + i if k == axis else i for k, i in enumerate(position))
@@ -293,8 +304,19 @@ def _joins_blocks(inputs: Sequence[Tensor], axis: int) -> bool:
 
 def part_of(ctx: Lowering, x: Tensor, axis: int, start: Dim, size: Dim, step: int = 1) -> Tensor:
     """`size` elements of `x` along `axis`, from `start`, every `step`."""
+    if x.buffer is not None and isinstance(x.layout, Blocked) and step == 1 and _is_blocks(x, axis, start, size):
+        return ctx.in_memory(x.buffer, x.layout.part(axis, start, size).shape, x.layout.part(axis, start, size))
     shape = [size if k == axis else dim for k, dim in enumerate(x.shape)]
     return moved(ctx, x, shape, lambda i: tuple(start + p * step if k == axis else p for k, p in enumerate(i)))
+
+
+def _is_blocks(x: Tensor, axis: int, start: Dim, size: Dim) -> bool:
+    """True for whole images, and for channels from the start of a block to the end of one."""
+    if axis != 1:
+        return axis == 0
+    if not isinstance(start, int) or not isinstance(size, int) or start % LANES:
+        return False
+    return size > 0 and (size % LANES == 0 or start + size == x.shape[1])
 
 
 def _split(ctx: Lowering, node: Node, x: Tensor, sizes: Sequence[Dim] | None) -> tuple[Tensor, ...]:

@@ -11,13 +11,13 @@ from sardonyx.compiler.dtypes import is_float, is_integer, numpy_dtype
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
-from sardonyx.compiler.program import Pointer, Reduce, Store
+from sardonyx.compiler.program import Reduce, Store
 from sardonyx.compiler.tensor import LANES, Plain, Tensor, variables
 from sardonyx.ops.convolution import _geometry as geometry
-from sardonyx.ops.convolution import open_blocked
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
 from sardonyx.ops.window import Window, window
+from sardonyx.ops.winograd import open_blocked
 
 MOST_WASTE = 4  # a plain input is put into blocks of 16 channels when at most this much of them would be padding
 
@@ -38,19 +38,18 @@ def _suits_blocks(x: Tensor) -> bool:
 
 
 def _pool(ctx: Lowering, x: Tensor, place: Window, kind: str) -> Tensor:
-    buffer = ctx.blocked(x).buffer
-    assert buffer is not None
+    source, pitch = ctx.blocked(x)
     shape = (*x.shape[:2], *place.output)
     blocks = ix.ceildiv(x.shape[1], LANES)
     ends = (0, *place.end) if len(place.end) == 1 else place.end
     fields = geometry(place) | {
         "kind": kind,
-        "x": Pointer(buffer),
+        "x": source,
         "n": x.shape[0],
         "c_blocks": blocks,
         "pad_bottom": ends[0],
         "pad_right": ends[1],
-        "x_batch": blocks * ix.product(place.size) * LANES,
+        "x_batch": pitch,
     }
     raw = open_blocked(ctx, "pool_nchw16c_f32", fields, shape)
     return ctx.lazy(raw.dtype, shape, raw.at, sources=[raw], cost=1)

@@ -105,10 +105,10 @@ def best_class(ctx: Lowering, scores: Tensor) -> Tensor:
     return ctx.lazy("int64", (scores.shape[0],), lambda i: best.at((i[0], 0)), sources=[best])
 
 
-def label_of(ctx: GraphLowering, index: Tensor, labels: list[int] | list[str]) -> Tensor:
-    """The label [rows] that each of `index` [rows] numbers; strings are looked up in Python."""
+def label_of(ctx: GraphLowering, node: Node, index: Tensor, labels: list[int] | list[str]) -> Tensor:
+    """The label [rows] that each of `index` [rows] numbers, output 0 of `node`; strings are looked up in Python."""
     if isinstance(labels[0], str):
-        return _string_of(ctx, index, labels)
+        return ctx.formed(node.ir.outputs[0], index, "strings", labels) or _string_of(ctx, index, labels)
     if list(labels) == list(range(len(labels))):
         return index
     table = ctx.constant(np.asarray(labels, np.int64))

@@ -8,6 +8,7 @@ import numpy as np
 
 from sardonyx import errors
 from sardonyx.compiler import expr as ex
+from sardonyx.compiler import index as ix
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Kernel, Pointer
 from sardonyx.compiler.tensor import Tensor
@@ -84,7 +85,7 @@ def tree_ensemble_classifier(ctx: GraphLowering, node: Node, x: Tensor) -> tuple
         return None, scores
     # One label: 0 and 1 say whether it holds.
     known = labels if len(labels) > 1 else [0, 1] if isinstance(labels[0], int) else ["", labels[0]]
-    return sc.label_of(ctx, label, known), scores
+    return sc.label_of(ctx, node, label, known), scores
 
 
 def _two_classes(ctx: Lowering, total: Tensor, labels: list, only: int, transform: str, positive: bool) -> tuple:
@@ -130,7 +131,12 @@ def _aggregate(ctx: Lowering, x: Tensor, forest: pt.Forest, dtype: str, targets:
     fields: dict[str, Any] = {"x": ctx.pointer(sc.to_dtype(ctx, x, kind)), "y": Pointer(buffer)}
     fields |= {"rows": x.shape[0], "features": x.shape[1], "targets": targets}
     fields |= {"aggregate": KERNEL_AGGREGATES[aggregate], **_tables(ctx, packed)}
-    ctx.emit(Kernel("tree_ensemble_f32" if kind == "float32" else "tree_ensemble_f64", fields, (buffer,)))
+    few = ix.imin(x.shape[0], pt.FEW_ROWS)
+    leaves = ctx.temporary("uint32" if kind == "float32" else "uint64", few * max(len(packed.depths), 1))
+    fields |= {"leaves": Pointer(leaves)}
+    suffix = "f32" if kind == "float32" else "f64"
+    ctx.emit(Kernel(f"tree_leaves_{suffix}", fields, (leaves,)))
+    ctx.emit(Kernel(f"tree_ensemble_{suffix}", fields, (buffer,)))
     total = ctx.in_memory(buffer, (x.shape[0], targets))
     if aggregate == "AVERAGE" and len(forest.roots):
         count = len(forest.roots)
@@ -145,7 +151,8 @@ def _tables(ctx: Lowering, packed: pt.PackedForest) -> dict[str, Any]:
               "members": packed.members, "member_keys": packed.member_keys, "weights": packed.weights,
               "starts": packed.starts, "targets_of": packed.targets_of}  # fmt: skip
     fields: dict[str, Any] = {name: _constant(ctx, array) for name, array in arrays.items()}
-    sizes = {"trees": len(packed.depths), "columns": packed.columns, "tests": len(packed.members), "leaf": packed.leaf}
+    sizes = {"trees": len(packed.depths), "columns": packed.columns, "tests": len(packed.members), "leaf": packed.leaf,
+             "steps": packed.steps}  # fmt: skip
     return fields | sizes
 
 

@@ -42,8 +42,17 @@ class Loader:
 
         return load(self._model)
 
-    def folder(self, assumptions: Assumptions = ()) -> Path:
-        """The folder, compiled now unless the cache has it."""
+    def content(self) -> str:
+        """A digest of the model's contents; empty where they are in several files."""
+        return _content(self._model)
+
+    def folder(self, assumptions: Assumptions = (), *, again: bool = False) -> Path:
+        """The folder, compiled now unless the cache has it.
+
+        Args:
+            assumptions: What the code takes for granted.
+            again: Look at the model's contents even if its file has not changed: it was tuned since.
+        """
         from sardonyx.compiler.cache import default, fingerprint
         from sardonyx.deployment.targets import find, host_target
 
@@ -58,7 +67,7 @@ class Loader:
                 marked = fingerprint(self._model, facts)
             except OSError:
                 marked = None
-            key = store.recall(marked) if marked else None
+            key = store.recall(marked) if marked and not again else None
             folder = store.entry(key) if key else None
             if folder is not None:
                 return folder
@@ -67,10 +76,14 @@ class Loader:
     def _compile(self, target: Target, store: Cache, marked: str | None, assumptions: Assumptions) -> Path:
         import onnx_ir
 
+        from sardonyx.compiler import tuning
         from sardonyx.compiler.compile import compile_model, source_digest
 
         # What comes as bytes or a message has no file facts: its contents are the key. So has a file seen first.
-        parts = [target.name, source_digest() + _registered() + json.dumps(assumptions), _content(self._model)]
+        content = self.content()
+        tuned = tuning.find(store, content, target) if content else {}
+        choices = json.dumps(assumptions) + (json.dumps(tuned, sort_keys=True) if tuned else "")
+        parts = [target.name, source_digest() + _registered() + choices, content]
         key = hashlib.sha256("\n".join(parts).encode()).hexdigest() if all(parts) else None
         folder = store.entry(key) if key else None
         if folder is None:
@@ -80,7 +93,8 @@ class Loader:
                 key = hashlib.sha256(f"{parts}{digest}".encode()).hexdigest()
             with _Bar(self._options.progress) as progress:
                 folder = store.publish(
-                    key, lambda work: compile_model(loaded, target, work, dict(assumptions), progress=progress)
+                    key,
+                    lambda work: compile_model(loaded, target, work, dict(assumptions), progress=progress, tuned=tuned),
                 )
         if marked is not None:
             store.remember(marked, key, _external_files(self._model))  # type: ignore[arg-type]

@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 
 from sardonyx import errors
+from sardonyx.runtime.direct import AS_ARRAY, AS_MAPS, AS_STRINGS, direct_run
 from sardonyx.runtime.options import SessionOptions
 from sardonyx.runtime.threads import Host, Pool
 
+FORMS = {"": AS_ARRAY, "maps": AS_MAPS, "strings": AS_STRINGS}  # by the names of `compiler.tensor.Formed`
 _NUMPY = {"bool": np.dtype(bool)}
 ERRORS = {
     1: (errors.RuntimeFailure, "an index is out of range"),
@@ -95,8 +97,10 @@ class Port:
         self.known: bool = facts["known"]
         self.slot: int = facts["slot"]
         self.dtype_name: str = facts["dtype"]
-        self.dtype: np.dtype | str = facts["dtype"] if self.slot >= 0 else numpy_dtype(facts["dtype"])
-        self.fixed = all(isinstance(dim, int) for dim in self.dims)
+        self.stored: np.dtype | str = facts["dtype"] if self.slot >= 0 else numpy_dtype(facts["dtype"])
+        self.form = FORMS[facts.get("form", "")]  # of an output: what becomes of the array that the code makes
+        self.labels: list[int | str] = facts.get("labels", [])
+        self.dtype: np.dtype | str = {AS_MAPS: "object", AS_STRINGS: "string"}.get(self.form, self.stored)
 
     def __repr__(self) -> str:
         return f"{self.name}: {self.type}{list(self.shape)}"
@@ -119,10 +123,21 @@ class Library:
         self.output_dims = library.sx_output_dims
         self.output_dims.restype = None
         self.output_dims.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+        self._flops = getattr(library, "sx_flops", None)
         self._map, self.weights = _map_weights(folder / "weights.bin", facts["weights"])
         self.rank_total = sum(len(port.dims) for port in self.outputs)
-        self.shaped = [number for number, port in enumerate(self.inputs) if port.slot < 0 and not port.fixed]
         self.simple = all(port.slot < 0 and port.known for port in self.outputs)
+        self.plain = self.simple and all(port.form == AS_ARRAY for port in self.outputs)
+
+    def flops(self, symbols: int) -> list[int]:
+        """Operations of each step (0: not known), for the symbols at the address `symbols`."""
+        found = (ctypes.c_int64 * (len(self.facts["steps"]) + 1))()
+        if self._flops is not None:
+            self._flops(ctypes.c_void_p(symbols), found)
+        for number, count in self.facts["flops"]:
+            if count >= 0:
+                found[number] = count
+        return found[:-1]
 
     def fail(self, code: int, step: int, cause: BaseException | None) -> None:
         """Raise the error that a run ended with."""
@@ -187,6 +202,15 @@ def _fitting(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
+def _in_form(port: Port, array: np.ndarray) -> Any:
+    """The value of an output whose array the code has made."""
+    if port.form == AS_ARRAY:
+        return array
+    if port.form == AS_MAPS:
+        return [dict(zip(port.labels, row, strict=True)) for row in np.atleast_2d(array).tolist()]
+    return np.asarray(port.labels, object)[array]
+
+
 HostCall = Callable[[int, list[Any]], Sequence[Any]]
 
 
@@ -207,7 +231,7 @@ class Context:
         self._offsets = (ctypes.c_int64 * (library.facts["planned"] + 1))()
         self.ticks = (ctypes.c_int64 * (len(library.facts["steps"]) + 1))() if profile else None
         self.runs = 0
-        self._shapes: list[tuple[int, ...]] | None = None
+        self._extents: list[int] | None = None  # of the symbols that `_known` belongs to
         self._known: list[tuple[tuple[int, ...] | None, Any]] = []  # shape and dtype of each output, where known
         self.call = _Call(
             buffers=ctypes.addressof(self.pointers),
@@ -221,11 +245,26 @@ class Context:
         self._output_dims_address = ctypes.addressof(self.dims) + 8 * self.symbols
         if host_call is not None:
             self.host.set_call(self._enter_host)
+        if self.symbols:
+            self.dims[: self.symbols] = [-1] * self.symbols  # no run has set them
+        else:
+            library.output_dims(ctypes.addressof(self.dims), self._output_dims_address)
+        self.direct, self._direct = direct_run(self)
 
     @property
     def arena(self) -> int:
         """Bytes of the arena."""
         return self.call.arena_bytes
+
+    def reset_profile(self) -> None:
+        """Begin to count runs and their time from 0."""
+        self.runs = 0
+        if self.ticks is not None:
+            ctypes.memset(self.ticks, 0, ctypes.sizeof(self.ticks))
+
+    def flops(self) -> list[int]:
+        """Operations of each step in a run with the shapes of the last."""
+        return self.library.flops(ctypes.addressof(self.dims))
 
     def run(self, values: Sequence[Any], out: Mapping[int, np.ndarray] | None = None) -> list[Any]:
         """Run on checked, contiguous arrays (Python objects for object ports); returns all outputs."""
@@ -237,9 +276,9 @@ class Context:
             else:
                 self.objects[library.inputs[number].slot] = value
             number += 1
-        shapes = [values[n].shape for n in library.shaped]
-        if shapes != self._shapes:
-            self._set_shapes(values, shapes)
+        extents = [values[input_].shape[axis] for input_, axis in library.entry]
+        if extents != self._extents or extents != self.dims[: self.symbols]:  # a direct run sets the latter
+            self._set_extents(extents)
         results: list[np.ndarray | None] = []
         for position, (shape, dtype) in enumerate(self._known):
             array: np.ndarray | None = None
@@ -253,13 +292,13 @@ class Context:
         if code or self.failure is not None:
             cause, self.failure = self.failure, None
             library.fail(code, self.call.step, cause)
-        return results if library.simple else self._collect(results)
+        return results if library.plain else self._collect(results)
 
-    def _set_shapes(self, values: Sequence[Any], shapes: list[tuple[int, ...]]) -> None:
+    def _set_extents(self, extents: list[int]) -> None:
         """Take over new input shapes: the symbols, and the shapes of the outputs that follow from them."""
         library = self.library
-        for position, (number, axis) in enumerate(library.entry):
-            self.dims[position] = values[number].shape[axis]
+        for position, extent in enumerate(extents):
+            self.dims[position] = extent
         library.output_dims(ctypes.addressof(self.dims), self._output_dims_address)
         self._known, at = [], self.symbols
         for port in library.outputs:
@@ -267,9 +306,9 @@ class Context:
             shape = tuple(self.dims[at : at + rank])
             # A negative dim is an error that the run itself reports.
             known = port.slot < 0 and port.known and min(shape, default=0) >= 0
-            self._known.append((shape if known else None, port.dtype))
+            self._known.append((shape if known else None, port.stored))
             at += rank
-        self._shapes = shapes
+        self._extents = extents
 
     def _collect(self, results: list[np.ndarray | None]) -> list[Any]:
         library = self.library
@@ -282,7 +321,7 @@ class Context:
             elif array is None:
                 found.append(self._take(len(library.inputs) + number, port, tuple(self.dims[at : at + rank])))
             else:
-                found.append(array)
+                found.append(_in_form(port, array))
             at += rank
         return found
 
@@ -290,11 +329,11 @@ class Context:
         """Copy an output that the run allocated, and give its memory back."""
         address = self.pointers[number] or 0
         try:
-            array = _empty(shape, port.dtype)
+            array = _empty(shape, port.stored)
             ctypes.memmove(array.__array_interface__["data"][0], address, array.nbytes)
         finally:
             self.host.release(address)
-        return array
+        return _in_form(port, array)
 
     def _enter_host(self, call: int, step: int) -> int:
         try:
@@ -360,14 +399,14 @@ class Contexts:
 
     def __init__(self, make: Callable[[], Context]):
         self._make = make
-        self._free: list[Context] = []
+        self.free: list[Context] = []
         self._lock = threading.Lock()
         self.all: list[Context] = []
 
     def take(self) -> Context:
         """A context that nobody else uses."""
         try:
-            return self._free.pop()
+            return self.free.pop()
         except IndexError:
             context = self._make()
             with self._lock:
@@ -376,7 +415,7 @@ class Contexts:
 
     def give(self, context: Context) -> None:
         """Put a context back."""
-        self._free.append(context)
+        self.free.append(context)
 
 
 class Variant:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,12 +21,13 @@ from onnx.reference.ops import _op_list
 
 from sardonyx.errors import InputError, SardonyxError, UnsupportedError
 from sardonyx.ops import custom
+from sardonyx.runtime.mapped import forget
 from sardonyx.runtime.reference_fixes import FIXES
 
 if TYPE_CHECKING:  # at run time it would cost a second, which a host call of a cached model need not pay
     import onnx_ir as ir
 
-__all__ = ["evaluate", "prepared", "run_node"]
+__all__ = ["evaluate", "evaluate_steps", "last_uses", "prepared", "run_node"]
 
 VERSION_KEY = "sardonyx.opset"  # metadata of a node: the opset it follows, where that is not the model's
 
@@ -72,21 +73,74 @@ def evaluate(model: ir.Model, feeds: Mapping[str, Any]) -> list[Any]:
         InputError: an input without initializer is not fed, or an operator rejects its inputs.
         UnsupportedError: an operator has no known meaning.
     """
+    outputs = [str(output.name) for output in model.graph.outputs]
+    found: dict[str, Any] = {}
+    for node, results in evaluate_steps(model, feeds, found, keep=outputs):
+        del node, results
+    return [found[name] for name in outputs]
+
+
+def evaluate_steps(
+    model: ir.Model, feeds: Mapping[str, Any], values: dict[str, Any], keep: Iterable[str] = ()
+) -> Iterator[tuple[ir.Node, list[Any]]]:
+    """Evaluate `model` node by node: yields each node with its outputs, in the order of the graph.
+
+    Args:
+        model: nodes in topological order.
+        feeds: a value for each input without initializer.
+        values: filled with the values that are alive, by name; one is dropped after its last use, and weights are
+            read only while a node needs them. What the caller removes is gone for later nodes too.
+        keep: names that are not dropped.
+
+    Raises:
+        InputError, UnsupportedError: see `evaluate`.
+    """
     functions = _callees_first(model.functions)
-    values: dict[str, Any] = {}
-    for name, value in model.graph.initializers.items():
-        values[name] = _tensor_value(value)
     values.update(feeds)
+    weights = model.graph.initializers
     for value in model.graph.inputs:
-        if value.name not in values:
+        if value.name not in values and value.name not in weights:
             raise InputError(f"input {value.name!r} is not fed", hint=f"Given: {sorted(feeds)}.")
-    for node in model.graph:
-        inputs = [None if value is None else values[str(value.name)] for value in node.inputs]
-        results = run_node(node, inputs, model.opset_imports, captured=values, functions=functions)
+    last = last_uses(model.graph)
+    kept = set(keep)
+    values.update((name, _tensor_value(weights[name])) for name in kept if name in weights and name not in values)
+    for number, node in enumerate(model.graph):
+        used = _used_names(node)
+        borrowed = {name: _tensor_value(weights[name]) for name in used if name in weights and name not in values}
+        here = {**values, **borrowed} if borrowed else values
+        inputs = [None if value is None else here[str(value.name)] for value in node.inputs]
+        results = run_node(node, inputs, model.opset_imports, captured=here, functions=functions)
         for output, result in zip(node.outputs, results, strict=False):
             if output.name:
                 values[output.name] = result
-    return [values[str(output.name)] for output in model.graph.outputs]
+        yield node, results
+        for array in borrowed.values():
+            forget(array)
+        for name in {*used, *(str(output.name) for output in node.outputs)}:
+            if last.get(name, number) <= number and name not in kept:
+                values.pop(name, None)
+
+
+def _used_names(node: ir.Node) -> list[str]:
+    """Names of the values that a node reads, those included that its subgraphs take from outside."""
+    names = [str(value.name) for value in node.inputs if value is not None]
+    for attribute in node.attributes.values():
+        bodies = (
+            [attribute.value]
+            if attribute.type.name == "GRAPH"
+            else attribute.value
+            if attribute.type.name == "GRAPHS"
+            else []
+        )
+        for body in bodies:
+            names += [name for inner in body for name in _used_names(inner)]
+            names += [str(value.name) for value in body.outputs]
+    return names
+
+
+def last_uses(graph: ir.Graph) -> dict[str, int]:
+    """Name of a value -> number of the last node that reads it."""
+    return {name: number for number, node in enumerate(graph) for name in _used_names(node)}
 
 
 class Evaluator(ReferenceEvaluator):

@@ -233,6 +233,20 @@ class Scatter(OpRun):
         return (result,)
 
 
+class GatherElements(OpRun):
+    """Fails where the data is longer than the indices on an axis that is not gathered from."""
+
+    def _run(self, data, indices, axis=None):
+        axis = (axis or 0) % data.ndim
+        if indices.size == 0:
+            return (np.empty(indices.shape, data.dtype),)
+        reached = tuple(slice(None) if i == axis else slice(size) for i, size in enumerate(indices.shape))
+        limit = data.shape[axis]
+        if indices.min() < -limit or indices.max() >= limit:
+            raise IndexError(f"an index is outside of -{limit} .. {limit - 1}")
+        return (np.take_along_axis(data[reached], indices % limit, axis),)
+
+
 class Resize(ops.Resize):
     """Version 10 has inputs (x, scales) and samples at x / scale, rounding down."""
 
@@ -377,6 +391,7 @@ FIXES: list[type[op_run.OpRun]] = [
     BatchNormalization,
     LRN,
     Scatter,
+    GatherElements,
     Resize,
     Upsample,
     RoiAlign,

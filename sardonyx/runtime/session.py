@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from sardonyx import errors
+from sardonyx.runtime.direct import AS_ARRAY
 from sardonyx.runtime.loading import Assumptions, Loader
 from sardonyx.runtime.native import BrokenAssumption, Context, Library, Port, Uncompiled, Variant
 from sardonyx.runtime.options import SessionOptions
@@ -60,8 +61,10 @@ class Session:
         self._pool = get_pool(self.options.threads)
         self._variants: dict[Assumptions, Variant] = {}
         self._current: Variant | None = None
+        self._free: list[Context] = []  # contexts of `_current` that nobody uses
         if self.options.providers[0] == "native":
             self._current = self._variant(())
+            self._free = self._current.contexts.free
             self._library = self._current.library
         else:
             self._library = self._uncompiled()
@@ -127,19 +130,37 @@ class Session:
             InputError: a name, dtype, rank or dim is not what the model declares.
             RuntimeFailure, ShapeError: the data itself makes a node fail; the node is named.
         """
-        values = self._seen_before(feeds) or self._checked(feeds)
-        targets = None if out is None else self._targets(out)
         if outputs is not None:
             for name in outputs:
                 if name not in self._positions:
                     raise errors.InputError(f"no output '{name}'", hint=f"outputs are {', '.join(self._positions)}")
-        if self._engine is not None:
-            results = self._engine.run(dict(zip(self._names, values, strict=True)))
-            for number, array in (targets or {}).items():
-                np.copyto(array, results[number])
-        else:
-            results = self._run(values, targets)
+        results = self._direct(feeds) if out is None else None
+        if results is None:
+            results = self._slowly(feeds, out)
         return results if outputs is None else [results[self._positions[name]] for name in outputs]
+
+    def _direct(self, feeds: Mapping[str, Any]) -> list[Any] | None:
+        """The results, where C can do the whole run; see `runtime/direct.py`."""
+        free = self._free
+        try:
+            context = free.pop()
+        except IndexError:
+            return None
+        try:
+            return context.direct(feeds)
+        finally:
+            free.append(context)
+
+    def _slowly(self, feeds: Mapping[str, Any], out: Mapping[str, np.ndarray] | None) -> list[Any]:
+        """A run with all checks and messages."""
+        values = self._seen_before(feeds) or self._checked(feeds)
+        targets = None if out is None else self._targets(out)
+        if self._engine is None:
+            return self._run(values, targets)
+        results = self._engine.run(dict(zip(self._names, values, strict=True)))
+        for number, array in (targets or {}).items():
+            np.copyto(array, results[number])
+        return results
 
     def _run(self, values: list[Any], targets: dict[int, np.ndarray] | None) -> list[Any]:
         """Run compiled; where the inputs break what the code assumed, go on with a variant that assumes the reverse."""
@@ -151,7 +172,7 @@ class Session:
             except BrokenAssumption as broken:
                 variant = self._variant(broken.corrected(variant.assumptions))
             else:
-                self._current = variant
+                self._current, self._free = variant, variant.contexts.free
                 return results
         raise errors.RuntimeFailure(
             f"the model changes the ranks of its values in more than {MOST_VARIANTS} ways",
@@ -221,6 +242,8 @@ class Session:
                 raise errors.InputError(f"no output '{name}'", hint=f"outputs are {', '.join(self._positions)}")
             port = self._library.outputs[self._positions[name]]
             fits = isinstance(array, np.ndarray) and array.flags.c_contiguous and array.flags.writeable
+            if port.form != AS_ARRAY:
+                raise errors.InputError(f"output '{name}' is {port.type}; no array can be given for it")
             if not fits or array.dtype != port.dtype:
                 raise errors.InputError(f"out '{name}' must be a writable C-contiguous array of {port.dtype}")
             if not port.known:
@@ -243,8 +266,16 @@ class Session:
             "bound": self._library.facts["bound"],
         }
 
+    def operations(self) -> int:
+        """Operations of one run with the input shapes seen last, two for each multiply-add; 0 before the first run."""
+        contexts = self._current.contexts.all if self._current else []
+        return sum(contexts[-1].flops()) if contexts else 0
+
     def profile(self) -> Any:
-        """Time of each step so far; needs ``SessionOptions(profile=True)``."""
+        """Time of each step so far; needs ``SessionOptions(profile=True)``.
+
+        Its arithmetic is that of a run with the input shapes seen last.
+        """
         from sardonyx.runtime.profile import Profile
 
         if not self.options.profile:
@@ -253,7 +284,13 @@ class Session:
         contexts = self._current.contexts.all if self._current else []
         steps = library.facts["steps"]
         ticks = [sum(c.ticks[number] for c in contexts if c.ticks is not None) for number in range(len(steps))]
-        return Profile(steps, ticks, sum(context.runs for context in contexts))
+        flops = contexts[-1].flops() if contexts else []
+        return Profile(steps, ticks, sum(context.runs for context in contexts), flops)
+
+    def reset_profile(self) -> None:
+        """Forget all times so far. No run may be under way."""
+        for context in self._all_contexts():
+            context.reset_profile()
 
     def _all_contexts(self) -> list[Context]:
         return [context for variant in self._variants.values() for context in variant.contexts.all]

@@ -165,6 +165,10 @@ class Pool:
         self._hosts.add(host)
         return host
 
+    def direct_method(self, functions: int) -> int:
+        """The address of what describes a direct run to the interpreter; see `runtime/direct.py`."""
+        return self._library.sx_direct_method(functions)
+
     def _grow(self, threads: int) -> None:
         with self._lock:
             if threads <= self._threads:
@@ -323,7 +327,7 @@ def _library_path() -> Path:
     """The compiled pool, from the cache or compiled now (0.2 s)."""
     target = host_target()
     digest = hashlib.sha256(target.name.encode())
-    for name in ("pool.c", "sardonyx.h", "builtins.c"):
+    for name in ("pool.c", "direct.c", "sardonyx.h", "builtins.c"):
         digest.update((_SOURCES / name).read_bytes())
     key = f"pool-{digest.hexdigest()[:40]}"
     file = f"pool{target.library_suffix}"
@@ -333,7 +337,7 @@ def _library_path() -> Path:
         from sardonyx.compiler.build import Unit, compile_library
 
         def make(folder: Path) -> None:
-            compile_library([Unit("pool", Path("pool.c"))], target, folder / file)
+            compile_library([Unit(name, Path(f"{name}.c")) for name in ("pool", "direct")], target, folder / file)
 
         entry = store.publish(key, make)
     return entry / file
@@ -358,6 +362,7 @@ def _load() -> ctypes.CDLL:
         "sx_host_trim": (None, [pointer]),
         "sx_host_memory": (None, [pointer, pointer]),
         "sx_host_destroy": (None, [pointer]),
+        "sx_direct_method": (pointer, [pointer]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)
@@ -382,7 +387,8 @@ def _system(start: object) -> ctypes.Array:
     else:
         libc = ctypes.CDLL(None)
         names = ["posix_memalign", "free", "clock_gettime", "sched_yield"]
-        waits = ["__ulock_wait", "__ulock_wake"] if sys.platform == "darwin" else ["syscall"]
+        linux = ["syscall", "sched_getcpu", "sched_getaffinity", "sched_setaffinity"]
+        waits = ["__ulock_wait", "__ulock_wake"] if sys.platform == "darwin" else linux
         functions = [getattr(libc, name) for name in waits + names]
     addresses = [ctypes.cast(function, ctypes.c_void_p).value for function in [*functions, start]]
     return (ctypes.c_void_p * len(addresses))(*addresses)

@@ -59,7 +59,7 @@ def test_the_hot_loop_has_no_stack_references(name, isa):
 
 @pytest.mark.long
 @pytest.mark.parametrize("isa", harness.ISAS)
-@pytest.mark.parametrize("name", [*KERNELS, "pool"])
+@pytest.mark.parametrize("name", [*KERNELS, "peak", "pool"])
 def test_it_compiles_alone_without_undefined_symbols(name, isa):
     if name == "pool" and isa.startswith("wasm"):
         pytest.skip("threads of WebAssembly are another host's")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 
 import numpy as np
 import pytest
-from kernels.harness import compile_kernels
+from kernels.harness import at_page_end, build, compile_kernels, pointer, struct
 from kernels.window import (
     Window,
     assert_close_to_float64,
@@ -33,6 +34,8 @@ CASES = [
     Window(c=16, size=(8, 21), kernel=(1, 7), pads=(0, 3, 0, 3)),
     Window(c=16, size=(2, 2), kernel=(3, 3), pads=(5, 5, 5, 5)),
     Window(c=16, size=(66, 64), kernel=(3, 3)),
+    Window(c=16, size=(3, 61), kernel=(3, 3), pads=(9, 40, 4, 23)),
+    Window(c=16, size=(20, 9), kernel=(3, 3), stride=(1, 2), dilation=(7, 4), pads=(7, 4, 7, 4)),
     Window(c=1100, size=(3, 3), kernel=(3, 3), pads=(1, 1, 1, 1)),
 ]
 
@@ -72,6 +75,29 @@ def test_every_row_width(kernel, stride, width):
     check(window, "v3", np.random.default_rng(width))
 
 
+def test_rows_of_a_part_of_the_image():
+    """`depthwise_nchw16c_f32_rows` reads no row of x but those that have taps."""
+    window = Window(c=16, size=(20, 11), kernel=(3, 3), stride=(2, 2), pads=(1, 1, 1, 1))
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((1, 16, 20, 11), dtype=np.float32)
+    w = rng.standard_normal((16, 1, 3, 3), dtype=np.float32)
+    whole_y = depthwise(window, x, w, "v3")
+    lib, packed = build("depthwise_nchw16c_f32.c", isa="x86_64_v3"), pack_depthwise(w)
+    args = struct("depthwise_nchw16c_f32.h", "depthwise_nchw16c_f32_args")
+    a = args(w=pointer(packed), c_blocks=1, **window.fields())
+    ow = window.out[1]
+    for lo, hi in [(0, 3), (3, 4), (4, 10)]:
+        first, last = max(lo * 2 - 1, 0), min((hi - 1) * 2 + 2, 20)
+        part = at_page_end(np.full((last - first, 11, 16), 1, np.float32))
+        part[...] = x[0, :, first:last].transpose(1, 2, 0)
+        y = np.zeros((hi - lo, ow, 16), np.float32)
+        plane_x = ctypes.c_void_p(pointer(part) - first * 11 * 64)
+        plane_y = ctypes.c_void_p(pointer(y) - lo * ow * 64)
+        rows = lib.depthwise_nchw16c_f32_rows
+        rows(ctypes.byref(a), ctypes.c_int64(0), plane_x, plane_y, ctypes.c_int64(lo), ctypes.c_int64(hi))
+        assert_same_bits(y.transpose(2, 0, 1), np.ascontiguousarray(whole_y[0, :, lo:hi]))
+
+
 @pytest.mark.parametrize("kernel", [3, 4])
 def test_nan_and_infinity_pass_through(kernel):
     window = Window(c=17, size=(9, 16), kernel=(kernel, kernel), pads=(1, 1, 1, 1))
@@ -89,7 +115,7 @@ def test_nan_and_infinity_pass_through(kernel):
 @pytest.mark.parametrize("isa", ["x86_64_v3", "icelake_server"])
 def test_hot_loops_have_no_stack_references(isa):
     loops = fma_loops(compile_kernels("depthwise_nchw16c_f32.c", isa=isa, kind="s").read_text())
-    inner = [(name, loop) for name, loop in loops if re.fullmatch(r"row_[47]_[357]s[12]", name)]
+    inner = [(name, loop) for name, loop in loops if re.fullmatch(r"inner_[47]_[357]s[12]", name)]
     assert len({name for name, _ in inner}) == 12
     for name, loop in inner:
         assert not re.search(r"%[er][sb]p", loop), f"{name}:\n{loop}"

@@ -168,6 +168,33 @@ def test_erf_of_floats(loops: ctypes.CDLL) -> None:
     check("erf", call(loops, "erf_f32", x), reference, 1.25, x)
 
 
+def test_gelu_errs_by_two_units_of_its_operand_at_most(loops: ctypes.CDLL) -> None:
+    """As the composition of erf, which loses what 1 + erf(x) cancels; NaN, infinities and zeros as the composition."""
+    x = np.concatenate([samples(np.float32, 1_000), np.linspace(-14, 14, 50_001, dtype=np.float32)])
+    got = call(loops, "gelu_f32", x)
+    wide = x.astype(np.float64)
+    wanted = wide * 0.5 * (1 + erf(wide / np.sqrt(2)))
+    wanted[x < -6] = 0 * wide[x < -6]  # NaN at -inf, -0 else
+    inside = np.isfinite(x)
+    error = np.abs(got - wanted)[inside]
+    bound = 2 * np.maximum(np.abs(wide[inside]) * 2.0**-24, 2.0**-149)
+    assert (error <= bound).all(), (x[inside][error > bound][:5], got[inside][error > bound][:5])
+    assert np.array_equal(got[~inside], wanted[~inside].astype(np.float32), equal_nan=True)
+    assert np.array_equal(np.signbit(got[x == 0]), np.signbit(x[x == 0]))
+    far = (x < -14) & inside
+    assert far.any()
+    assert not got[far].any()
+
+
+def test_mish_of_floats(loops: ctypes.CDLL) -> None:
+    x = samples(np.float32, 200_000)
+    x = x[~((x < -87) & np.isfinite(x))]  # below, tanh(softplus(x)) is subnormal and x times it no better
+    wide = x.astype(np.float64)
+    e = np.exp(np.minimum(wide, 300))
+    reference = wide * (e * (e + 2) / (e * (e + 2) + 2))
+    check("mish", call(loops, "mish_f32", x), reference, 5, x)
+
+
 def operands(dtype: type, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of anything with anything, of moderate numbers, of whole numbers, and all pairs of special values."""
     rng = np.random.default_rng(11)
@@ -336,7 +363,7 @@ def test_narrowing_to_bf16_rounds_once_to_nearest_even(loops: ctypes.CDLL) -> No
 
 
 @pytest.mark.parametrize(("isa", "register"), [("x86_64_v3", "%ymm"), ("icelake_server", "%zmm"), ("aarch64", ".4s")])
-@pytest.mark.parametrize("name", ["exp", "log", "tanh", "erf", "sigmoid", "sin"])
+@pytest.mark.parametrize("name", ["exp", "log", "tanh", "erf", "sigmoid", "gelu", "mish", "sin"])
 def test_hot_loops_are_vectorised_without_calls_or_spills(name: str, isa: str, register: str) -> None:
     text = harness.compile_kernels(LOOPS, isa=isa, kind="s").read_text()
     body = text.split(f"\nloop_{name}_f32:", 1)[1].split("func_end", 1)[0]

@@ -73,22 +73,24 @@ def samples(rows: int, features: int, dtype: type) -> np.ndarray:
 
 
 def call(forest: pt.Forest, x: np.ndarray, targets: int, aggregate: int, isa: str, *, backwards: bool) -> np.ndarray:
-    name = "tree_ensemble_f32" if x.dtype == np.float32 else "tree_ensemble_f64"
+    suffix = "f32" if x.dtype == np.float32 else "f64"
     p = pt.pack_forest(forest, x.dtype, targets)
     assert p is not None
     y = np.full((len(x), targets), np.nan, x.dtype)
+    leaves = np.zeros((min(len(x), pt.FEW_ROWS), len(p.depths)), p.nodes.dtype if x.dtype == np.float64 else np.uint32)
     args = struct("tree_ensemble.h", "tree_ensemble_args")(
         x=pointer(x), y=pointer(y), rows=len(x), features=x.shape[1], targets=targets, trees=len(p.depths),
         columns=p.columns, nodes=pointer(p.nodes), roots=pointer(p.roots), depths=pointer(p.depths),
         sources=pointer(p.sources), tests=len(p.members), members=pointer(p.members),
         member_keys=pointer(p.member_keys), leaf=p.leaf, aggregate=aggregate, weights=pointer(p.weights),
-        starts=pointer(p.starts), targets_of=pointer(p.targets_of),
+        starts=pointer(p.starts), targets_of=pointer(p.targets_of), steps=p.steps, leaves=pointer(leaves),
     )  # fmt: skip
-    lib = build(f"{name}.c", isa=isa)
-    tasks = run(lib, name, args)
-    if backwards:
-        y[:] = np.nan
-        run(lib, name, args, splits=[(t, t + 1) for t in reversed(range(tasks))])
+    for name in (f"tree_leaves_{suffix}", f"tree_ensemble_{suffix}"):
+        lib = build(f"{name}.c", isa=isa)
+        tasks = run(lib, name, args)
+        if backwards:
+            y[:] = np.nan
+            run(lib, name, args, splits=[(t, t + 1) for t in reversed(range(tasks))])
     return y
 
 
@@ -103,7 +105,7 @@ def test_every_row_falls_to_the_right_leaves(isa, dtype, modes, entries, targets
     forest = random_forest([4, 0, 7, 1, 3, 40, 5, 6, 2, 5, 13], 6, modes, entries, targets)
     for rows in (0, 1, 7, 8, 9, 137):
         x = samples(rows, 6, dtype)
-        got = call(forest, x, targets, aggregate, isa, backwards=rows == 137)
+        got = call(forest, x, targets, aggregate, isa, backwards=rows in (8, 137))
         np.testing.assert_array_equal(got, naive(forest, x, targets, aggregate), err_msg=f"{rows} rows")
 
 

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import onnx
 import pytest
-from kernels.harness import SOURCES, build, compile_kernels, pointer, run, struct
+from kernels.harness import build, compile_kernels, pointer, run, struct
 from kernels.window import (
     ISAS,
     Window,
@@ -22,16 +22,34 @@ from kernels.window import (
 from onnx import helper, numpy_helper
 
 import sardonyx
-from sardonyx.kernels.packing import nchw_to_nchw16c
-from sardonyx.kernels.packing_winograd import pack_winograd
-from sardonyx.ops import convolution, window
+from sardonyx.kernels.packing import nchw_to_nchw16c, pack_conv
+from sardonyx.ops import window
+from sardonyx.ops import winograd as lowering
 
-# Blocks, groups and chunks so small that every one of them has a border in a small convolution.
+
+def _blocks(tiles: int) -> dict[str, object]:
+    return {"WINOGRAD_BLOCK": tiles, "WINOGRAD_SHARED_BLOCK": tiles}
+
+
+# Blocks and groups so small that every one of them has a border in a small convolution.
 SMALL: dict[str, dict[str, object]] = {
-    "small": {"WINOGRAD_BLOCK(icb)": 3, "GROUP": 2, "CHUNK": 1, "CONV_MR": 2, "CONV_NB": 1, "INPUT_BLOCKS": 2},
-    "pairs": {"WINOGRAD_BLOCK(icb)": 5, "GROUP": 2, "CHUNK": 2, "CONV_MR": 2, "CONV_NB": 2, "INPUT_BLOCKS": 1},
+    "small": {
+        "WINOGRAD_BLOCK": 3,
+        "WINOGRAD_SHARED_BLOCK": 3,
+        "GROUP": 2,
+        "CONV_MR": 2,
+        "CONV_NB": 1,
+        "INPUT_BLOCKS": 2,
+    },
+    "pairs": {
+        "WINOGRAD_BLOCK": 5,
+        "WINOGRAD_SHARED_BLOCK": 5,
+        "GROUP": 2,
+        "CONV_MR": 2,
+        "CONV_NB": 2,
+        "INPUT_BLOCKS": 1,
+    },
 }
-BOTH = [False, True]  # every task transforms its input, or one step for all of them
 
 # The transforms, as the header states them.
 P, Q = 0.625, 1.5
@@ -80,29 +98,35 @@ def winograd(
     case: Tiled,
     x: np.ndarray,
     w: np.ndarray,
-    shared: bool = False,
     variant: str = "v3",
     defines: dict[str, object] | None = None,
 ) -> np.ndarray:
     """The output [N, O, OH, OW] of both kernels; lanes beyond the last channel are checked to be zero."""
-    macros = {"WINOGRAD_BLOCK(icb)": 7} | dict(defines or {})
-    blocks = -(-case.c // 16)
-    fields = {"ic_blocks": blocks, "oc_blocks": -(-case.o // 16)}
-    transformed = None
-    if shared:
-        lib = build("winograd_input_f32.c", isa=ISAS[variant][0], defines=ISAS[variant][1] | macros)
-        memory, x_batch = spaced(nchw_to_nchw16c(x))
-        arguments = struct("winograd_input_f32.h", "winograd_input_f32_args")
-        tiles = case.n * -(-case.out[0] // 4) * -(-case.out[1] // 4)
-        transformed = np.full(tiles * (blocks + 1) * 576 + 64, 1e30, np.float32)
-        values = case.fields() | {"x": pointer(memory), "x_batch": x_batch, "ic_blocks": blocks}
-        args = arguments(v=pointer(transformed), **values)
-        lib.winograd_input_f32_tasks.restype = ctypes.c_int64
-        tasks = lib.winograd_input_f32_tasks(ctypes.byref(args))
-        run(lib, "winograd_input_f32", args, splits=random_splits(tasks, np.random.default_rng(0)))
-        assert (transformed[-64:] == 1e30).all(), "wrote beyond its buffer"
-        fields["v"] = pointer(transformed)
-    y = run_kernel("winograd_f32", case, x, pack_winograd(w), variant=variant, defines=macros, fields=fields)
+    macros = dict(defines or {"WINOGRAD_BLOCK": 7, "WINOGRAD_SHARED_BLOCK": 7})
+    blocks, outputs = -(-case.c // 16), -(-case.o // 16)
+    packed = pack_conv(w, 1)
+    tiles = case.n * -(-case.out[0] // 4) * -(-case.out[1] // 4)
+    fields = {"ic_blocks": blocks, "oc_blocks": outputs}
+    memory, x_batch = spaced(nchw_to_nchw16c(x))
+    geometry = case.fields() | fields | {"x": pointer(memory), "x_batch": x_batch}
+    transformed = {
+        "input": np.full(tiles * 5 * -(-blocks // 4) * 576 + 64, 1e30, np.float32),
+        "weights": np.full(outputs * -(-blocks // 4) * 37440 + 64, 1e30, np.float32),
+    }
+    for part, values, to in (
+        ("input", geometry, "v"),
+        ("weights", fields | {"w": pointer(packed), "tiles": tiles}, "u"),
+    ):
+        name = f"winograd_{part}_f32"
+        lib = build(f"{name}.c", isa=ISAS[variant][0], defines=ISAS[variant][1] | macros)
+        args = struct(f"{name}.h", f"{name}_args")(**values, **{to: pointer(transformed[part])})
+        tasks = getattr(lib, f"{name}_tasks")
+        tasks.restype = ctypes.c_int64
+        assert (tasks(ctypes.byref(args)) > 0) == ((part == "input") == (tiles <= 16 * outputs))
+        run(lib, name, args, splits=random_splits(tasks(ctypes.byref(args)), np.random.default_rng(0)))
+        assert (transformed[part][-64:] == 1e30).all(), "wrote beyond its buffer"
+        fields[to] = pointer(transformed[part])
+    y = run_kernel("winograd_f32", case, x, packed, variant=variant, defines=macros, fields=fields)
     assert not y[:, case.o :].any() or not np.isfinite(x).all(), "lanes beyond the last channel are not zero"
     return y[:, : case.o]
 
@@ -122,7 +146,7 @@ def error_bound(case: Tiled, x: np.ndarray, w: np.ndarray) -> np.ndarray:
             m = np.einsum("ncij,ocij->noij", v, weights)
             place = bound[:, :, row * 4 : row * 4 + 4, column * 4 : column * 4 + 4]
             place[...] = np.einsum("ai,noij,bj->noab", np.abs(OUTPUT), m, np.abs(OUTPUT))
-    return bound[:, :, : case.out[0], : case.out[1]] * (case.c + 20) * 2.0**-24
+    return bound[:, :, : case.out[0], : case.out[1]] * (case.c + 32) * 2.0**-24
 
 
 def assert_within_bound(case: Tiled, y: np.ndarray, x: np.ndarray, w: np.ndarray) -> None:
@@ -140,15 +164,14 @@ def test_transforms_are_an_exact_identity():
     assert (OUTPUT.astype(np.float32) == OUTPUT).all()
 
 
-@pytest.mark.parametrize("shared", BOTH)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_same_bits_for_every_isa_and_cut(case, shared):
+def test_same_bits_for_every_isa_and_cut(case):
     x, w = inputs(case, np.random.default_rng(1))
     y = winograd(case, x, w)
     assert_within_bound(case, y, x, w)
-    assert_same_bits(winograd(case, x, w, shared, "wide"), y)
+    assert_same_bits(winograd(case, x, w, "wide"), y)
     for defines in SMALL.values():
-        assert_same_bits(winograd(case, x, w, shared, defines=defines), y)
+        assert_same_bits(winograd(case, x, w, defines=defines), y)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -162,7 +185,7 @@ def test_every_plane(length):
     rng = np.random.default_rng(length)
     for case in (tiled(5, 18, (4, length)), tiled(18, 5, (length, 3)), tiled(length * 3 - 2, 16, (length, length))):
         x, w = inputs(case, rng)
-        assert_within_bound(case, winograd(case, x, w, shared=length % 2 == 0), x, w)
+        assert_within_bound(case, winograd(case, x, w), x, w)
 
 
 def test_empty_batch_has_no_tasks():
@@ -202,23 +225,43 @@ def test_error_on_ordinary_data():
     assert np.sqrt((error**2).mean()) < 1e-6
 
 
-def test_nan_and_infinity_stay_in_their_tiles():
-    case = tiled(20, 17, (16, 16))
-    x, w = inputs(case, np.random.default_rng(5))
-    clean = winograd(case, x, w)
-    x[0, 3, 5, 6], x[0, 1, 12, 12] = np.nan, np.inf
-    y = winograd(case, x, w)
-    for row, column in ((5, 6), (12, 12)):  # the outputs whose windows hold one of the two
-        assert not np.isfinite(y[:, :, row - 1 : row + 2, column - 1 : column + 2]).any()
-    y[:, :, 4:8, 4:8] = clean[:, :, 4:8, 4:8]  # the tiles that read them
-    y[:, :, 8:16, 8:16] = clean[:, :, 8:16, 8:16]
-    assert_same_bits(y, clean)
+def direct(case: Tiled, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """The same convolution by conv_nchw16c_f32."""
+    blocks = {"groups": 1, "ic": case.c, "ic_blocks": -(-case.c // 16), "oc_blocks": -(-case.o // 16)}
+    fields = Window.fields(case) | blocks
+    plain = Window(c=case.c, o=case.o, size=case.size, kernel=(3, 3), n=case.n, pads=case.pads)
+    return run_kernel("conv_nchw16c_f32", plain, x, pack_conv(w, 1), fields=fields)[:, : case.o]
+
+
+@pytest.mark.parametrize("variant", ["v3", "wide"])
+@pytest.mark.parametrize("size", [(7, 7), (40, 37)])
+@pytest.mark.parametrize("kind", ["x", "w", "both", "overflow"])
+def test_what_is_not_finite_is_the_direct_sum(kind, size, variant):
+    """NaN and infinity stand where they stand in the direct sum; everything else is untouched."""
+    case = tiled(20, 17, size)
+    rng = np.random.default_rng(5)
+    x, w = inputs(case, rng)
+    clean = winograd(case, x, w, variant)
+    if kind in ("x", "both"):
+        x[0, 3, 5, 6], x[0, 1, 0, 0], x[0, 1, 2, 1] = np.nan, np.inf, -np.inf
+    if kind in ("w", "both"):
+        w[2, 4, 1, 1], w[16, 0, 0, 2] = np.nan, -np.inf
+    if kind == "overflow":  # within, and at some outputs; large values of both signs side by side
+        x[0, :, 2:5, 2:5] = rng.choice([-1.5e38, 1.5e38, 2.0], (20, 3, 3))
+    y, expected = winograd(case, x, w, variant), direct(case, x, w)
+    finite = np.isfinite(y)
+    if kind != "overflow":
+        np.testing.assert_array_equal(finite, np.isfinite(expected))
+    assert_same_bits(np.where(finite, np.float32(0), y), np.where(finite, np.float32(0), expected))
+    if kind == "x":
+        assert_same_bits(y[:, :, 8:], clean[:, :, 8:])  # beyond the tiles that read them
+    assert not finite.all()
 
 
 @pytest.mark.parametrize("isa", ["x86_64_v3", "icelake_server", "aarch64"])
 def test_hot_loops_have_no_stack_references(isa):
     loops = fma_loops(compile_kernels("winograd_f32.c", isa=isa, kind="s").read_text())
-    tiles = [(name, loop) for name, loop in loops if name.startswith("conv_tile_")]
+    tiles = [(name, loop) for name, loop in loops if name.startswith("winograd_tile_")]
     assert len(tiles) == (28 if isa == "icelake_server" else 6), "one for each tile"
     for name, loop in tiles:
         assert not re.search(r"%[er][sb]p|\[(sp|x29)", loop), f"{name}:\n{loop}"
@@ -228,7 +271,6 @@ def test_work_is_cut_finer_than_threads():
     lib = build("winograd_f32.c")
     arguments = struct("winograd_f32.h", "winograd_f32_args")
     for channels, size in [(64, 56), (128, 28), (256, 14), (512, 14), (512, 28), (256, 64), (64, 224)]:
-        tiles = (-(-size // 4)) ** 2
         args = arguments(
             ic_blocks=channels // 16,
             oc_blocks=channels // 16,
@@ -237,14 +279,8 @@ def test_work_is_cut_finer_than_threads():
             oh=size,
             ow=size,
             n=1,
-            v=1 if tiles <= convolution.SHARED_TILES else None,
         )
         assert 8 <= lib.winograd_f32_tasks(ctypes.byref(args)) <= 256
-
-
-def test_the_program_allots_what_the_kernel_shares():
-    text = (SOURCES / "winograd_tile.h").read_text()
-    assert f"#define WINOGRAD_SHARED {convolution.SHARED_TILES}\n" in text
 
 
 @pytest.mark.parametrize(
@@ -252,27 +288,29 @@ def test_the_program_allots_what_the_kernel_shares():
     [
         ((64, 64), (56, 56), 1, True),
         ((512, 512), (14, 14), 1, True),
-        ((512, 512), (7, 7), 1, False),
+        ((512, 512), (7, 7), 1, True),
         ((512, 512), (7, 7), 8, True),
         ((16, 64), (55, 55), 1, True),
         ((128, 32), (14, 14), 1, True),
         ((64, 64), (1, 400), 1, False),
         ((64, 64), (4, 4), 1, False),
+        ((5000, 64), (56, 56), 1, False),
     ],
 )
 def test_choice(channels, size, images, chosen):
     place = window.Window(size, (3, 3), (1, 1), (1, 1), (1, 1), (1, 1), size)
-    assert convolution._winograd_pays(images, *channels, place) is chosen
+    assert lowering.winograd_pays(images, *channels, place) is chosen
     for other in ({"strides": (2, 1)}, {"dilations": (1, 2)}, {"kernel": (3, 5)}):
         fields = {**place.__dict__, **other}
-        assert not convolution._winograd_pays(images, *channels, window.Window(**fields))
+        assert not lowering.winograd_pays(images, *channels, window.Window(**fields))
 
 
 @pytest.mark.parametrize(
     ("dims", "shape"),
     [
-        ((1, 40, 23, 21), (1, 40, 23, 21)),  # V shared by all tasks
+        ((1, 40, 18, 17), (1, 40, 18, 17)),  # V shared by all tasks
         ((1, 24, 50, 50), (1, 24, 50, 50)),  # too many tiles for that
+        (("n", 24, "h", "w"), (1, 24, 9, 14)),
         (("n", 24, "h", "w"), (2, 24, 18, 15)),
         (("n", 24, "h", "w"), (3, 24, 35, 33)),
     ],

@@ -88,7 +88,7 @@ def test_linear_models() -> None:
     compare([*three, *two, *regressors], x=X)
 
 
-def test_labels_that_are_strings_are_looked_up_on_the_host() -> None:
+def test_labels_that_are_strings() -> None:
     attributes = {
         "coefficients": RNG.normal(size=8).tolist(),
         "intercepts": [0.1, 0.2],
@@ -96,7 +96,6 @@ def test_labels_that_are_strings_are_looked_up_on_the_host() -> None:
     }
     compare(
         [("LinearClassifier", ["x"], attributes | {"classlabels_strings": ["no", "yes"]})],
-        hosted={"Gather"},
         x=X,
     )
 

@@ -359,3 +359,48 @@ def test_available_cpus_rounds_the_quota_up_and_is_at_least_one(tmp_path, monkey
     for text, count in (("150000 100000", 2), ("1000 100000", 1), ("9900000 100000", 8)):
         root = tree(tmp_path, {**V2, "sys/fs/cgroup/a/b/cpu.max": text})
         assert available_cpus(root) == count
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or available_cpus() < 2, reason="needs two processors of Linux"
+)
+def test_workers_keep_off_the_processor_of_their_caller(library, make_pool):
+    pool = make_pool(2)
+    host = pool.host()
+    known = {thread.native_id for thread in threading.enumerate()}
+    allowed = os.sched_getaffinity(0)
+    check(library, host, 100, work=100)
+    [worker] = [t for t in threading.enumerate() if t.name.startswith("sardonyx-") and t.native_id not in known]
+    assert worker.native_id is not None
+    left = set()
+    for _ in range(200):  # asleep after 50 us; woken by a job, on any processor but one
+        time.sleep(0.002)
+        check(library, host, 100, work=1000)
+        mine = os.sched_getaffinity(worker.native_id)
+        assert mine
+        assert mine <= allowed
+        left = allowed - mine
+        if left:
+            break
+    assert len(left) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_all_threads_on_one_processor(library_path):
+    program = f"""
+        import ctypes, os
+        os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
+        from sardonyx.runtime.threads import get_pool
+        library = ctypes.CDLL({str(library_path)!r})
+        library.spin.restype = ctypes.c_int64
+        host = get_pool(3).host()
+        for _ in range(20):
+            seen, errors = (ctypes.c_uint8 * 500)(), (ctypes.c_int64 * 2)()
+            I = ctypes.c_int64
+            library.check(host, seen, I(500), I(50), I(0), I(64), I(3), errors)
+            assert errors[0] == 0
+        print("done")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "done\n", done.stderr

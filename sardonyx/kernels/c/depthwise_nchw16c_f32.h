@@ -27,4 +27,9 @@ int64_t depthwise_nchw16c_f32_tasks(const depthwise_nchw16c_f32_args *a);
 int64_t depthwise_nchw16c_f32_scratch(const depthwise_nchw16c_f32_args *a);  // bytes for each running thread
 void depthwise_nchw16c_f32(const void *args, int64_t lo, int64_t hi, void *scratch);
 
+// Output rows lo <= oh < hi of one channel block, without the epilogue. x and y are where row 0 of the block's planes
+// lies or would lie: of x only the rows that have taps are read.
+void depthwise_nchw16c_f32_rows(const depthwise_nchw16c_f32_args *a, int64_t block, const float *x, float *y, int64_t lo,
+                                int64_t hi);
+
 #endif

@@ -28,27 +28,27 @@ SX_INLINE float exp_poly_f32(float r) {
     return fma1(p, r, 0.49999994f);
 }
 
-// e^x = 2^n e^r. The power of two is applied in two halves, so that the largest results and subnormals come out right.
+// e^x = 2^n (1 + t). `magic` is 1.5 * 2^23 + bias: added and taken off it rounds x log2(e) to n, and n + bias is what the
+// low bits of the sum z hold, so that one shift makes 2^(n + bias - 127).
 typedef struct {
-    float t;          // e^r - 1
-    float half, rest; // half * rest = 2^n
+    float z, t;
 } exp_parts_f32;
 
-SX_INLINE exp_parts_f32 exp_split_f32(float x) {
-    float c = x > 89.0f ? 89.0f : x;
-    c = c < -104.0f ? -104.0f : c;
-    float z = fma1(c, SX_LOG2E_F32, SX_MAGIC_F32);
-    float n = z - SX_MAGIC_F32;
-    float r = fma1(n, -SX_LN2_LO_F32, fma1(n, -SX_LN2_HI_F32, c));
-    int32_t i = (int32_t)(bits_f32(z) - bits_f32(SX_MAGIC_F32));
-    int32_t a = i >> 1, b = i - a;
-    return (exp_parts_f32){.t = fma1(exp_poly_f32(r), r * r, r), .half = from_bits_f32((uint32_t)(a + 127) << 23),
-                           .rest = from_bits_f32((uint32_t)(b + 127) << 23)};
+SX_INLINE exp_parts_f32 exp_split_f32(float x, const float magic) {
+    float z = fma1(x, SX_LOG2E_F32, magic);
+    float n = z - magic;
+    float r = fma1(n, -SX_LN2_LO_F32, fma1(n, -SX_LN2_HI_F32, x));
+    return (exp_parts_f32){z, fma1(exp_poly_f32(r), r * r, r)};
 }
 
+// The power of two is applied in two halves, so that the largest results and subnormals come out right.
 SX_INLINE float exp_f32(float x) {
-    exp_parts_f32 e = exp_split_f32(x);
-    return (1.0f + e.t) * e.half * e.rest;
+    float c = x > 89.0f ? 89.0f : x;
+    c = c < -104.0f ? -104.0f : c;
+    exp_parts_f32 e = exp_split_f32(c, SX_MAGIC_F32 + 254.0f);
+    uint32_t i = bits_f32(e.z), a = i >> 1;
+    float half = from_bits_f32(a << 23), rest = from_bits_f32((i - a) << 23);
+    return fma1(half, e.t, half) * rest;
 }
 
 // e^x - 1 = 2 (2^(n-1) (e^r - 1) + 2^(n-1) - 1/2): halved, so that n = 128 does not overflow too early.
@@ -69,15 +69,14 @@ SX_INLINE float expm1_f32(float x) {
     return fabs_f32(x) < 0x1p-25f ? x : 2.0f * fma1(p, s, s - 0.5f);
 }
 
-// 1 / (1 + e^-x), through e^-|x| <= 1: neither overflow nor cancellation. On the negative side e^-|x| = 2^n (1 + t) is
-// multiplied in only after the division, unrounded, together with what the sum d lost: 3 ULP become 2.
+// 1 / (1 + e^-x) = C / (C + C e^-x), C = 2^-32: neither overflows where the result is subnormal. Of the three sums that
+// C + s + s t can be this has the least error: the rounding of the small one fades in the last.
 SX_INLINE float sigmoid_f32(float x) {
-    exp_parts_f32 e = exp_split_f32(-fabs_f32(x));
-    float p = 1.0f + e.t, z = p * e.half * e.rest;
-    float d = 1.0f + z, lost = z - (d - 1.0f);
-    float q = 1.0f / d;
-    float t = fma1(-q * lost, p, e.t);
-    return x < 0.0f ? fma1(q, t, q) * e.half * e.rest : q;
+    float c = x > 65.0f ? 65.0f : x;
+    c = c < -110.0f ? -110.0f : c;
+    exp_parts_f32 e = exp_split_f32(-c, SX_MAGIC_F32 + (127.0f - 32.0f));
+    float s = from_bits_f32(bits_f32(e.z) << 23);
+    return 0x1p-32f / (fma1(s, e.t, 0x1p-32f) + s);
 }
 
 // Below 0.6 an odd polynomial (28.4 bits), above it 1 - 2 / (e^2|x| + 1), where errors of the exponential fade.
@@ -91,11 +90,39 @@ SX_INLINE float tanh_f32(float x) {
     q = fma1(q, s, -0.333332986f);
     float near = fma1(q * s, t, t);
     float c = t > 10.0f ? 10.0f : t;
-    float z = fma1(c, 2.0f * SX_LOG2E_F32, SX_MAGIC_F32);
-    float r = fma1(z - SX_MAGIC_F32, -SX_LN2_F32, c + c);
+    const float magic = SX_MAGIC_F32 + 127.0f;
+    float z = fma1(c, 2.0f * SX_LOG2E_F32, magic);
+    float r = fma1(z - magic, -SX_LN2_F32, c + c);
     float p = fma1(fma1(exp_poly_f32(r), r, 1.0f), r, 1.0f);
-    float far = 1.0f - 2.0f / fma1(p, exp2_of_magic_f32(z), 1.0f);
+    float far = 1.0f - 2.0f / fma1(p, from_bits_f32(bits_f32(z) << 23), 1.0f);
     return copysign_f32(t < 0.6f ? near : far, x);
+}
+
+// x Phi(x) with Phi(-|x|) = 2^(y - 1), y a polynomial of |x|: right within 2 * 2^-24 |x|. Beyond 5.7 y falls faster than
+// it should, so that Phi becomes 0. 2^f: 28.9 bits.
+SX_INLINE float gelu_f32(float x) {
+    float t = fabs_f32(x);
+    float y = -2.33488095e-06f;
+    y = fma1(y, t, 3.37371639e-05f);
+    y = fma1(y, t, -0.000161291668f);
+    y = fma1(y, t, -0.00019170616f);
+    y = fma1(y, t, 0.00712686498f);
+    y = fma1(y, t, -0.0525336117f);
+    y = fma1(y, t, -0.459198296f);
+    y = fma1(y, t, -1.151106f) * t;
+    y = y < -126.0f ? -126.0f : y; // 2^-127 becomes 0
+    const float magic = SX_MAGIC_F32 + 126.0f;
+    float z = y + magic;
+    float f = y - (z - magic);
+    float p = 0.00015353148f;
+    p = fma1(p, f, 0.00133991323f);
+    p = fma1(p, f, 0.00961843971f);
+    p = fma1(p, f, 0.05550332f);
+    p = fma1(p, f, 0.240226477f);
+    p = fma1(p, f, 0.693147182f);
+    p = fma1(p, f, 1.0f);
+    p *= from_bits_f32(bits_f32(z) << 23);
+    return x * ((int32_t)bits_f32(x) < 0 ? p : 1.0f - p);
 }
 
 // Below 1 an odd polynomial (27.8 bits), above it 1 - erfc(|x|), erfc a polynomial about 2.46875 (26.5 bits, absolute).
@@ -180,6 +207,16 @@ SX_INLINE float log1p_f32(float x) {
 SX_INLINE float softplus_f32(float x) {
     float e = exp_f32(-fabs_f32(x));
     return (x < 0.0f ? 0.0f : x) + (e < 0x1p-25f ? e : log1p_finite_f32(e, 1.0f));
+}
+
+// x tanh(log(1 + e^x)) = x w / (w + 2) for w = e^x (e^x + 2), here with e^x and w scaled by 2^32 for subnormal results.
+SX_INLINE float mish_f32(float x) {
+    float c = x > 20.0f ? 20.0f : x;
+    c = c < -105.0f ? -105.0f : c;
+    exp_parts_f32 e = exp_split_f32(c, SX_MAGIC_F32 + (127.0f + 32.0f));
+    float s = from_bits_f32(bits_f32(e.z) << 23);
+    float v = fma1(s, e.t, s), w = fma1(v, 0x1p-32f, 2.0f) * v;
+    return x * (w / (w + 0x1p33f));
 }
 
 // ---- trigonometry, in double ----------------------------------------------------------------------------------------

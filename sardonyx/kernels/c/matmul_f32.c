@@ -18,12 +18,18 @@
 #include "matmul_tile.h"
 
 // Tunables.
+#ifndef KC
 #define KC 384               // length of a chunk of K (256 is 2 % slower, 512 no faster)
+#endif
 #define MC (120 / MR * MR)   // rows of A in L2
+#ifndef PACKED_PANELS
 #define PACKED_PANELS 16     // most panels that a block packs
+#endif
 #define MERGED_COLUMNS 512   // most columns of a block made of several: C should be near when the epilogue comes
 #define STREAM_AHEAD 32      // how many k ahead a B that is read once is fetched
+#ifndef TASK_WORK
 #define TASK_WORK (1 << 20)  // products that are worth a task: 10 to 20 us
+#endif
 #define MOST_TASKS 256
 
 SX_INLINE int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }

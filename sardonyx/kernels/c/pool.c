@@ -5,7 +5,7 @@
 // that has not begun: correctness needs no worker at all. Workers and caller claim chunks of units by one compare-and-
 // swap on `claim` = (generation << 32 | next unit); the generation proves that the fields read before the swap belong
 // to this job, so a worker that was descheduled between reading and claiming holds nobody up. Chunks shrink towards
-// the end. Running threads (callers and workers) stay at or under `limit` unless there are more callers than that.
+// the end. Workers keep off the processor of the caller that they help (keep_off). Running threads (callers and workers) stay at or under `limit` unless there are more callers than that.
 #include "sardonyx.h"
 
 #define SLOTS 32           // jobs at one time; further callers run alone
@@ -13,7 +13,11 @@
 #define LINE 64
 #define SPIN_NS 50000      // an idle worker spins this long for the next step of a model, then sleeps
 #define SPINS 16           // between looks at the clock, each with an offer of the processor to others
-#define JOIN_NS 20000      // a caller spins this long for the last chunks of others, then sleeps
+#define JOIN_NS 50000      // a caller spins this long for the last chunks of others, then sleeps
+#define ASIDE_NS 1000000   // a worker moves itself to another processor at most this often
+#define FEW_WORKERS 16     // so many keep off the processor of their caller: among more others one is free anyway
+#define CPU_WORDS 16       // 1024 processors
+#define NO_CPU 0xffffffff
 #define GUIDE 4            // a chunk is 1 / (GUIDE * threads) of what is left
 #define MAX_UNITS 0x7fffffff
 #define CACHED_BLOCKS 128  // released blocks kept by one host
@@ -22,6 +26,9 @@
 typedef struct {           // the order is known to runtime/threads.py
 #if defined(__linux__)
     long (*syscall)(long number, ...);
+    int (*getcpu)(void);                                         // sched_getcpu
+    int (*getaffinity)(int thread, size_t bytes, void *mask);    // sched_getaffinity; thread 0: the one that calls
+    int (*setaffinity)(int thread, size_t bytes, const void *mask);
 #elif defined(__APPLE__)
     int (*ulock_wait)(uint32_t operation, void *address, uint64_t value, uint32_t microseconds);
     int (*ulock_wake)(uint32_t operation, void *address, uint64_t value);
@@ -56,9 +63,18 @@ typedef struct {
     _Alignas(LINE) _Atomic(sx_task) task;    // from here on written by the owner only, before it publishes `claim`
     _Atomic(const void *) args;
     _Atomic int64_t tasks, unit, scratch_bytes;
-    _Atomic uint32_t units, workers, divisor;
+    _Atomic uint32_t units, workers, divisor, cpu;  // cpu: where the caller was when it began
     _Atomic uint32_t owned;
 } slot_t;
+
+typedef struct {
+    _Alignas(LINE) _Atomic int32_t thread;   // the system's number of it; 0 before it runs
+    _Atomic uint32_t avoided;                // the processor that it keeps off
+    uint32_t index;
+    scratch_t scratch;
+    int64_t moved;                           // when it last moved itself
+    uint64_t cpus[CPU_WORDS];                // where it may run, as it was when it began
+} worker_t;
 
 typedef struct {
     _Alignas(LINE) _Atomic uint32_t epoch;   // grows with every change that may give a worker something to do; futex
@@ -70,6 +86,7 @@ typedef struct {
     _Atomic uint32_t started, stop, workers;
     sx_system system;
     slot_t slots[SLOTS];
+    worker_t crew[MAX_WORKERS];
 } sx_pool;
 
 typedef struct block block;
@@ -114,16 +131,22 @@ static inline void relax(void) {
 #if defined(__linux__)
 #if defined(__x86_64__)
 #define SYS_FUTEX 202
+#define SYS_GETTID 186
 #elif defined(__i386__) || defined(__arm__)
 #define SYS_FUTEX 240
+#define SYS_GETTID 224
 #elif defined(__riscv) && __riscv_xlen == 32
 #define SYS_FUTEX 422      // only the variant with 64-bit time exists; without a timeout they are the same
+#define SYS_GETTID 178
 #elif defined(__powerpc__)
 #define SYS_FUTEX 221
+#define SYS_GETTID 207
 #elif defined(__s390x__)
 #define SYS_FUTEX 238
+#define SYS_GETTID 236
 #else
 #define SYS_FUTEX 98       // aarch64, riscv64, loongarch64: the generic table
+#define SYS_GETTID 178
 #endif
 #define FUTEX_WAIT_PRIVATE 128
 #define FUTEX_WAKE_PRIVATE 129
@@ -165,6 +188,45 @@ static int64_t now(const sx_system *s) {
     s->clock_gettime(1, &t);
 #endif
     return (int64_t)t.seconds * 1000000000 + t.nanoseconds;
+#endif
+}
+
+// The processor that this thread runs on.
+static uint32_t this_cpu(const sx_system *s) {
+#if defined(__linux__)
+    return (uint32_t)s->getcpu();
+#else
+    (void)s;
+    return NO_CPU;
+#endif
+}
+
+// Notes which thread `worker` is and where it may run.
+static void enter_crew(const sx_system *s, worker_t *worker) {
+#if defined(__linux__)
+    if (s->getaffinity(0, sizeof worker->cpus, worker->cpus)) return;
+    store_release(&worker->thread, (int32_t)s->syscall(SYS_GETTID));
+#else
+    (void)s, (void)worker;
+#endif
+}
+
+// Keeps a worker off `cpu`, where its caller runs, and moves it at once if it is there; it may run anywhere else. The
+// system likes to wake a worker on the processor of its caller, where it gets no time until somebody balances the
+// load, milliseconds later.
+static void keep_off(const sx_system *s, worker_t *worker, uint32_t cpu) {
+#if defined(__linux__)
+    int32_t thread = load_acquire(&worker->thread);
+    if (!thread || load(&worker->avoided) == cpu || cpu >= CPU_WORDS * 64) return;
+    store(&worker->avoided, cpu);
+    uint64_t others[CPU_WORDS], any = 0;
+    for (uint32_t i = 0; i < CPU_WORDS; i++) {
+        others[i] = worker->cpus[i] & ~(i == cpu / 64 ? (uint64_t)1 << cpu % 64 : 0);
+        any |= others[i];
+    }
+    if (any) s->setaffinity(thread, sizeof others, others);
+#else
+    (void)s, (void)worker, (void)cpu;
 #endif
 }
 
@@ -223,8 +285,20 @@ static int run_chunk(sx_pool *pool, slot_t *slot, uint32_t generation, void *scr
     return 1;
 }
 
+// Leaves the processor that the caller of the job in `slot` runs on, if this worker came to be there while it was awake.
+static void step_aside(sx_pool *pool, slot_t *slot, worker_t *worker) {
+    uint32_t cpu = load(&slot->cpu);
+    if (cpu == NO_CPU || cpu != this_cpu(&pool->system)) return;
+    int64_t time = now(&pool->system);
+    if (time - worker->moved < ASIDE_NS) return;
+    worker->moved = time;
+    keep_off(&pool->system, worker, cpu);
+}
+
 // A worker's part in the job of one slot; 1 when it ran anything.
-static int help(sx_pool *pool, slot_t *slot, scratch_t *scratch) {
+static int help(sx_pool *pool, slot_t *slot, worker_t *worker) {
+    scratch_t *scratch = &worker->scratch;
+    step_aside(pool, slot, worker);
     uint64_t claim = load_acquire(&slot->claim), join = load_acquire(&slot->join);
     uint32_t generation = (uint32_t)(claim >> 32);
     int64_t bytes = load(&slot->scratch_bytes);
@@ -245,24 +319,27 @@ static int help(sx_pool *pool, slot_t *slot, scratch_t *scratch) {
     return ran;
 }
 
-static int find_work(sx_pool *pool, uint32_t index, scratch_t *scratch) {
+static int find_work(sx_pool *pool, worker_t *worker) {
     uint32_t open = load_acquire(&pool->open);
     if (!open) return 0;
     int ran = 0;
     if (add(&pool->active, 1) < load(&pool->limit)) {
         for (uint32_t i = 0; i < SLOTS && !ran; i++) {           // workers begin at different slots
-            uint32_t at = (i + index) % SLOTS;
-            if (open >> at & 1) ran = help(pool, &pool->slots[at], scratch);
+            uint32_t at = (i + worker->index) % SLOTS;
+            if (open >> at & 1) ran = help(pool, &pool->slots[at], worker);
         }
     }
     add(&pool->active, -1);
     return ran;
 }
 
-static void announce(sx_pool *pool, int32_t wanted) {
+static void announce(sx_pool *pool, int32_t wanted, uint32_t cpu) {
     add(&pool->epoch, 1);
     int32_t missing = wanted - load_ordered(&pool->spinners);
-    if (missing > 0 && load_ordered(&pool->sleepers) > 0) wake_word(&pool->system, &pool->epoch, missing);
+    if (missing <= 0 || load_ordered(&pool->sleepers) <= 0) return;
+    int32_t workers = load(&pool->workers);
+    for (int32_t i = 0; i < workers && i < FEW_WORKERS; i++) keep_off(&pool->system, &pool->crew[i], cpu);
+    wake_word(&pool->system, &pool->epoch, missing);
 }
 
 // Waits until the epoch is no longer `seen`: spinning at first, since the next step of a model comes within
@@ -285,14 +362,18 @@ static void idle(sx_pool *pool, uint32_t seen) {
 
 // The life of a worker thread; returns at shutdown.
 void sx_pool_worker(sx_pool *pool) {
-    uint32_t index = add(&pool->workers, 1);
-    scratch_t scratch = {0, 0};
+    uint32_t index = (uint32_t)add(&pool->workers, 1);
+    worker_t *worker = &pool->crew[index % MAX_WORKERS];
+    worker->index = index;
+    enter_crew(&pool->system, worker);
     while (!load_acquire(&pool->stop)) {
         uint32_t seen = load_ordered(&pool->epoch);
-        if (find_work(pool, index, &scratch)) continue;
+        if (find_work(pool, worker)) continue;
         idle(pool, seen);
     }
-    if (scratch.memory) give_memory(&pool->system, scratch.memory);
+    store(&worker->thread, 0);
+    if (worker->scratch.memory) give_memory(&pool->system, worker->scratch.memory);
+    worker->scratch = (scratch_t){0, 0};
     add(&pool->workers, -1);
 }
 
@@ -324,6 +405,7 @@ static void run_job(host_t *host, slot_t *slot, uint32_t at, sx_task task, const
                     int64_t scratch_bytes, int32_t threads) {
     sx_pool *pool = host->pool;
     int64_t unit = tasks / MAX_UNITS + 1;
+    uint32_t cpu = this_cpu(&pool->system);
     uint32_t units = (uint32_t)((tasks + unit - 1) / unit);
     uint32_t generation = (uint32_t)(load(&slot->claim) >> 32) + 1;
     int32_t wanted = units - 1 < (uint32_t)threads - 1 ? (int32_t)units - 1 : threads - 1;
@@ -339,19 +421,20 @@ static void run_job(host_t *host, slot_t *slot, uint32_t at, sx_task task, const
     store(&slot->units, units);
     store(&slot->workers, (uint32_t)wanted);
     store(&slot->divisor, (uint32_t)(GUIDE * threads));
+    store(&slot->cpu, cpu);
     store(&slot->done, 0);
     generation++;
     store(&slot->join, (uint64_t)generation << 32);
     store_ordered(&slot->claim, (uint64_t)generation << 32);
     add(&pool->active, 1);
     __c11_atomic_fetch_or(&pool->open, 1u << at, __ATOMIC_SEQ_CST);
-    announce(pool, wanted);
+    announce(pool, wanted, cpu);
 
     while (run_chunk(pool, slot, generation, host->scratch.memory)) {}
     uint32_t others = __c11_atomic_fetch_and(&pool->open, ~(1u << at), __ATOMIC_SEQ_CST) & ~(1u << at);
     finish(pool, slot, units);
     add(&pool->active, -1);
-    if (others) announce(pool, 1);                               // this processor is free for another caller's job
+    if (others) announce(pool, 1, cpu);                          // this processor is free for another caller's job
 }
 
 // Within a task of the same host, or after the slots ran out: this thread does it all, in scratch of its own.
@@ -486,6 +569,11 @@ void sx_pool_reset(sx_pool *pool) {
         store(&slot->units, 0);
         store(&slot->waiting, 0);
         store(&slot->owned, 0);
+    }
+    for (int i = 0; i < MAX_WORKERS; i++) {
+        store(&pool->crew[i].thread, 0);
+        store(&pool->crew[i].avoided, NO_CPU);
+        pool->crew[i].scratch = (scratch_t){0, 0};               // in a child a copy that nobody owns
     }
     store(&pool->open, 0);
     store(&pool->sleepers, 0);

@@ -17,6 +17,10 @@
 
 #include "sardonyx.h"
 
+// Few rows go through the trees in two steps: the kernel tree_leaves_f32 (_f64) finds the leaves, each task in some of
+// the trees, and then tree_ensemble_f32 adds up their weights in the order of the trees, as it does with many rows.
+#define TREE_FEW_ROWS 8
+
 enum { TREE_SUM, TREE_MIN, TREE_MAX };
 enum {
     LEAF_VALUE,  // the key holds the bits of the one target's weight
@@ -38,6 +42,8 @@ typedef struct {
     int64_t leaf, aggregate;  // LEAF_*, TREE_*
     const void *weights;      // float or double
     const int32_t *starts, *targets_of;
+    int64_t steps;            // of a walk of one row through all trees, at most
+    void *leaves;             // [rows][trees]: keys of the leaves that tree_leaves has found, if rows <= TREE_FEW_ROWS
 } tree_ensemble_args;
 
 typedef struct {

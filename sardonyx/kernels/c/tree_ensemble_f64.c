@@ -1,14 +1,8 @@
 // tree_ensemble_f64.c -- see tree_ensemble.h for what is computed, tree_ensemble_walk.h for how.
 #include "tree_ensemble_f64.h"
 
-#define REAL double
-#define MOST 0x1.fffffffffffffp1023
-#define KEY uint64_t
-#define NODE tree_node_f64
-#define FUNCTION(suffix) tree_ensemble_f64##suffix
-#define NODE_AT(n, nodes, i) const tree_node_f64 *n = (nodes) + (i)
-#define NODE_KEY(n) ((n)->key)
-#define NODE_OFFSET(n) ((n)->offset)
-#define COLUMN(keys, n, step, lane) ((keys)[(int64_t)(n)->column * (step) + (lane)])
+#include "tree_node_f64.h"
 
-#include "tree_ensemble_walk.h"
+int64_t tree_ensemble_f64_tasks(const tree_ensemble_f64_args *a) { return ensemble_tasks(a); }
+int64_t tree_ensemble_f64_scratch(const tree_ensemble_f64_args *a) { return ensemble_scratch(a); }
+void tree_ensemble_f64(const void *args, int64_t lo, int64_t hi, void *scratch) { run_ensemble(args, lo, hi, scratch); }

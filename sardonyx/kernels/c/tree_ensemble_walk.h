@@ -1,17 +1,19 @@
 // tree_ensemble_walk.h -- the body of tree_ensemble_f32 and _f64, which define REAL, KEY, NODE and what reads a node.
 //
-// Rows are walked in groups of LANES at a time through one tree, and a single row through LANES trees: the walks are
-// independent, so that the latency of one hides behind the others. A batch of rows goes chunk by chunk (keys in L1)
+// Rows are walked in groups of LANES at a time through one tree, and a single row through TREES trees level by level: the
+// walks are independent, so that the latency of one hides behind the others. A batch of rows goes chunk by chunk (keys in L1)
 // through a block of trees (in L2) before the next block. The order in which a row adds up its trees is always theirs.
 #include "simd.h"
 #include "tree_ensemble.h"
 
 #define LANES 8
+#define TREES 64             // trees that a single row walks at one time
 #define CHUNK_BYTES 16384    // keys of the rows that go through a tree together
 #define TASK_BYTES 131072    // keys of the rows of one task
 #define BLOCK_BYTES 196608   // nodes of the trees that a task's rows go through together
 #define CHECK_LEVELS 12      // how often a walk looks whether all of its lanes have reached leaves
 #define TASK_STEPS 40000     // steps of a walk in the smallest task
+#define FEW_STEPS 600        // the same where few rows are walked: about 1 us
 
 SX_INLINE KEY key_of(REAL value, KEY nan) {
     union { REAL real; KEY bits; } v = {.real = value + (REAL)0};
@@ -24,14 +26,14 @@ SX_INLINE REAL real_of(KEY bits) {
     return v.real;
 }
 
-static KEY is_missing(const KEY *set, int64_t count, KEY key) {
+static inline KEY is_missing(const KEY *set, int64_t count, KEY key) {
     int64_t lo = 0;
     for (int64_t n = count; n > 1; n -= n / 2) lo += set[lo + n / 2] <= key ? n / 2 : 0;
     return count == 0 || set[lo] != key;
 }
 
 // The columns of one row, `step` keys apart.
-static void make_keys(const tree_ensemble_args *a, const REAL *x, KEY *keys, int64_t step) {
+static inline void make_keys(const tree_ensemble_args *a, const REAL *x, KEY *keys, int64_t step) {
     int64_t plain = a->columns - a->tests - 1;
     for (int64_t c = 0; c < plain; c++) keys[c * step] = key_of(x[a->sources[2 * c]], a->sources[2 * c + 1] ? 0 : ~(KEY)0);
     for (int64_t t = 0; t < a->tests; t++) {
@@ -53,22 +55,52 @@ SX_INLINE int all_at_leaves(const NODE *nodes, const uint64_t *i) {
     return offsets == 0;
 }
 
-// Walks LANES rows through the tree at `root`, or (`spread`) one row through LANES trees.
-SX_INLINE void walk(const NODE *nodes, const KEY *keys, int spread, const int32_t *root, int64_t depth, uint64_t *at) {
+// Walks LANES rows through the tree at `root`.
+SX_INLINE void walk(const NODE *nodes, const KEY *keys, int32_t root, int64_t depth, uint64_t *at) {
     uint64_t i[LANES];
 #pragma clang loop unroll(full)
-    for (int l = 0; l < LANES; l++) i[l] = (uint64_t)root[spread ? l : 0];
+    for (int l = 0; l < LANES; l++) i[l] = (uint64_t)root;
 #pragma clang loop unroll(disable)
     for (int64_t d = 0; d < depth; d++) {
 #pragma clang loop unroll(full)
         for (int l = 0; l < LANES; l++) {
             NODE_AT(n, nodes, i[l]);
-            i[l] = i[l] + NODE_OFFSET(n) + (NODE_KEY(n) < COLUMN(keys, n, spread ? 1 : LANES, spread ? 0 : l));
+            i[l] = i[l] + NODE_OFFSET(n) + (NODE_KEY(n) < COLUMN(keys, n, LANES, l));
         }
         if (d % CHECK_LEVELS == CHECK_LEVELS - 1 && all_at_leaves(nodes, i)) break;
     }
 #pragma clang loop unroll(full)
     for (int l = 0; l < LANES; l++) at[l] = i[l];
+}
+
+// Walks one row through `count` <= TREES trees; `leaves` gets the keys of the leaves.
+static inline void walk_trees(const tree_ensemble_args *a, const KEY *keys, int64_t first, int64_t count, KEY *leaves) {
+    const NODE *const nodes = a->nodes;
+    uint32_t at[TREES];
+    int64_t depth = 0;
+    for (int64_t t = 0; t < count; t++) {
+        at[t] = (uint32_t)a->roots[first + t];
+        depth = a->depths[first + t] > depth ? a->depths[first + t] : depth;
+    }
+#pragma clang loop unroll(disable)
+    for (int64_t d = 0; d < depth; d++) {
+        uint64_t moved = 0;
+#pragma clang loop unroll_count(8)
+        for (int64_t t = 0; t < count; t++) {
+            NODE_AT(n, nodes, at[t]);
+            at[t] = (uint32_t)(at[t] + NODE_OFFSET(n) + (NODE_KEY(n) < COLUMN(keys, n, 1, 0)));
+        }
+        if (d % CHECK_LEVELS != CHECK_LEVELS - 1) continue;
+        for (int64_t t = 0; t < count; t++) {
+            NODE_AT(n, nodes, at[t]);
+            moved |= NODE_OFFSET(n);
+        }
+        if (!moved) break;
+    }
+    for (int64_t t = 0; t < count; t++) {
+        NODE_AT(n, nodes, at[t]);
+        leaves[t] = NODE_KEY(n);
+    }
 }
 
 SX_INLINE REAL join(int64_t aggregate, REAL sum, REAL w) {
@@ -89,42 +121,47 @@ SX_INLINE void add_leaf(const tree_ensemble_args *a, KEY leaf, REAL *sum) {
     }
 }
 
-static void clear(const tree_ensemble_args *a, REAL *sum, int64_t count) {
+static inline void clear(const tree_ensemble_args *a, REAL *sum, int64_t count) {
     REAL start = a->aggregate == TREE_SUM ? (REAL)0 : a->aggregate == TREE_MIN ? MOST : -MOST;
     for (int64_t k = 0; k < count; k++) sum[k] = start;
 }
 
-static void run_row(const tree_ensemble_args *a, int64_t row, KEY *keys) {
-    const NODE *nodes = a->nodes;
-    REAL *sum = (REAL *)a->y + row * a->targets;
-    make_keys(a, (const REAL *)a->x + row * a->features, keys, 1);
-    clear(a, sum, a->targets);
-    for (int64_t t = 0; t < a->trees; t += LANES) {
-        int32_t root[LANES];
-        uint64_t at[LANES];
-        int64_t count = a->trees - t < LANES ? a->trees - t : LANES, depth = 0;
-        for (int l = 0; l < LANES; l++) {
-            int64_t tree = t + (l < count ? l : 0);
-            root[l] = a->roots[tree];
-            depth = a->depths[tree] > depth ? a->depths[tree] : depth;
-        }
-        walk(nodes, keys, 1, root, depth, at);
-        for (int l = 0; l < count; l++) {
-            NODE_AT(n, nodes, at[l]);
-            add_leaf(a, NODE_KEY(n), sum);
-        }
+// The same for leaves that have a weight for each of `targets` sums, which stay in registers.
+SX_INLINE void add_rows(const tree_ensemble_args *a, const KEY *leaves, const int targets, REAL *sum) {
+    const REAL *const weights = a->weights;
+    REAL total[4];
+#pragma clang loop unroll(full)
+    for (int k = 0; k < targets; k++) total[k] = sum[k];
+    for (int64_t t = 0; t < a->trees; t++) {
+#pragma clang loop unroll(full)
+        for (int k = 0; k < targets; k++)
+            total[k] += a->leaf == LEAF_VALUE ? real_of(leaves[t]) : weights[(int64_t)leaves[t] * targets + k];
     }
+#pragma clang loop unroll(full)
+    for (int k = 0; k < targets; k++) sum[k] = total[k];
+}
+
+// Adds the weights of all leaves of a row, in the order of the trees.
+static inline void add_leaves(const tree_ensemble_args *a, const KEY *leaves, REAL *sum) {
+    const int plain = a->aggregate == TREE_SUM && a->leaf != LEAF_LIST;
+    switch (plain ? a->targets : 0) {
+    case 1: add_rows(a, leaves, 1, sum); return;
+    case 2: add_rows(a, leaves, 2, sum); return;
+    case 3: add_rows(a, leaves, 3, sum); return;
+    case 4: add_rows(a, leaves, 4, sum); return;
+    }
+    for (int64_t t = 0; t < a->trees; t++) add_leaf(a, leaves[t], sum);
 }
 
 // Rows lo..hi through trees first..last; keys and sums of the groups of LANES rows are given.
-static void run_chunk(const tree_ensemble_args *a, int64_t groups, int64_t first, int64_t last, const KEY *keys, REAL *sums) {
+static inline void run_chunk(const tree_ensemble_args *a, int64_t groups, int64_t first, int64_t last, const KEY *keys, REAL *sums) {
     const NODE *nodes = a->nodes;
     for (int64_t t = first; t < last; t++) {
         const KEY *k = keys;
         REAL *sum = sums;
         for (int64_t g = 0; g < groups; g++, k += a->columns * LANES, sum += LANES * a->targets) {
             uint64_t at[LANES];
-            walk(nodes, k, 0, a->roots + t, a->depths[t], at);
+            walk(nodes, k, a->roots[t], a->depths[t], at);
             for (int l = 0; l < LANES; l++) {
                 NODE_AT(n, nodes, at[l]);
                 add_leaf(a, NODE_KEY(n), sum + l * a->targets);
@@ -133,26 +170,21 @@ static void run_chunk(const tree_ensemble_args *a, int64_t groups, int64_t first
     }
 }
 
-static int64_t row_bytes(const tree_ensemble_args *a) { return a->columns * (int64_t)sizeof(KEY); }
+static inline int64_t row_bytes(const tree_ensemble_args *a) { return a->columns * (int64_t)sizeof(KEY); }
 
-// Rows of a task: a multiple of LANES, unless there are few.
-static int64_t task_rows(const tree_ensemble_args *a) {
-    int64_t steps = 1;
-    for (int64_t t = 0; t < a->trees; t++) steps += a->depths[t];
+// Rows of a task, a multiple of LANES.
+static inline int64_t task_rows(const tree_ensemble_args *a) {
+    const int64_t steps = a->steps + 1;
     int64_t rows = (a->rows + 15) / 16, most = TASK_BYTES / row_bytes(a);
     if (rows < TASK_STEPS / steps) rows = TASK_STEPS / steps;
     if (rows > most) rows = most;
-    return rows < 1 ? 1 : rows > LANES ? rows / LANES * LANES : rows;
+    return rows < LANES ? LANES : rows / LANES * LANES;
 }
 
-static void run_rows(const tree_ensemble_args *a, int64_t lo, int64_t hi, void *scratch) {
+static inline void run_rows(const tree_ensemble_args *a, int64_t lo, int64_t hi, void *scratch) {
     int64_t groups = (hi - lo + LANES - 1) / LANES, width = a->columns * LANES;
     KEY *keys = scratch;
     REAL *sums = (REAL *)(keys + groups * width);
-    if (hi - lo < LANES) {
-        for (int64_t row = lo; row < hi; row++) run_row(a, row, keys);
-        return;
-    }
     for (int64_t row = lo; row < lo + groups * LANES; row++) {
         int64_t g = (row - lo) / LANES, l = (row - lo) % LANES;
         int64_t from = row < hi ? row : hi - 1;  // lanes beyond the last row repeat it
@@ -171,18 +203,48 @@ static void run_rows(const tree_ensemble_args *a, int64_t lo, int64_t hi, void *
     for (int64_t i = 0; i < (hi - lo) * a->targets; i++) y[i] = sums[i];
 }
 
-int64_t FUNCTION(_tasks)(const tree_ensemble_args *a) { return (a->rows + task_rows(a) - 1) / task_rows(a); }
+static inline int64_t ensemble_tasks(const tree_ensemble_args *a) {
+    return a->rows <= TREE_FEW_ROWS ? 1 : (a->rows + task_rows(a) - 1) / task_rows(a);
+}
 
-int64_t FUNCTION(_scratch)(const tree_ensemble_args *a) {
+static inline int64_t ensemble_scratch(const tree_ensemble_args *a) {
+    if (a->rows <= TREE_FEW_ROWS) return 0;
     int64_t rows = (task_rows(a) + LANES - 1) / LANES * LANES;
     return rows * (row_bytes(a) + a->targets * (int64_t)sizeof(REAL));
 }
 
-void FUNCTION()(const void *args, int64_t lo, int64_t hi, void *scratch) {
-    const tree_ensemble_args *a = args;
+static inline void run_ensemble(const tree_ensemble_args *a, int64_t lo, int64_t hi, void *scratch) {
+    if (a->rows <= TREE_FEW_ROWS) {
+        clear(a, a->y, a->rows * a->targets);
+        for (int64_t row = 0; row < a->rows; row++)
+            add_leaves(a, (const KEY *)a->leaves + row * a->trees, (REAL *)a->y + row * a->targets);
+        return;
+    }
     int64_t rows = task_rows(a);
     for (int64_t task = lo; task < hi; task++) {
         int64_t end = (task + 1) * rows;
         run_rows(a, task * rows, end < a->rows ? end : a->rows, scratch);
+    }
+}
+
+// Of few rows: a task has some of the trees, a multiple of 8.
+static inline int64_t task_trees(const tree_ensemble_args *a) {
+    int64_t trees = a->trees * FEW_STEPS / (a->rows * a->steps + 1) / 8 * 8;
+    return trees < 8 ? 8 : trees;
+}
+
+static inline int64_t leaves_tasks(const tree_ensemble_args *a) {
+    if (a->rows == 0 || a->rows > TREE_FEW_ROWS) return 0;
+    return (a->trees + task_trees(a) - 1) / task_trees(a);
+}
+
+static inline int64_t leaves_scratch(const tree_ensemble_args *a) { return row_bytes(a); }
+
+static inline void run_leaves(const tree_ensemble_args *a, int64_t lo, int64_t hi, void *scratch) {
+    const int64_t trees = task_trees(a), end = hi * trees < a->trees ? hi * trees : a->trees;
+    for (int64_t row = 0; row < a->rows; row++) {
+        make_keys(a, (const REAL *)a->x + row * a->features, scratch, 1);
+        for (int64_t t = lo * trees; t < end; t += TREES)
+            walk_trees(a, scratch, t, end - t < TREES ? end - t : TREES, (KEY *)a->leaves + row * a->trees + t);
     }
 }

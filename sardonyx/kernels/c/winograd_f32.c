@@ -1,44 +1,43 @@
 // winograd_f32.c -- a task is one block of tiles (winograd_tile.h) and a range of output channel blocks.
 //
-// It transforms its inputs to V, unless winograd_input_f32 has done so for all tasks. Then, for GROUP output channel
-// blocks at a time: 36 matrix products M[position] = V[position] * U[position] in register tiles of CONV_MR tiles x
-// CONV_NB channel blocks, CHUNK input channel blocks at a time, so that what a chunk reads stays in L1; and the output
-// transform with the epilogue. V is read once for each group, and U (which no cache but the last one holds) once.
+// For GROUP output channel blocks at a time, and for each chunk of input channel blocks: the products of all positions,
+// M[position] += V[position] * U[position]; then the output transform, the repair of what is not finite, the epilogue.
+// Where V is shared, the task transforms the weights of each chunk right before they are used, so that only the plain
+// weights come from memory; where U is shared, it transforms its inputs, once.
 #include "winograd_f32.h"
 
-#define CONV_UNIT 16
-#include "conv_tile.h"
+#include "winograd_product.h"
 #include "winograd_tile.h"
 
-#ifndef CHUNK
-#define CHUNK (16 / CONV_NB)
-#endif
 #ifndef GROUP
-#define GROUP 8
+#define GROUP CONV_NB  // where U is the task's own
 #endif
-#define PARTED_TASKS 16  // about so many tasks at least, where the blocks of tiles alone are fewer
+#ifndef GROUP_SHARED_U
+#define GROUP_SHARED_U 4
+#endif
+#define PARTED_TASKS 32  // about so many tasks, where the blocks of tiles alone are fewer
 
-_Static_assert(GROUP % CONV_NB == 0, "a group is whole register tiles");
+_Static_assert(GROUP % CONV_NB == 0 && GROUP_SHARED_U % CONV_NB == 0, "a group is whole register tiles");
 
 typedef struct {
     winograd_cut c;
-    int64_t shared;       // V is given
-    int64_t part, parts;  // output channel blocks of a task, and how many such parts there are
-    int64_t v, m;         // floats of scratch
+    int64_t group, part, parts;  // output channel blocks of a group, of a task; how many such parts there are
+    int64_t v, u, s;             // floats of scratch
 } product_plan;
 
 static product_plan make_plan(const winograd_f32_args *a) {
-    product_plan p = {WINOGRAD_CUT(a), 0, GROUP, 1, 0, 0};
+    product_plan p = {WINOGRAD_CUT(a), GROUP, 0, 1, 0, 0, 0};
     if (p.c.tiles == 0 || a->oc_blocks == 0) return p;
-    p.shared = a->v != 0 && p.c.tiles <= WINOGRAD_SHARED;
-    int64_t least = p.shared ? CONV_NB : GROUP, wanted = (p.shared ? PARTED_TASKS : PARTED_TASKS / 2) / p.c.blocks;
-    int64_t parts = wanted < 1 ? 1 : wanted;
-    p.part = (a->oc_blocks + parts - 1) / parts;
-    p.part = (p.part + least - 1) / least * least;
-    p.parts = (a->oc_blocks + p.part - 1) / p.part;
     winograd_block largest = winograd_make_block(&p.c, 0);
-    p.v = p.shared ? 0 : POSITIONS * largest.v;
-    p.m = POSITIONS * largest.m * GROUP;
+    p.group = p.c.shared ? GROUP : p.c.chunks == 1 ? CONV_NB : GROUP_SHARED_U;
+    int64_t wanted = PARTED_TASKS / p.c.blocks;
+    p.parts = !p.c.shared || wanted < 1 ? 1 : wanted;
+    p.part = (a->oc_blocks + p.parts - 1) / p.parts;
+    p.part = (p.part + CONV_NB - 1) / CONV_NB * CONV_NB;
+    p.parts = (a->oc_blocks + p.part - 1) / p.part;
+    if (p.c.shared) p.u = p.group * POSITIONS * WINOGRAD_U_STEP;
+    else p.v = p.c.chunks * POSITIONS * largest.v;
+    p.s = p.group * POSITIONS * largest.s;
     return p;
 }
 
@@ -49,45 +48,79 @@ int64_t winograd_f32_tasks(const winograd_f32_args *a) {
 
 int64_t winograd_f32_scratch(const winograd_f32_args *a) {
     product_plan p = make_plan(a);
-    return (p.v + p.m) * (int64_t)sizeof(float);
+    return (p.v + p.u + p.s) * (int64_t)sizeof(float);
 }
 
-// M[i][position] for the output channel blocks first + i, 0 <= i < count.
-static void multiply(const winograd_cut *c, const winograd_block *b, const float *v, const float *w, int64_t first,
-                     int64_t count, float *m) {
-    int64_t offset[CHUNK], tiles = conv_tiles(b->count);
-    for (int64_t s = 0; s < CHUNK; s++) offset[s] = s * b->count * 16;
-    for (int64_t position = 0; position < POSITIONS; position++)
-        for (int64_t k = 0; k < c->icb; k += CHUNK) {
-            int64_t steps = k + CHUNK < c->icb ? CHUNK : c->icb - k;
-            for (int64_t i = 0; i < count; i += CONV_NB) {
-                const float *u = w + (((first + i) * POSITIONS + position) * c->icb + k) * 256;
-                for (int64_t t = 0; t < tiles; t++) {
-                    int64_t start = conv_tile_start(b->count, tiles, t);
-                    int64_t end = conv_tile_start(b->count, tiles, t + 1);
-                    conv_tile(end - start, count - i < CONV_NB ? count - i : CONV_NB,
-                              v + position * b->v + (k * b->count + start) * 16, offset, steps, u,
-                              POSITIONS * c->icb * 256, m + (i * POSITIONS + position) * b->m + start * 16,
-                              POSITIONS * b->m, k == 0);
-                }
+// M[i][position] for the output channel blocks first + i, 0 <= i < count; `own` is room for U.
+static void multiply(const winograd_f32_args *a, const winograd_cut *c, const winograd_block *b, const float *v,
+                     int64_t first, int64_t count, float *own, float *sums) {
+    for (int64_t chunk = 0; chunk < c->chunks; chunk++) {
+        int64_t k = chunk * WINOGRAD_CHUNK, steps = k + WINOGRAD_CHUNK < c->icb ? WINOGRAD_CHUNK : c->icb - k;
+        int64_t u_chunk = POSITIONS * WINOGRAD_U_STEP, u_block = c->shared ? u_chunk : c->chunks * u_chunk;
+        const float *u = c->shared ? own : a->u + (first * c->chunks + chunk) * u_chunk;
+        for (int64_t i = 0; c->shared && i < count; i++)
+            winograd_weights_chunk(a->w + ((first + i) * c->icb + k) * 9 * 256, steps,
+                                   own + i * u_chunk);
+        for (int64_t i = 0; i < count; i += CONV_NB)
+            for (int64_t position = 0; position < POSITIONS; position++) {
+                // The next chunk's weights come from memory meanwhile; the hint reads nothing where there is no next.
+                const float *next = a->w + ((first + i) * c->icb + k + steps) * 9 * 256;
+                int64_t lines = WINOGRAD_CHUNK * 9 * 16 / POSITIONS;
+                if (c->shared)
+                    for (int64_t l = 0; l < lines; l++) __builtin_prefetch(next + (position * lines + l) * 16, 0, 2);
+                winograd_operands o = {v + (chunk * POSITIONS + position) * b->v,
+                                       b->count * 16,
+                                       u + i * u_block + position * WINOGRAD_U_STEP,
+                                       u_block,
+                                       sums + (i * POSITIONS + position) * b->s,
+                                       POSITIONS * b->s,
+                                       steps,
+                                       chunk == 0};
+                winograd_product(&o, count - i < CONV_NB ? count - i : CONV_NB, b->count);
             }
-        }
+    }
+}
+
+SX_INLINE int is_finite(vf x) { return !__builtin_reduce_or((x - x) != (vf){}); }
+
+// Outputs lo <= p < hi of one row, as far as they are not finite, by the direct sum in the order of conv_nchw16c_f32.
+static __attribute__((noinline)) void repair(const winograd_f32_args *a, int64_t image, int64_t ob, int64_t oh,
+                                             int64_t lo, int64_t hi) {
+    float *y = a->y + image * a->y_batch + (ob * a->oh + oh) * a->ow * 16;
+    for (int64_t ow = lo; ow < hi; ow++) {
+        f32x16 found = load16(y + ow * 16), sum = {};
+        i32x16 bad = (found - found) != (f32x16){};
+        if (!__builtin_reduce_or(bad)) continue;
+        for (int64_t ib = 0; ib < a->ic_blocks; ib++)
+            for (int64_t tap = 0; tap < 9; tap++) {
+                int64_t ih = oh + tap / 3 - a->pad_top, iw = ow + tap % 3 - a->pad_left;
+                int inside = ih >= 0 && ih < a->ih && iw >= 0 && iw < a->iw;
+                const float *x = a->x + image * a->x_batch + ((ib * a->ih + ih) * a->iw + iw) * 16;
+                const float *w = a->w + ((ob * a->ic_blocks + ib) * 9 + tap) * 256;
+                for (int64_t c = 0; c < 16; c++)
+                    sum = SX_FMA(set16(inside ? x[c] : 0.0f), load16(w + c * 16), sum);
+            }
+        store16(y + ow * 16, (f32x16)(((i32x16)sum & bad) | ((i32x16)found & ~bad)));
+    }
 }
 
 // Outputs of output channel block `ob` from its sums, one run of tiles of a row at a time.
 static void finish(const winograd_f32_args *a, const winograd_cut *c, const winograd_block *b, int64_t ob,
-                   const float *m) {
+                      const float *sums) {
     for (int64_t t = 0, end; t < b->count; t = end) {
         int64_t column = (b->lo + t) % c->columns, row = (b->lo + t) / c->columns, image = row / c->rows;
         int64_t oh = row % c->rows * 4, high = c->oh - oh < 4 ? c->oh - oh : 4;
         end = t + c->columns - column < b->count ? t + c->columns - column : b->count;
         float *y = a->y + image * a->y_batch + (ob * c->oh + oh) * c->ow * 16;
+        vf check = {};
         for (int64_t i = t; i < end; i++) {
             int64_t ow = (column + i - t) * 4, wide = c->ow - ow < 4 ? c->ow - ow : 4;
-            winograd_output_tile(m + i * 16, b->m, y + ow * 16, c->ow * 16, high, wide);
+            check += winograd_output_tile(sums + i * 16, b->s, y + ow * 16, c->ow * 16, high, wide);
         }
-        if (!a->epilogue) continue;
         int64_t lo = column * 4, hi = lo + (end - t) * 4 < c->ow ? lo + (end - t) * 4 : c->ow;
+        if (!is_finite(check))
+            for (int64_t i = 0; i < high; i++) repair(a, image, ob, oh + i, lo, hi);
+        if (!a->epilogue) continue;
         if (hi - lo == c->ow) lo = oh * c->ow, hi = lo + high * c->ow, high = 1;
         else lo += oh * c->ow, hi += oh * c->ow;
         for (int64_t i = 0; i < high; i++)
@@ -98,18 +131,18 @@ static void finish(const winograd_f32_args *a, const winograd_cut *c, const wino
 void winograd_f32(const void *args, int64_t lo, int64_t hi, void *scratch) {
     const winograd_f32_args *a = args;
     product_plan p = make_plan(a);
-    float *m = scratch, *own = m + p.m;
+    float *sums = scratch, *own = sums + p.s;
     for (int64_t task = lo; task < hi; task++) {
         int64_t block = task % p.c.blocks, part = task / p.c.blocks;
         winograd_block b = winograd_make_block(&p.c, block);
         const float *v = own;
-        if (p.shared) v = a->v + winograd_block_start(&p.c, &b, block);
+        if (p.c.shared) v = a->v + winograd_block_start(&p.c, &b, block);
         else winograd_input_block(&p.c, &b, a->x, 0, p.c.icb, own);
         int64_t first = part * p.part, last = first + p.part < a->oc_blocks ? first + p.part : a->oc_blocks;
-        for (int64_t ob = first; ob < last; ob += GROUP) {
-            int64_t count = last - ob < GROUP ? last - ob : GROUP;
-            multiply(&p.c, &b, v, a->w, ob, count, m);
-            for (int64_t i = 0; i < count; i++) finish(a, &p.c, &b, ob + i, m + i * POSITIONS * b.m);
+        for (int64_t ob = first; ob < last; ob += p.group) {
+            int64_t count = last - ob < p.group ? last - ob : p.group;
+            multiply(a, &p.c, &b, v, ob, count, own, sums);
+            for (int64_t i = 0; i < count; i++) finish(a, &p.c, &b, ob + i, sums + i * POSITIONS * b.s);
         }
     }
 }

@@ -6,20 +6,25 @@
 //   y = A' [ sum over channels of (G g G') * (B' d B) ] A       (* element by element; g: 3 x 3 weights)
 //
 // from the interpolation points 0, 5/8, -5/8, 3/2, -3/2 and infinity. All numbers in A and B are exact in fp32;
-// U = G g G' is computed in float64 and rounded once (`pack_winograd`). d is transformed by columns, then by rows; the
+// U = G g G' is computed in fp32 from the plain weights: once for all tasks where tiles are many, by each task where they
+// are few, so that only a quarter as much comes from memory. Weights and d are transformed by columns, then by rows; the
 // sums run over the channels in their order, from 0, with SX_FMA; then they are transformed by columns, then by rows.
 // Every y is computed in this one way, whatever the ISA, the cut into tasks and their order.
 //
 // Error, against exact arithmetic, with u = 2^-24 and C input channels:
-//   |error| <= (C + 20) * u * |A'| [ sum |G| |g| |G'| * |B'| |d| |B| ] |A|
+//   |error| <= (C + 32) * u * |A'| [ sum |G| |g| |G'| * |B'| |d| |B| ] |A|
 // and in practice far below it. The points were searched for the smallest error: with normal data and 64 channels its
 // r.m.s. is 8e-7 of the output's spread and its maximum 7e-6 (direct sum: 4e-7 and 4e-6; the textbook points 0, 1, -1,
 // 2, -2: 1.9e-6 and 2.3e-5), with 512 channels 2.0e-6 and 1.9e-5 (direct sum: 1.2e-6 and 1.2e-5).
 // It is relative to the tile and not to the element: where neighbours of very different size meet, the small output
 // has the error of the large ones.
-// NaN and infinity in x make every output whose window holds them NaN or infinite, as they should, but infinity may
-// become NaN, and other outputs of the tiles that read them may too; in w, all outputs of the channel. Intermediate
-// sums are up to 400 times as large as those of the direct sum and may overflow where that one does not.
+// In the largest norm: |error| <= (C + 32) * u * K * C * max|g| * max|d|, where K = 564 for the worst of the 16 outputs
+// (direct sum: 9 C u * 9 C max|g| max|d|). The program takes at most 4096 input channels for that.
+// 4 roundings of the input, at most 10 of the weights and their constants, C + 1 of the sum, 6 of the outputs; up to
+// twice the transforms' where multiply-add is not fused.
+// Outputs that are not finite, because of x, w or an overflow on the way (sums within are larger than the direct ones),
+// are computed again by the direct sum in the order of conv_nchw16c_f32: NaN and infinity stand exactly where they do
+// there. An overflow makes every output not finite that it reaches, so no finite one is wrong.
 // Lanes beyond the last channel: see conv_nchw16c_f32.h.
 #ifndef SARDONYX_WINOGRAD_F32_H
 #define SARDONYX_WINOGRAD_F32_H
@@ -28,8 +33,9 @@
 
 typedef struct {
     const float *x;  // [n][ic_blocks][ih][iw][16]
-    const float *v;  // what winograd_input_f32 made of it, or NULL
-    const float *w;  // [oc_blocks][36][ic_blocks][16 channels in][16 channels out]
+    const float *w;  // [oc_blocks][ic_blocks][9][16 channels in][16 channels out], as of conv_nchw16c_f32
+    const float *v;  // what winograd_input_f32 made of x; read if tiles = n * ceil(oh / 4) * ceil(ow / 4) <= 16 * oc_blocks
+    const float *u;  // what winograd_weights_f32 made of w; read otherwise
     float *y;        // [n][oc_blocks][oh][ow][16]
     int64_t n, ic_blocks, ih, iw, oc_blocks, oh, ow, pad_top, pad_left;
     int64_t x_batch, y_batch;  // elements from image to image

@@ -4,14 +4,14 @@
 #include "winograd_tile.h"
 
 #ifndef INPUT_BLOCKS
-#define INPUT_BLOCKS 4
+#define INPUT_BLOCKS 2
 #endif
 
 static int64_t parts(const winograd_cut *c) { return (c->icb + INPUT_BLOCKS - 1) / INPUT_BLOCKS; }
 
 int64_t winograd_input_f32_tasks(const winograd_input_f32_args *a) {
     winograd_cut c = WINOGRAD_CUT(a);
-    return c.tiles > WINOGRAD_SHARED ? 0 : c.blocks * parts(&c);
+    return c.shared ? c.blocks * parts(&c) : 0;
 }
 
 int64_t winograd_input_f32_scratch(const winograd_input_f32_args *a) {

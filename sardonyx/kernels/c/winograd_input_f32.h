@@ -1,8 +1,6 @@
-// winograd_input_f32.h -- the input half of a Winograd convolution (winograd_f32.h), once for all output channels.
+// winograd_input_f32.h -- the transformed inputs of a Winograd convolution (winograd_f32.h), once for all its tasks.
 //
-// Writes the transformed tiles that `winograd_f32` reads as `v`. Worth a step of its own only where an image has so few
-// tiles that the threads must share them and split the output channels; with more than WINOGRAD_SHARED tiles it does
-// nothing, and `winograd_f32` transforms what it needs itself.
+// With more than 16 * oc_blocks tiles it does nothing: then `winograd_f32` transforms its inputs itself, block by block.
 #ifndef SARDONYX_WINOGRAD_INPUT_F32_H
 #define SARDONYX_WINOGRAD_INPUT_F32_H
 
@@ -10,8 +8,8 @@
 
 typedef struct {
     const float *x;  // [n][ic_blocks][ih][iw][16]
-    float *v;        // min(tiles, WINOGRAD_SHARED) * (ic_blocks + 1) * 576 floats; tiles = n * ceil(oh/4) * ceil(ow/4)
-    int64_t n, ic_blocks, ih, iw, oh, ow, pad_top, pad_left;
+    float *v;        // (tiles * 4 + ceil(tiles / 8)) * ceil(ic_blocks / 4) * 576 floats at most
+    int64_t n, ic_blocks, oc_blocks, ih, iw, oh, ow, pad_top, pad_left;
     int64_t x_batch;  // elements from image to image
 } winograd_input_f32_args;
 

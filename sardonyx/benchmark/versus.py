@@ -8,7 +8,6 @@ while; the order rotates from round to round. What disturbs the machine disturbs
 from __future__ import annotations
 
 import gc
-import importlib.metadata
 import os
 import platform
 import time
@@ -18,12 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from sardonyx._version import __version__
-from sardonyx.errors import InputError, ProviderError, VerificationError
+from sardonyx.benchmark.runtimes import Feeds, Run, load_runtime, version
+from sardonyx.errors import InputError, VerificationError
 from sardonyx.runtime.threads import available_cpus
-
-Feeds = Mapping[str, Any]
-Run = Callable[[Feeds], list[Any]]
 
 PAUSE_SECONDS = 0.05
 
@@ -57,11 +53,18 @@ class Result:
     timings: list[Timing]
     differences: dict[str, float]  # runtime -> largest difference, relative to the largest value
     machine: dict[str, Any] = field(default_factory=dict)
+    paired: dict[str, list[float]] = field(default_factory=dict)  # runtime -> p10, median, p90 of the ratios of blocks
+    flops: int = 0  # operations of one run, two for each multiply-add
+    left_out: dict[str, str] = field(default_factory=dict)  # runtime -> why it was not measured
 
     def speedup(self, runtime: str) -> float:
         """How many times the median of `runtime` is that of Sardonyx; above 1 Sardonyx is faster."""
         medians = {timing.runtime: timing.median for timing in self.timings}
         return medians[runtime] / medians["sardonyx"]
+
+    def gflops(self) -> float:
+        """1e9 operations a second at the median of Sardonyx."""
+        return self.flops / self.timings[0].median / 1e6
 
 
 def make_feeds(inputs: Sequence[Any], dims: Mapping[str, int] | None = None, seed: int = 0) -> dict[str, np.ndarray]:
@@ -122,60 +125,6 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _onnxruntime(model: str, threads: int) -> Run:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return lambda feeds: session.run(None, feeds)
-
-
-def _openvino(model: str, threads: int) -> Run:
-    import openvino
-
-    # Results are to be comparable: no half precision on CPUs that have it.
-    compiled = openvino.Core().compile_model(
-        model,
-        "CPU",
-        {
-            "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-        },
-    )
-    request = compiled.create_infer_request()
-    outputs = compiled.outputs
-
-    def run(feeds: Feeds) -> list[Any]:
-        results = request.infer(feeds, share_inputs=True, share_outputs=True)
-        return [results[output] for output in outputs]
-
-    return run
-
-
-# What Sardonyx can be compared with.
-RUNTIMES: dict[str, Callable[[str, int], Run]] = {
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
-}
-
-
-def load_runtime(name: str, model: str, threads: int) -> Run:
-    """A function that runs `model` on the runtime called `name`.
-
-    Raises:
-        ProviderError: the runtime is unknown or not installed.
-    """
-    if name not in RUNTIMES:
-        raise ProviderError(f"there is no runtime called {name!r}", hint=f"known are: {', '.join(RUNTIMES)}")
-    try:
-        return RUNTIMES[name](model, threads)
-    except ModuleNotFoundError as error:
-        raise ProviderError(f"{name} is not installed", hint=f"pip install 'sardonyx[{name}]'") from error
-
-
 def difference(expected: Sequence[Any], actual: Sequence[Any]) -> float:
     """The largest difference of two lists of outputs, relative to the largest value of each output.
 
@@ -222,6 +171,7 @@ def compare(
     seconds: float = 2.0,
     rounds: int = 5,
     tolerance: float = 1e-3,
+    leave_out: bool = False,
 ) -> Result:
     """Measure Sardonyx, and other runtimes in turn with it.
 
@@ -234,6 +184,7 @@ def compare(
         seconds: Time to measure each runtime for, in all.
         rounds: Into how many blocks that time is divided.
         tolerance: The largest difference from Sardonyx, relative to the largest value of an output.
+        leave_out: A runtime that is missing or fails is left out, and the result says why, instead of an error.
 
     Raises:
         VerificationError: outputs differ by more than `tolerance`; nothing has been timed then.
@@ -246,30 +197,46 @@ def compare(
     session = Session(model, SessionOptions(threads=threads))
     loads = {"sardonyx": (time.perf_counter_ns() - start) / 1e6}
     runs: dict[str, Run] = {"sardonyx": session.run}
-    for name in against:
-        start = time.perf_counter_ns()
-        runs[name] = load_runtime(name, model, threads)
-        loads[name] = (time.perf_counter_ns() - start) / 1e6
     if feeds is None:
         feeds = make_feeds(session.inputs, dims)
     elif callable(feeds):
         feeds = feeds(session.inputs)
+    left_out: dict[str, str] = {}
+    for name in against:
+        start = time.perf_counter_ns()
+        try:
+            runs[name] = load_runtime(name, model, threads)
+            loads[name] = (time.perf_counter_ns() - start) / 1e6
+            if leave_out:
+                runs[name](feeds)
+        except Exception as error:  # whatever another runtime raises
+            if not leave_out:
+                raise
+            runs.pop(name, None)
+            left_out[name] = " ".join(str(error).split())[:200] or type(error).__name__
     differences = _verify(runs, feeds, tolerance)
-    times = _measure(runs, feeds, seconds / rounds, rounds)
+    blocks = _measure(runs, feeds, seconds / rounds, rounds)
+    times = {name: [time for block in parts for time in block] for name, parts in blocks.items()}
     return Result(
         model=os.fspath(model),
         threads=threads,
         inputs={name: list(np.shape(value)) for name, value in feeds.items()},
-        timings=[Timing.of(n, _version(n), times[n], loads[n]) for n in runs],
+        timings=[Timing.of(n, version(n), times[n], loads[n]) for n in runs],
         differences=differences,
         machine=machine(),
+        paired={name: paired_ratio(blocks["sardonyx"], blocks[name]) for name in runs if name != "sardonyx"},
+        flops=session.operations(),
+        left_out=left_out,
     )
 
 
-def _version(runtime: str) -> str:
-    if runtime == "sardonyx":
-        return __version__
-    return importlib.metadata.version(runtime)
+def paired_ratio(ours: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]]) -> list[float]:
+    """p10, median and p90 over the rounds of: median of the other's block / median of ours in the same round.
+
+    What slows the machine down for a while falls on both blocks of a round.
+    """
+    ratios = [float(np.median(b)) / float(np.median(a)) for a, b in zip(ours, theirs, strict=True)]
+    return [float(ratio) for ratio in np.percentile(ratios, [10, 50, 90])]
 
 
 def _verify(runs: Mapping[str, Run], feeds: Feeds, tolerance: float) -> dict[str, float]:
@@ -288,16 +255,16 @@ def _verify(runs: Mapping[str, Run], feeds: Feeds, tolerance: float) -> dict[str
     return differences
 
 
-def _measure(runs: Mapping[str, Run], feeds: Feeds, block_seconds: float, rounds: int) -> dict[str, list[int]]:
-    """Nanoseconds of each run, by runtime."""
-    times: dict[str, list[int]] = {name: [] for name in runs}
+def _measure(runs: Mapping[str, Run], feeds: Feeds, block_seconds: float, rounds: int) -> dict[str, list[list[int]]]:
+    """Nanoseconds of each run in each round, by runtime."""
+    times: dict[str, list[list[int]]] = {name: [] for name in runs}
     order = list(runs)
     was_enabled = gc.isenabled()
     gc.disable()  # a collection in the middle of a run is not the runtime's time
     try:
         for _ in range(rounds):
             for name in order:
-                times[name].extend(_block(runs[name], feeds, block_seconds))
+                times[name].append(_block(runs[name], feeds, block_seconds))
             order.append(order.pop(0))
     finally:
         if was_enabled:

@@ -1,0 +1,229 @@
+"""TensorFlow: SavedModels, frozen graphs and functions, by tf2onnx.
+
+Whatever the source is, it becomes one function of named inputs; that function is converted, and run for comparison.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sardonyx.converters.onnx_file import model_inputs
+from sardonyx.converters.signature import parse_inputs
+from sardonyx.converters.source import Input, Point, Request, Source
+from sardonyx.errors import ConversionError, InputError, SourceError
+
+
+class TensorFlow(Source):
+    """A function of TensorFlow: `function` takes the inputs in order, and gives a list of named outputs."""
+
+    def __init__(self, request: Request, progress: Callable[[str], None], made: Any = None):
+        super().__init__(request, progress, made)
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        self.notes: list[str] = []
+        self.names: list[str] = []  # of the outputs
+        self.specs: list[Any] = []  # a `tf.TensorSpec` with a name for each input
+        self.function: Callable[..., list[Any]]
+        self._inputs: Sequence[Input] = ()
+        self.open()
+
+    def open(self) -> None:
+        """Set `function`, `specs` and `names`."""
+        opened = {"saved-model": self._saved_model, "graphdef": self._frozen_graph, "tf-function": self._made_function}
+        if self.request.kind not in opened:
+            raise SourceError(
+                "a TensorFlow checkpoint holds variables alone, without the graph that they belong to",
+                hint="Save the model with tf.saved_model.save or model.save(...), and convert that.",
+            )
+        opened[self.request.kind]()
+
+    def _saved_model(self) -> None:
+        import tensorflow as tf
+
+        try:
+            loaded = tf.saved_model.load(self.request.source)
+        except (OSError, ValueError, tf.errors.OpError) as problem:
+            raise SourceError(f"TensorFlow cannot read the SavedModel: {problem}") from problem
+        signatures = loaded.signatures
+        if not signatures:
+            raise SourceError("the SavedModel has no signature", hint="Save it with signatures=...")
+        wanted = self.request.options.get("signature", "serving_default")
+        name = wanted if wanted in signatures else next(iter(signatures))
+        if "signature" in self.request.options and name != wanted:
+            raise InputError(f"no signature {wanted!r}", hint=f"the model has: {', '.join(signatures)}")
+        if len(signatures) > 1:
+            others = [other for other in signatures if other != name]
+            self.notes.append(f"signature {name}; others: {', '.join(others)} (--option signature=...)")
+        concrete = signatures[name]
+        self._keep = loaded  # its variables die with it
+        self._take_concrete(concrete)
+
+    def _take_concrete(self, concrete: Any) -> None:
+        """A signature: named arguments in, named results out."""
+        self.specs = [self._fixed(spec) for spec in concrete.structured_input_signature[1].values()]
+        keys = list(concrete.structured_input_signature[1])
+        self.names = sorted(concrete.structured_outputs)
+
+        def call(*arguments: Any) -> list[Any]:
+            results = concrete(**dict(zip(keys, arguments, strict=True)))
+            return [results[name] for name in self.names]
+
+        self.function = call
+
+    def _fixed(self, spec: Any) -> Any:
+        """A spec with the sizes that the user gave."""
+        import tensorflow as tf
+
+        if spec.shape.rank is None:
+            raise InputError(
+                f"the rank of input {spec.name!r} is unknown", hint="Give a signature or a sample with a shape."
+            )
+        dims = [self.request.dims.get(f"{spec.name}.{axis}", dim) for axis, dim in enumerate(spec.shape)]
+        sizes = [dim if isinstance(dim, int) else None for dim in dims]
+        return tf.TensorSpec(sizes, spec.dtype, name=spec.name)
+
+    def _frozen_graph(self) -> None:
+        import tensorflow as tf
+
+        graph_def = tf.compat.v1.GraphDef()
+        try:
+            graph_def.ParseFromString(Path(self.request.source).read_bytes())
+        except Exception as problem:
+            raise SourceError(f"no frozen graph: {problem}") from problem
+        inputs, outputs = frozen_ends(graph_def, self.request.options)
+        wrapped = tf.compat.v1.wrap_function(lambda: tf.compat.v1.import_graph_def(graph_def, name=""), [])
+        pruned = wrapped.prune(
+            [wrapped.graph.get_tensor_by_name(n) for n in inputs],
+            [wrapped.graph.get_tensor_by_name(n) for n in outputs],
+        )
+        declared = {each.name: each for each in parse_inputs(self.request.options.get("shapes", ""))}
+        for name, tensor in zip(inputs, pruned.inputs, strict=True):
+            short = name.partition(":")[0]
+            shape = declared[short].shape if short in declared else tensor.shape
+            self.specs.append(
+                self._fixed(tf.TensorSpec([d if isinstance(d, int) else None for d in shape], tensor.dtype, name=short))
+            )
+        self.names = [name.partition(":")[0] for name in outputs]
+        self.function = lambda *arguments: list(pruned(*arguments))
+
+    def _made_function(self) -> None:
+        made = self.made
+        signature = getattr(made, "input_signature", None)
+        if signature is None:
+            raise InputError("the function has no input signature", hint="@tf.function(input_signature=[...])")
+        self._take_concrete_positional(made, [self._named(spec, number) for number, spec in enumerate(signature)])
+
+    def _named(self, spec: Any, number: int) -> Any:
+        import tensorflow as tf
+
+        return tf.TensorSpec(spec.shape, spec.dtype, name=spec.name or f"input_{number}")
+
+    def _take_concrete_positional(self, function: Callable[..., Any], specs: list[Any]) -> None:
+        import tensorflow as tf
+
+        self.specs = [self._fixed(spec) for spec in specs]
+        structure = tf.function(function).get_concrete_function(*self.specs).structured_outputs
+        self.names = (
+            sorted(structure)
+            if isinstance(structure, Mapping)
+            else [f"output_{number}" for number in range(len(tf.nest.flatten(structure)))]
+        )
+        self.function = lambda *arguments: tf.nest.flatten(function(*arguments))  # dictionaries in order of their keys
+
+    # Conversion.
+
+    def export(self, path: Path) -> list[str]:
+        """By tf2onnx."""
+        import tensorflow as tf
+        import tf2onnx
+
+        self.progress("converting by tf2onnx")
+        named = tf.function(
+            lambda *arguments: [tf.identity(v, n) for v, n in zip(self.function(*arguments), self.names)]
+        )
+        try:
+            model, _ = tf2onnx.convert.from_function(
+                named, input_signature=self.specs, opset=self.request.opset or 17, output_path=None
+            )
+        except Exception as problem:
+            raise _refused(problem) from problem
+        self._check_native(model)
+        self._rename(model)
+        path.write_bytes(model.SerializeToString())
+        self._inputs = self._ranges(path)
+        return [*self.notes, f"converted by tf2onnx {tf2onnx.__version__}"]
+
+    def _check_native(self, model: Any) -> None:
+        """tf2onnx leaves what it does not know in place, with a warning."""
+        unknown = [node for node in model.graph.node if node.domain not in ("", "ai.onnx", "ai.onnx.ml")]
+        if unknown:
+            kinds = ", ".join(sorted({node.op_type for node in unknown}))
+            raise ConversionError(
+                f"these operations of TensorFlow have no ONNX form: {kinds}",
+                node=unknown[0].name,
+                operator=unknown[0].op_type,
+                hint="Leave them out of the exported signature, or do their work before or after the model.",
+            )
+
+    def _rename(self, model: Any) -> None:
+        """Inputs and outputs under the names of the signature, without TensorFlow's ':0'."""
+        wanted = dict(zip([value.name for value in model.graph.input], [spec.name for spec in self.specs]))
+        wanted |= dict(zip([value.name for value in model.graph.output], self.names))
+        wanted = {old: new for old, new in wanted.items() if old != new}
+        for value in [*model.graph.input, *model.graph.output]:
+            value.name = wanted.get(value.name, value.name)
+        for node in model.graph.node:
+            node.input[:] = [wanted.get(name, name) for name in node.input]
+            node.output[:] = [wanted.get(name, name) for name in node.output]
+
+    def _ranges(self, path: Path) -> list[Input]:
+        from sardonyx.model.load import load
+
+        return model_inputs(load(path))
+
+    def inputs(self) -> Sequence[Input]:
+        """As exported."""
+        return self._inputs
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """By TensorFlow."""
+        import tensorflow as tf
+
+        arguments = [tf.constant(feeds[spec.name], spec.dtype) for spec in self.specs]
+        return [np.asarray(value) for value in self.function(*arguments)]
+
+    def points(self) -> Sequence[Point]:
+        """None: the graph that tf2onnx converts is optimised by TensorFlow first."""
+        return ()
+
+
+def frozen_ends(graph_def: Any, options: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Names of the input and output tensors of a frozen graph: given, or its placeholders and loose ends."""
+    used = {name.partition(":")[0].lstrip("^") for node in graph_def.node for name in node.input}
+    inputs = [node.name for node in graph_def.node if node.op == "Placeholder"]
+    ends = [
+        n.name for n in graph_def.node if n.name not in used and n.op not in ("Placeholder", "Const", "NoOp", "Assert")
+    ]
+    chosen = [
+        options[key].split(",") if key in options else found for key, found in (("inputs", inputs), ("outputs", ends))
+    ]
+    if not all(chosen):
+        raise SourceError("the frozen graph has no placeholder or no end", hint="--option inputs=a,b outputs=c")
+    return tuple([name if ":" in name else f"{name}:0" for name in names] for names in chosen)  # type: ignore[return-value]
+
+
+def _refused(problem: Exception) -> ConversionError:
+    text = str(problem).strip().splitlines()
+    return ConversionError(
+        f"tf2onnx refuses the model: {text[0] if text else type(problem).__name__}",
+        hint="The operation that it names has no ONNX form, or a shape is unknown: give sizes by --dim INPUT.AXIS=N.",
+    )
+
+
+def open_source(request: Request, progress: Callable[[str], None], made: Any = None) -> Source:
+    """Open the source with TensorFlow."""
+    return TensorFlow(request, progress, made)

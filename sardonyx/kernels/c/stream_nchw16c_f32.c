@@ -1,0 +1,182 @@
+// stream_nchw16c_f32.c -- a 1x1 convolution, a depthwise one, and another 1x1, a band of rows at a time.
+//
+// A task is a band of output rows of one image. It goes through the blocks of the middle: expands a block's rows, filters
+// them, and adds some such blocks at a time (as many as fit MIDDLE_BYTES) to the partial sums of the projection, in
+// order, so that every sum is the one that the layers give alone. Without a projection the blocks have nothing to do with
+// each other: they are tasks of their own, and bands as high as fit L2.
+//
+// A band expands the rows that its filter shares with the next band a second time: (kh - stride) rows of BAND * stride.
+// Within a band a few rows at a time are expanded and filtered at once, so that they are found in L1.
+#include "stream_nchw16c_f32.h"
+
+#define CONV_UNIT 16
+#include "conv_tile.h"
+
+// Tunables: output rows of a band with projection, bytes of its middle, bytes of an expanded band without projection,
+// positions filtered at a time.
+#ifndef BAND
+#define BAND 8
+#endif
+#ifndef MIDDLE_BYTES
+#define MIDDLE_BYTES 163840
+#endif
+#ifndef EXPANDED_BYTES
+#define EXPANDED_BYTES 262144
+#endif
+#ifndef POSITIONS
+#define POSITIONS 128
+#endif
+#define TASKS 64    // without projection: blocks share a task beyond so many
+#define MOST_STEPS (16 / CONV_NB)  // steps of one call of a register tile: 16 KB of weights, which L1 keeps for all tiles
+
+// How the work is cut: task = (image * groups + group) * bands + band.
+typedef struct {
+    int64_t rows, bands;    // output rows of a band
+    int64_t group, groups;  // blocks of the middle in a task
+    int64_t at_once;        // blocks between two additions to the projection
+    int64_t x_rows;         // the most rows that a band expands
+} stream_plan;
+
+static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Rows of the middle's input that output rows lo <= oh < hi need, and how many `rows` of them need at most.
+static int64_t first_row(const stream_nchw16c_f32_args *a, int64_t lo) {
+    return min(max(lo * a->depthwise->stride_h - a->depthwise->pad_top, 0), a->ih);
+}
+static int64_t end_row(const stream_nchw16c_f32_args *a, int64_t hi) {
+    const depthwise_nchw16c_f32_args *d = a->depthwise;
+    return min(max((hi - 1) * d->stride_h - d->pad_top + (d->kh - 1) * d->dilation_h + 1, 0), a->ih);
+}
+static int64_t span(const stream_nchw16c_f32_args *a, int64_t rows) {
+    const depthwise_nchw16c_f32_args *d = a->depthwise;
+    return min((rows - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1, a->ih);
+}
+
+// A function of the arguments alone.
+static stream_plan make_plan(const stream_nchw16c_f32_args *a) {
+    stream_plan p = {BAND, 0, a->blocks, 1, 1, 0};
+    if (!a->project) {
+        p.rows = a->oh;
+        while (p.rows > 1 && span(a, p.rows) * a->iw * 64 > EXPANDED_BYTES) p.rows = (p.rows + 1) / 2;
+    }
+    p.bands = ceil_div(a->oh, p.rows);
+    p.rows = ceil_div(a->oh, p.bands);
+    p.bands = ceil_div(a->oh, p.rows);
+    p.x_rows = span(a, p.rows);
+    if (a->project) {
+        p.at_once = max(min(MIDDLE_BYTES / (p.rows * a->ow * 64), a->blocks), 1);
+    } else {
+        p.group = ceil_div(a->n * a->blocks * p.bands, TASKS);
+        p.group = min(p.group, a->blocks);
+        p.groups = ceil_div(a->blocks, p.group);
+    }
+    return p;
+}
+
+int64_t stream_nchw16c_f32_tasks(const stream_nchw16c_f32_args *a) {
+    if (a->n * a->blocks * a->oh * a->ow == 0) return 0;
+    stream_plan p = make_plan(a);
+    return a->n * p.groups * p.bands;
+}
+
+static int64_t expanded_floats(const stream_nchw16c_f32_args *a, const stream_plan *p) {
+    return a->expand ? p->x_rows * a->iw * 16 : 0;
+}
+
+int64_t stream_nchw16c_f32_scratch(const stream_nchw16c_f32_args *a) {
+    if (a->n * a->blocks * a->oh * a->ow == 0) return 0;
+    stream_plan p = make_plan(a);
+    return (expanded_floats(a, &p) + (a->project ? p.at_once * p.rows * a->ow * 16 : 0)) * 4;
+}
+
+// y (+)= sum over `steps` blocks of x of x * w for nb blocks of outputs and `count` neighbouring positions.
+static void pointwise(int64_t nb, const float *x, int64_t x_block, int64_t steps, const float *w, int64_t w_block, float *y,
+                      int64_t y_block, int64_t count, int first) {
+    int64_t offset[MOST_STEPS], tiles = conv_tiles(count);
+    for (int64_t k = 0; k < steps; k += MOST_STEPS) {
+        int64_t some = min(steps - k, MOST_STEPS);
+        for (int64_t s = 0; s < some; s++) offset[s] = (k + s) * x_block;
+        for (int64_t t = 0; t < tiles; t++) {
+            int64_t start = conv_tile_start(count, tiles, t), mr = conv_tile_start(count, tiles, t + 1) - start;
+            conv_tile(mr, nb, x + start * 16, offset, some, w + k * 256, w_block, y + start * 16, y_block, first && k == 0);
+        }
+    }
+}
+
+// The epilogue of a layer on positions lo <= p < hi of one block. y is where position 0 of the block appears, in planes
+// of `pixels`, `blocks` to an image.
+static void finish(const stream_layer *l, int64_t image, int64_t block, int64_t lo, int64_t hi, float *y, int64_t blocks,
+                   int64_t pixels) {
+    if (!l->epilogue || lo >= hi) return;
+    if (l->self < 0) {
+        l->epilogue(l->operands, l->dims, image, block, lo, hi, 0, 16);
+        return;
+    }
+    void *operands[STREAM_OPERANDS];
+    for (int64_t i = 0; i < l->count; i++) operands[i] = l->operands[i];
+    operands[l->self] = (void *)((uintptr_t)y - (uintptr_t)((image * blocks + block) * pixels * 64));
+    l->epilogue(operands, l->dims, image, block, lo, hi, 0, 16);
+}
+
+// What a task needs to know of itself.
+typedef struct {
+    const stream_nchw16c_f32_args *a;
+    int64_t image, lo, hi;  // output rows
+    float *expanded;        // where row 0 of the block under way would lie
+} stream_band;
+
+// Output rows of one block of the middle, to y, where its row 0 would lie.
+static void run_middle(const stream_band *t, int64_t block, float *y) {
+    const stream_nchw16c_f32_args *a = t->a;
+    int64_t pixels = a->oh * a->ow, x_pixels = a->ih * a->iw, step = max(POSITIONS / a->ow, 1);
+    int64_t done = first_row(a, t->lo);
+    const float *x = a->x + t->image * a->x_batch;
+    for (int64_t lo = t->lo; lo < t->hi; lo += step) {
+        int64_t hi = min(lo + step, t->hi), needed = end_row(a, hi);
+        if (a->expand && needed > done) {
+            float *to = t->expanded + done * a->iw * 16;
+            pointwise(1, x + done * a->iw * 16, x_pixels * 16, a->x_blocks, a->expand->w + block * a->x_blocks * 256, 0, to,
+                      0, (needed - done) * a->iw, 1);
+            finish(a->expand, t->image, block, done * a->iw, needed * a->iw, t->expanded, a->blocks, x_pixels);
+            done = needed;
+        }
+        a->rows(a->depthwise, block, a->expand ? t->expanded : x + block * x_pixels * 16, y, lo, hi);
+        finish(a->middle, t->image, block, lo * a->ow, hi * a->ow, y, a->blocks, pixels);
+    }
+}
+
+// The band of all blocks of the result, from all blocks of the middle.
+static void run_projected(const stream_band *t, const stream_plan *p, float *middle) {
+    const stream_nchw16c_f32_args *a = t->a;
+    int64_t start = t->lo * a->ow, count = (t->hi - t->lo) * a->ow, pixels = a->oh * a->ow;
+    for (int64_t k = 0; k < a->blocks; k += p->at_once) {
+        int64_t some = min(a->blocks - k, p->at_once);
+        for (int64_t b = 0; b < some; b++) run_middle(t, k + b, middle + (b * count - start) * 16);
+        for (int64_t ob = 0; ob < a->y_blocks; ob += CONV_NB) {
+            int64_t nb = min(a->y_blocks - ob, CONV_NB);
+            float *y = a->y + t->image * a->y_batch + (ob * pixels + start) * 16;
+            pointwise(nb, middle, count * 16, some, a->project->w + (ob * a->blocks + k) * 256, a->blocks * 256, y,
+                      pixels * 16, count, k == 0);
+            for (int64_t i = ob; i < ob + nb && k + some == a->blocks; i++)
+                finish(a->project, t->image, i, start, start + count, 0, a->y_blocks, pixels);
+        }
+    }
+}
+
+void stream_nchw16c_f32(const void *args, int64_t lo, int64_t hi, void *scratch) {
+    const stream_nchw16c_f32_args *a = args;
+    stream_plan p = make_plan(a);
+    for (int64_t task = lo; task < hi; task++) {
+        int64_t band = task % p.bands, group = task / p.bands % p.groups, image = task / p.bands / p.groups;
+        stream_band t = {a, image, band * p.rows, min((band + 1) * p.rows, a->oh), 0};
+        t.expanded = (float *)scratch - first_row(a, t.lo) * a->iw * 16;
+        if (a->project) {
+            run_projected(&t, &p, (float *)scratch + expanded_floats(a, &p));
+            continue;
+        }
+        for (int64_t b = group * p.group; b < min((group + 1) * p.group, a->blocks); b++)
+            run_middle(&t, b, a->y + image * a->y_batch + b * a->oh * a->ow * 16);
+    }
+}

@@ -1,0 +1,8 @@
+// tree_leaves_f64.c -- see tree_ensemble.h for what is computed, tree_ensemble_walk.h for how.
+#include "tree_leaves_f64.h"
+
+#include "tree_node_f64.h"
+
+int64_t tree_leaves_f64_tasks(const tree_leaves_f64_args *a) { return leaves_tasks(a); }
+int64_t tree_leaves_f64_scratch(const tree_leaves_f64_args *a) { return leaves_scratch(a); }
+void tree_leaves_f64(const void *args, int64_t lo, int64_t hi, void *scratch) { run_leaves(args, lo, hi, scratch); }

@@ -1,0 +1,93 @@
+"""Inputs to compare with: the user's own, or generated ones that reach into the corners.
+
+Typical values first; then zeros, large and tiny ones; and each dynamic dimension with at least two sizes, since a size
+that was frozen while tracing shows only at another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sardonyx.converters.source import Input
+
+_DEFAULT_SIZES = (2, 3)  # of a dynamic dimension about which nothing is known
+_LARGE, _TINY = 30.0, 1e-6
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One set of inputs, by name, and what is special about it."""
+
+    title: str
+    feeds: Mapping[str, np.ndarray]
+
+
+def make_samples(
+    inputs: Sequence[Input], given: Sequence[Mapping[str, np.ndarray]] = (), seed: int = 0, corners: bool = True
+) -> list[Sample]:
+    """The sets of inputs to compare with.
+
+    Args:
+        inputs: what the model takes.
+        given: real inputs, used first; the sizes of their dimensions guide the generated ones.
+        seed: of the generator.
+        corners: whether to add zeros, large and tiny values.
+    """
+    rng = np.random.default_rng(seed)
+    samples = [Sample(f"given {number}", feeds) for number, feeds in enumerate(given)]
+    known = [_sizes(inputs, feeds) for feeds in given]
+    names = sorted({dim for each in inputs for dim in each.shape if isinstance(dim, str)})
+    # Sizes differ between dimensions too: two that are equal by accident hide a transposition.
+    base = {name: _DEFAULT_SIZES[0] + number for number, name in enumerate(names)}
+    first = {**base, **(known[0] if known else {})}
+    samples.append(Sample("typical", _fill(inputs, first, rng, "typical")))
+    for name in names:
+        other = {**first, name: first[name] + 1 if first[name] < 64 else first[name] // 2}
+        samples.append(Sample(f"{name} = {other[name]}", _fill(inputs, other, rng, "typical")))
+    if corners:
+        samples += [Sample(style, _fill(inputs, first, rng, style)) for style in ("zeros", "large", "tiny")]
+    return samples
+
+
+def _sizes(inputs: Sequence[Input], feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for each in inputs:
+        if each.name in feeds:
+            pairs = zip(each.shape, np.shape(feeds[each.name]), strict=True)
+            found |= {dim: size for dim, size in pairs if isinstance(dim, str)}
+    return found
+
+
+def fill(inputs: Sequence[Input], sizes: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:
+    """Typical values for all inputs, dynamic dimensions as `sizes` says."""
+    return _fill(inputs, sizes, np.random.default_rng(seed), "typical")
+
+
+def _fill(
+    inputs: Sequence[Input], sizes: Mapping[str, int], rng: np.random.Generator, style: str
+) -> dict[str, np.ndarray]:
+    return {each.name: _values(each, sizes, rng, style) for each in inputs}
+
+
+def _values(each: Input, sizes: Mapping[str, int], rng: np.random.Generator, style: str) -> np.ndarray:
+    shape = tuple(dim if isinstance(dim, int) else sizes[dim] for dim in each.shape)
+    if each.dtype == "string":
+        words = np.array(each.choices or ("a", "of", "model", "Sardonyx", ""), object)
+        return np.full(shape, words[0], object) if style == "zeros" else rng.choice(words, shape)
+    dtype = np.dtype(each.dtype)
+    if dtype.kind == "b":
+        return np.zeros(shape, dtype) if style == "zeros" else rng.integers(0, 2, shape).astype(dtype)
+    low, high = each.low, each.high
+    if dtype.kind in "iu":
+        low, high = int(low or 0), int(1 if high is None else high)
+        if style in ("zeros", "large"):
+            return np.full(shape, high if style == "large" else min(max(0, low), high), dtype)
+        return rng.integers(low, high, shape, endpoint=True).astype(dtype)
+    if low is not None and high is not None:
+        draws = {"zeros": np.full(shape, low), "large": np.full(shape, high)}
+        return draws.get(style, rng.uniform(low, high, shape)).astype(dtype)
+    scale = {"zeros": 0.0, "large": _LARGE, "tiny": _TINY}.get(style, 1.0)
+    return (rng.standard_normal(shape) * scale).astype(dtype)

@@ -1,0 +1,145 @@
+"""What rounding may do to an output: from the arithmetic of the graph, not one constant for all.
+
+Model: each floating-point operation is off by at most half a unit in the last place of its type, errors of different
+operations are independent, and a sum of K terms of like size is off by about sqrt(K) of them in the direction of its
+own magnitude (Higham & Mary, "A new approach to probabilistic rounding error analysis", SIAM J. Sci. Comput. 2019).
+Along a path of the graph the squares of these add up:
+
+    allowed = SAFETY * u * sqrt(sum of K over the longest path) * largest value of the output
+
+Depth matters, width does not. A model that magnifies rounding (a steep attention) shows by how much when its inputs
+are moved by a unit in the last place; it is allowed NOISE times that. Where two stages round differently at a
+quantisation, one step of the quantised type is what a value may move by: the verdict is then by signal-to-noise ratio,
+and says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+# Half a unit in the last place, relative.
+UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+SAFETY = 2.0
+NOISE = 16.0  # times what moving the inputs by a unit in the last place does: many layers round, not one
+FLOOR = 1e-7  # of values near zero: absolute
+
+_QUANTISERS = {
+    "QuantizeLinear",
+    "DynamicQuantizeLinear",
+    "MatMulInteger",
+    "ConvInteger",
+    "QLinearConv",
+    "QLinearMatMul",
+    "DynamicQuantizeMatMul",
+    "QAttention",
+}
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How much an output may be off.
+
+    Attributes:
+        unit: half a unit in the last place of the coarsest type on the way.
+        terms: sum of the lengths of reductions on the longest path to the output.
+        quantised: whether values are quantised on the way.
+        quantised_snr: least signal-to-noise ratio, in dB, then.
+        noise: relative change of the output when the inputs move by a unit in the last place, if it was measured.
+    """
+
+    unit: float
+    terms: float
+    quantised: bool = False
+    quantised_snr: float = 25.0
+    noise: float = 0.0
+
+    def allowed(self, peak: float) -> float:
+        """The largest absolute difference for an output whose largest magnitude is `peak`."""
+        relative = max(SAFETY * self.unit * math.sqrt(max(1.0, self.terms)), NOISE * self.noise)
+        return relative * peak + FLOOR * min(1.0, max(peak, 1e-3))
+
+
+def tolerances(model: ir.Model, sizes: Mapping[str, int] | None = None) -> dict[str, Tolerance]:
+    """The tolerance of every value of the graph of `model`, by name.
+
+    Args:
+        model: its inner shapes are used as far as they are known.
+        sizes: of dynamic dimensions.
+    """
+    found: dict[str, Tolerance] = {}
+    exact = Tolerance(0.0, 0.0)
+    for node in model.graph:
+        sources = [found.get(str(value.name), exact) for value in node.inputs if value is not None]
+        for body in (
+            attribute.value for attribute in node.attributes.values() if attribute.type == ir.AttributeType.GRAPH
+        ):
+            inner = tolerances(ir.Model(body, ir_version=10), sizes)
+            sources += [inner.get(str(value.name), exact) for value in body.outputs]
+        terms = max((source.terms for source in sources), default=0.0) + reduction_length(node, sizes or {})
+        unit = max((source.unit for source in sources), default=0.0)
+        if node.op_type in ("Shape", "Size"):
+            terms, unit = 0.0, 0.0
+        quantised = node.op_type in _QUANTISERS or any(source.quantised for source in sources)
+        for output in node.outputs:
+            kind = output.dtype.name.lower() if output.dtype is not None else "float"
+            own = UNIT.get({"float": "float32", "double": "float64"}.get(kind, kind), 0.0)
+            found[str(output.name)] = Tolerance(max(unit, own), terms, quantised)
+    return found
+
+
+def reduction_length(node: ir.Node, sizes: Mapping[str, int]) -> float:
+    """How many terms are summed for one element of the output; 1 for an element-wise operator."""
+    if node.op_type in ("MatMul", "Gemm", "FusedMatMul") and node.inputs[0] is not None:
+        transposed = node.op_type == "Gemm" and bool(node.attributes.get_int("transA", 0))
+        return _size(node.inputs[0], 0 if transposed else -1, sizes)
+    if node.op_type in ("Conv", "ConvTranspose") and len(node.inputs) > 1 and node.inputs[1] is not None:
+        shape = node.inputs[1].shape
+        whole = [dim if isinstance(dim, int) else 1 for dim in shape] if shape is not None else [1, 256]
+        return float(math.prod(whole[1:] if node.op_type == "Conv" else [whole[0], *whole[2:]]))
+    if node.op_type in ("LSTM", "GRU", "RNN") and len(node.inputs) > 2 and node.inputs[0] is not None:
+        steps = _size(node.inputs[0], 0, sizes)
+        return steps * (_size(node.inputs[1], -1, sizes) + _size(node.inputs[2], -1, sizes))
+    if node.op_type.startswith("TreeEnsemble"):
+        trees = node.attributes.get("nodes_treeids") or node.attributes.get("tree_roots")
+        return float(len(set(trees.as_ints()))) if trees is not None else 100.0
+    if node.op_type.startswith("TreeEnsemble"):
+        trees = node.attributes.get("nodes_treeids") or node.attributes.get("tree_roots")
+        return float(len(set(trees.as_ints()))) if trees is not None else 100.0
+    if node.op_type in _OVER_AXES:
+        return _size(node.inputs[0], -1, sizes)
+    if node.op_type.startswith("Reduce"):
+        before, after = (_elements(value, sizes) for value in (node.inputs[0], node.outputs[0]))
+        return max(1.0, before / max(1.0, after))
+    return 1.0
+
+
+_OVER_AXES = {
+    "Softmax",
+    "LogSoftmax",
+    "LayerNormalization",
+    "InstanceNormalization",
+    "GroupNormalization",
+    "RMSNormalization",
+    "LpNormalization",
+    "GlobalAveragePool",
+    "CumSum",
+    "Attention",
+    "Einsum",
+}
+
+
+def _size(value: ir.Value | None, axis: int, sizes: Mapping[str, int]) -> float:
+    if value is None or value.shape is None or not value.shape:
+        return 256.0  # unknown: a common width
+    dim = value.shape[axis]
+    return float(dim if isinstance(dim, int) else sizes.get(str(dim.value), 64))
+
+
+def _elements(value: ir.Value | None, sizes: Mapping[str, int]) -> float:
+    if value is None or value.shape is None:
+        return 256.0
+    return math.prod(_size(value, axis, sizes) for axis in range(len(value.shape)))

@@ -1,0 +1,220 @@
+"""`verify`: any number of stages on the same inputs, each compared with the first."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sardonyx.converters.onnx_file import model_inputs
+from sardonyx.errors import SardonyxError
+from sardonyx.model.load import load
+from sardonyx.verifier.blame import locate
+from sardonyx.verifier.compare import compare
+from sardonyx.verifier.depth import along_depth
+from sardonyx.verifier.report import Report, Row
+from sardonyx.verifier.samples import Sample, make_samples
+from sardonyx.verifier.stages import OnnxStage, SourceStage, Stage
+from sardonyx.verifier.tolerance import Tolerance, tolerances
+
+if TYPE_CHECKING:
+    from sardonyx.converters.process import Exported
+    from sardonyx.converters.source import Input, Request
+
+
+def verify_stages(
+    stages: Sequence[Stage],
+    samples: Sequence[Sample],
+    outputs: Mapping[str, Tolerance],
+    progress: Callable[[str], None] = lambda text: None,
+    depth: bool = False,
+) -> Report:
+    """Compare each stage with the first on every sample.
+
+    Args:
+        stages: the first is the truth.
+        samples: inputs.
+        outputs: names of the outputs, in order, and how much each may be off.
+        progress: called with a few words at each long step.
+        depth: also compare values along the depth of the network, in the last stage.
+
+    A sample that the first stage itself refuses (a size that the architecture does not allow, say) is skipped and
+    noted; one that only a later stage refuses is a failure of that stage.
+    """
+    report = Report([stage.name for stage in stages])
+    truth, *others = stages
+    for sample in samples:
+        progress(f"comparing: {sample.title}")
+        try:
+            expected = truth.run(sample.feeds)
+        except SardonyxError as problem:
+            report.notes.append(f"{truth.name} refuses the sample {sample.title!r}: {problem.message}")
+            continue
+        if sample.title == "typical":
+            if random_outputs(truth, sample, expected):
+                report.notes.append(f"{truth.name} gives other values when run again: it is random (dropout, sampling)")
+                return report
+            outputs = conditioned(truth, sample, expected, outputs)
+        for stage in others:
+            rows = compare_stage(stage, sample, expected, outputs)
+            report.rows += rows
+            if report.suspect is None and any(row.difference.failed for row in rows):
+                progress(f"looking for the first node that differs in {stage.name}")
+                report.suspect = locate(truth, stage, sample.feeds, progress)
+        if depth and not report.depth:
+            report.depth = along_depth(truth, others[-1], sample.feeds, progress)
+    return report
+
+
+def random_outputs(truth: Stage, sample: Sample, expected: Sequence[np.ndarray]) -> bool:
+    """Whether a second run gives other values by more than the rounding of threads."""
+    again = truth.run(sample.feeds)
+    loose = Tolerance(2.0**-24, 1e4)
+    return any(compare(e, a, loose).failed for e, a in zip(expected, again, strict=True))
+
+
+def conditioned(
+    truth: Stage, sample: Sample, expected: Sequence[np.ndarray], outputs: Mapping[str, Tolerance]
+) -> dict[str, Tolerance]:
+    """`outputs` with the amplification of rounding that the model itself shows.
+
+    The inputs are moved by a unit in the last place, up or down at random; what that does to the outputs is what
+    rounding in the first layers does to any form of the model.
+    """
+    rng = np.random.default_rng(0)
+    moved = {
+        name: array * (1 + rng.choice([-1, 1], array.shape) * np.finfo(array.dtype).eps).astype(array.dtype)
+        if array.dtype.kind == "f"
+        else array
+        for name, array in sample.feeds.items()
+    }
+    try:
+        again = truth.run(moved)
+    except SardonyxError:
+        return dict(outputs)
+    found = {}
+    for (name, tolerance), e, a in zip(outputs.items(), expected, again, strict=False):
+        difference = compare(e, a, tolerance)
+        noise = difference.relative if np.isfinite(difference.relative) else 0.0
+        found[name] = replace(tolerance, noise=noise)
+    return {**outputs, **found}
+
+
+def compare_stage(
+    stage: Stage, sample: Sample, expected: Sequence[np.ndarray], outputs: Mapping[str, Tolerance]
+) -> list[Row]:
+    """One row per output."""
+    nothing = np.zeros(0)
+    try:
+        actual = stage.run(sample.feeds)
+    except SardonyxError as problem:
+        failed = compare(np.ones(1), nothing, Tolerance(0, 0))
+        return [Row(stage.name, sample.title, "", type(failed)(**{**failed.__dict__, "reason": problem.message}))]
+    rows = []
+    for number, (name, tolerance) in enumerate(outputs.items()):
+        pair = [side[number] if number < len(side) else nothing for side in (expected, actual)]
+        rows.append(Row(stage.name, sample.title, name, compare(pair[0], pair[1], tolerance)))
+    return rows
+
+
+def verify_conversion(
+    source: Exported,
+    path: Path,
+    request: Request,
+    progress: Callable[[str], None] = lambda text: None,
+    depth: bool = False,
+) -> Report:
+    """Compare a source with the ONNX file made from it, under the reference and under Sardonyx."""
+    inputs = with_ranges(model_inputs(load(path)), source.inputs())
+    given = [_named(sample, [each.name for each in inputs]) for sample in request.samples]
+    stages: list[Stage] = [SourceStage(request.kind, source), OnnxStage(path, "reference"), OnnxStage(path, "native")]
+    return verify_stages(stages, make_samples(inputs, given), output_tolerances(path), progress, depth)
+
+
+def with_ranges(inputs: Sequence[Input], described: Sequence[Input]) -> list[Input]:
+    """The inputs of a file with the ranges of values that the source knows."""
+    known = {each.name: each for each in described}
+    found = []
+    for each in inputs:
+        more = known.get(each.name, each)
+        found.append(replace(each, low=more.low, high=more.high, choices=more.choices))
+    return found
+
+
+def output_tolerances(path: Path) -> dict[str, Tolerance]:
+    """What the outputs of an ONNX file may be off by, in order."""
+    model = load(path)
+    allowed = tolerances(model)
+    return {str(v.name): allowed.get(str(v.name), Tolerance(2.0**-24, 1.0)) for v in model.graph.outputs}
+
+
+def _named(sample: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Samples may be given by position."""
+    return {names[int(key)] if key.isdigit() and key not in names else key: value for key, value in sample.items()}
+
+
+def verify(
+    stages: Sequence[str],
+    samples: Sequence[Mapping[str, np.ndarray]] = (),
+    *,
+    options: Mapping[str, str] | None = None,
+    trust: bool = False,
+    depth: bool = False,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Report:
+    """Compare forms of one model with the first of them.
+
+    Args:
+        stages: ONNX files, ``runtime:file.onnx`` (reference, native, onnxruntime, openvino), or sources that
+            `convert` takes; one file alone is compared under the reference and under Sardonyx.
+        samples: real inputs, by name or position.
+        options: for sources, see `convert`.
+        trust: whether code that a source holds may run.
+        depth: also compare values along the depth of the network, for a plot.
+        progress: called with a few words at each long step.
+
+    Raises:
+        SourceError, ProviderError, ModelError: a stage cannot be opened.
+    """
+    with contextlib.ExitStack() as stack:
+        opened = [_opened(text, samples, dict(options or {}), trust, progress, stack) for text in stages]
+        if len(opened) == 1:
+            opened.append(OnnxStage(opened[0].path, "native"))
+        inputs = opened[0].inputs()
+        given = [_named(sample, [each.name for each in inputs]) for sample in samples]
+        return verify_stages(opened, make_samples(inputs, given), output_tolerances(opened[-1].path), progress, depth)
+
+
+def _opened(
+    text: str,
+    samples: Sequence[Mapping[str, np.ndarray]],
+    options: dict[str, str],
+    trust: bool,
+    progress: Callable[[str], None],
+    stack: contextlib.ExitStack,
+) -> Stage:
+    """A stage as it is named on the command line."""
+    from sardonyx.converters.process import Worker
+    from sardonyx.converters.recognise import recognise
+    from sardonyx.converters.source import Request
+    from sardonyx.converters.table import check_trust, kind_called, require
+
+    provider, colon, rest = text.partition(":")
+    if colon and provider in ("reference", "native", "onnxruntime", "openvino"):
+        return OnnxStage(Path(rest), provider, text)
+    kind = kind_called(recognise(text))
+    if kind.name == "onnx":
+        return OnnxStage(Path(text), "reference", text)
+    check_trust(kind, text, trust)
+    require(kind)
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sardonyx-verify-"))
+    request = Request(text, kind.name, samples=[dict(sample) for sample in samples], options=options, trust=trust)
+    worker = stack.enter_context(Worker(request, progress))
+    fresh = Path(folder) / "fresh.onnx"
+    worker.export(fresh)
+    return SourceStage(text, worker, fresh)

@@ -1,0 +1,94 @@
+"""Measures, verdicts, tolerances, samples."""
+
+import networks
+import numpy as np
+import pytest
+
+from sardonyx.converters.source import Input
+from sardonyx.model.load import load
+from sardonyx.verifier.compare import FAIL, PASS, QUANTISED, compare
+from sardonyx.verifier.samples import make_samples
+from sardonyx.verifier.tolerance import Tolerance, reduction_length, tolerances
+
+F32 = Tolerance(2.0**-24, 100)
+
+
+def test_equal_arrays():
+    x = np.array([1, np.nan, np.inf, -0.0], np.float32)
+    found = compare(x, x.copy(), F32)
+    assert (found.absolute, found.cosine, found.snr, found.verdict) == (0, pytest.approx(1), np.inf, PASS)
+
+
+def test_rounding_passes_and_more_fails():
+    x = np.linspace(-1, 1, 100, dtype=np.float32)
+    assert compare(x, x * np.float32(1 + 1e-6), F32).verdict == PASS
+    assert compare(x, x * np.float32(1 + 1e-4), F32).verdict == FAIL
+
+
+@pytest.mark.parametrize(("e", "a"), [(np.nan, 0), (0, np.nan), (np.inf, -np.inf), (np.inf, 3e38), (0, np.inf)])
+def test_special_values_must_be_the_same(e, a):
+    found = compare(np.array([1, e], np.float32), np.array([1, a], np.float32), F32)
+    assert found.verdict == FAIL
+    assert "NaN or infinity" in found.reason
+
+
+def test_shapes_and_texts():
+    assert "shape [3, 2] instead of [2, 3]" in compare(np.zeros((2, 3)), np.zeros((3, 2)), F32).reason
+    words = np.array(["a", "b"], object)
+    assert compare(words, words.copy(), F32).verdict == PASS
+    assert compare(words, words[::-1], F32).failed
+
+
+def test_measures():
+    e, a = np.array([[3.0, 4.0], [0.0, 1.0]]), np.array([[3.0, 4.0], [1.0, 0.0]])
+    found = compare(e, a, F32)
+    assert found.absolute == 1
+    assert found.relative == 0.25
+    assert found.cosine == pytest.approx(25 / 26)
+    assert found.snr == pytest.approx(10 * np.log10(26 / 2))
+    assert found.argmax == 0.5
+
+
+def test_within_quantisation():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(1000).astype(np.float32)
+    coarse = (np.round(x * 32) / 32).astype(np.float32)
+    assert compare(x, coarse, F32).verdict == FAIL
+    assert compare(x, coarse, Tolerance(2.0**-24, 100, quantised=True)).verdict == QUANTISED
+    assert compare(x, -x, Tolerance(2.0**-24, 100, quantised=True)).verdict == FAIL
+
+
+def test_tolerances_follow_the_arithmetic():
+    model = load(networks.network("cnn"))
+    from sardonyx.model.inline import infer_types
+
+    infer_types(model)
+    found = tolerances(model)
+    assert found["c1"].terms == 27
+    assert found["c2"].terms > found["c1"].terms + 71
+    assert found["scores"].terms > found["c2"].terms
+    assert found["t"].unit == 0  # a shape is exact
+    assert [reduction_length(n, {}) for n in model.graph if n.name == "relu1"] == [1.0]
+
+
+def test_samples_cover_the_corners():
+    inputs = [
+        Input("x", "float32", ("batch", 3, "side")),
+        Input("ids", "int64", ("batch", "length"), 0, 9),
+        Input("pixels", "float32", (1, 2), 0, 1),
+        Input("flag", "bool", (2,)),
+        Input("text", "string", ("batch",), choices=("u", "v")),
+    ]
+    samples = {sample.title: sample.feeds for sample in make_samples(inputs)}
+    assert {"typical", "zeros", "large", "tiny"} < samples.keys()
+    assert sum(title.startswith("batch") for title in samples) == 1
+    for feeds in samples.values():
+        assert feeds["x"].shape[0] == feeds["ids"].shape[0] == feeds["text"].shape[0]
+        assert feeds["ids"].min() >= 0
+        assert feeds["ids"].max() <= 9
+        assert feeds["pixels"].min() >= 0
+        assert feeds["pixels"].max() <= 1
+        assert set(feeds["text"]) <= {"u", "v"}
+    sizes = {feeds["x"].shape[2] for feeds in samples.values()}
+    assert len(sizes) == 2
+    assert not samples["zeros"]["x"].any()
