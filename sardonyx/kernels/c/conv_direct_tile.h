@@ -40,6 +40,7 @@ typedef struct {
     const float *const *at;
     const int64_t *offset;
     int64_t at_step, steps, whole, last;
+    int64_t tiles;  // so many, each beginning where the one before ends in x and y; one where positions have pointers
     const float *w;
     int64_t w_block;
     float *y;
@@ -58,39 +59,44 @@ SX_INLINE void conv_tile_body(const conv_work *t, const int mr, const int nb, co
     const int width = nb * CONV_V;
     float *y = t->y;
     const int64_t y_block = t->y_block, w_block = t->w_block, ahead_step = t->ahead_step, steps = t->steps;
-    UNROLL for (int i = 0; i < mr; i++)
-        UNROLL for (int v = 0; v < width; v++)
-            acc[i][v] = t->first ? (vf){} : v_load(y + v / CONV_V * y_block + i * 16 + v % CONV_V * VL);
-    const float *const *at = t->at;
-    const float *w = t->w;
     const char *ahead = t->ahead;
-    for (int64_t s = 0; s < steps; s++) {
-        const int64_t offset = t->offset[s], channels = s < t->whole ? 16 : t->last;
-        const float *xs[CONV_MR];
-        UNROLL for (int i = 0; i < (spread ? mr : 1); i++) xs[i] = at[i] + offset;
-        at += t->at_step;
-        const float *ws = w;
-        for (int64_t c = 0; c < channels; c += 2) {
-            UNROLL for (int u = 0; u < 2; u++) {
-                vf wv[CONV_NB * CONV_V];
-                UNROLL for (int v = 0; v < width; v++)
-                    wv[v] = v_load(ws + v / CONV_V * w_block + u * 16 + v % CONV_V * VL);
-                int64_t at_c = c + u;
-                if (spread) __asm__("" : "+r"(at_c));  // or else NEON loads pairs of channels, and spills
-                UNROLL for (int i = 0; i < mr; i++) {
-                    const vf xv = v_set1(spread ? xs[i][at_c] : xs[0][i * 16 + c + u]);
-                    UNROLL for (int v = 0; v < width; v++) acc[i][v] = SX_FMA(xv, wv[v], acc[i][v]);
+    int64_t tiles = t->tiles, moved = 0;
+    do {
+        UNROLL for (int i = 0; i < mr; i++)
+            UNROLL for (int v = 0; v < width; v++)
+                acc[i][v] = t->first ? (vf){} : v_load(y + v / CONV_V * y_block + i * 16 + v % CONV_V * VL);
+        const float *const *at = t->at;
+        const float *w = t->w;
+        for (int64_t s = 0; s < steps; s++) {
+            const int64_t offset = t->offset[s] + (spread ? 0 : moved), channels = s < t->whole ? 16 : t->last;
+            const float *xs[CONV_MR];
+            UNROLL for (int i = 0; i < (spread ? mr : 1); i++) xs[i] = at[i] + offset;
+            at += t->at_step;
+            const float *ws = w;
+            for (int64_t c = 0; c < channels; c += 2) {
+                UNROLL for (int u = 0; u < 2; u++) {
+                    vf wv[CONV_NB * CONV_V];
+                    UNROLL for (int v = 0; v < width; v++)
+                        wv[v] = v_load(ws + v / CONV_V * w_block + u * 16 + v % CONV_V * VL);
+                    int64_t at_c = c + u;
+                    if (spread || VL == 4) __asm__("" : "+r"(at_c));  // NEON would load pairs of channels, and spill
+                    UNROLL for (int i = 0; i < mr; i++) {
+                        const vf xv = v_set1(spread ? xs[i][at_c] : xs[0][i * 16 + at_c]);
+                        UNROLL for (int v = 0; v < width; v++) acc[i][v] = SX_FMA(xv, wv[v], acc[i][v]);
+                    }
                 }
+                ws += 32;
+                __builtin_prefetch(ahead, 0, 2);
+                ahead += ahead_step;
             }
-            ws += 32;
-            __builtin_prefetch(ahead, 0, 2);
-            ahead += ahead_step;
+            w += 256;
         }
-        w += 256;
-    }
-    UNROLL for (int i = 0; i < mr; i++)
-        UNROLL for (int v = 0; v < width; v++)
-            v_store(y + v / CONV_V * y_block + i * 16 + v % CONV_V * VL, acc[i][v]);
+        UNROLL for (int i = 0; i < mr; i++)
+            UNROLL for (int v = 0; v < width; v++)
+                v_store(y + v / CONV_V * y_block + i * 16 + v % CONV_V * VL, acc[i][v]);
+        y += mr * 16;
+        moved += mr * 16;
+    } while (!spread && --tiles > 0);
 }
 
 #define CONV_TILE(MR, NB) \

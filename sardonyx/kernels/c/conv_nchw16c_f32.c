@@ -73,15 +73,18 @@ static conv_plan make_plan(const conv_nchw16c_f32_args *a) {
     return p;
 }
 
-// Scratch of a task. `panels` has PANEL bytes for each tile.
+// Tiles of one size, each beginning where the one before ends; one, unless the convolution is a long row.
+typedef struct {
+    int64_t start, mr, tiles;
+    int64_t packed, spread;  // reads a panel; positions are no neighbours in what it reads
+} conv_run;
+
+// Scratch of a task. `panels` has PANEL bytes for each run.
 typedef struct {
     int64_t direct[CHUNK], packed[CHUNK];  // offset of each step of the chunk: in x, in a panel
     int64_t dh[CHUNK], dw[CHUNK];          // kh * dilation_h, kw * dilation_w
-    int64_t tiles;
-    struct {
-        int64_t start, mr;  // positions
-        int64_t packed, spread;  // reads a panel; positions are no neighbours in what it reads
-    } tile[POSITIONS / CONV_MR];
+    int64_t tiles, runs;
+    conv_run run[POSITIONS / CONV_MR];
     int64_t ih[POSITIONS], iw[POSITIONS];  // of tap (0, 0) at each position; outside of the image where x is padded
     int64_t at[POSITIONS];                 // the same as an offset in a channel block of x
     const float *rows[POSITIONS];          // and as a pointer into the first one
@@ -117,19 +120,20 @@ static void make_tiles(const conv_nchw16c_f32_args *a, const conv_plan *p, const
     // Sizes differ by at most one, so that a tail never runs as a tile too small to fill the FMA pipeline
     // (49 = 4 * 6 + 5 * 5, not 8 * 6 + 1).
     s->tiles = ceil_div(hi - lo, CONV_MR);
+    s->runs = 0;
     int64_t size = (hi - lo) / s->tiles, larger = (hi - lo) % s->tiles;
-    for (int64_t t = 0, start = 0; t < s->tiles; t++) {
+    for (int64_t t = 0, start = 0, many; t < s->tiles; t += many) {
         int64_t mr = size + (t < larger);
         int inside = 1, neighbours = s->at[start + mr - 1] == s->at[start] + (mr - 1) * 16;
         for (int64_t i = start; i < start + mr && !p->in_place; i++) {
             inside &= window_inside(a, p, s->ih[i], s->iw[i]);
             neighbours &= s->at[i] == s->at[start] + (i - start) * 16;
         }
-        s->tile[t].start = start;
-        s->tile[t].mr = mr;
-        s->tile[t].packed = !(inside && (CONV_POINTERS || neighbours));
-        s->tile[t].spread = CONV_POINTERS && !(inside && neighbours);
-        start += mr;
+        many = !p->in_place ? 1 : t < larger ? larger : s->tiles - larger;
+        conv_run *run = &s->run[s->runs++];
+        *run = (conv_run){start, mr, many, !(inside && (CONV_POINTERS || neighbours)),
+                          CONV_POINTERS && !(inside && neighbours)};
+        start += mr * many;
     }
 }
 
@@ -146,11 +150,11 @@ static void make_steps(const conv_nchw16c_f32_args *a, const conv_plan *p, int64
     }
 }
 
-// Fills the panel of tile t, position by position: with pointers to x or zeros, or with copies of what those point to.
+// Fills the panel of run t, position by position: with pointers to x or zeros, or with copies of what those point to.
 static void fill_panel(const conv_nchw16c_f32_args *a, const float *x, const conv_plan *p, int64_t t, int64_t count,
                        conv_scratch *s) {
-    for (int64_t i = 0; i < s->tile[t].mr; i++) {
-        int64_t from = s->tile[t].start + i, ih = s->ih[from], iw = s->iw[from], at = s->at[from];
+    for (int64_t i = 0; i < s->run[t].mr; i++) {
+        int64_t from = s->run[t].start + i, ih = s->ih[from], iw = s->iw[from], at = s->at[from];
         int inner = window_inside(a, p, ih, iw);
         for (int64_t j = 0; j < count; j++) {
             int inside = inner || ((uint64_t)(ih + s->dh[j]) < (uint64_t)p->ih &&
@@ -168,21 +172,22 @@ static void fill_panel(const conv_nchw16c_f32_args *a, const float *x, const con
 // One chunk of steps for the tiles of one range and one block, or two, of output channels.
 static void run_tiles(const conv_scratch *s, conv_work work, int64_t nb) {
     float *y = work.y;
-    work.ahead_step = s->tiles ? 128 / s->tiles : 0;
-    for (int64_t t = 0; t < s->tiles; t++) {
-        int64_t start = s->tile[t].start;
+    work.ahead_step = 128 / s->tiles;
+    for (int64_t t = 0; t < s->runs; t++) {
+        int64_t start = s->run[t].start;
         work.y = y + start * 16;
+        work.tiles = s->run[t].tiles;
         work.at = s->rows + start;
         work.at_step = 0;
         work.offset = s->direct;
         const float *panel = (const float *)(s->panels + t * PANEL);
-        if (s->tile[t].packed) {
+        if (s->run[t].packed) {
             work.at = CONV_POINTERS ? (const float *const *)panel : &panel;
             work.at_step = CONV_POINTERS ? CONV_MR : 0;
             work.offset = s->packed;
         }
-        (s->tile[t].spread ? conv_spread : conv_tile)[nb - 1][s->tile[t].mr](&work);
-        work.ahead += work.ahead_step * work.steps * 8;
+        (s->run[t].spread ? conv_spread : conv_tile)[nb - 1][s->run[t].mr](&work);
+        work.ahead += work.tiles * work.ahead_step * work.steps * 8;
     }
 }
 
@@ -200,8 +205,8 @@ static void run_task(const conv_nchw16c_f32_args *a, const conv_plan *p, int64_t
     for (int64_t k = 0; k < p->steps; k += CHUNK) {
         int64_t count = k + CHUNK < p->steps ? CHUNK : p->steps - k;
         make_steps(a, p, k, count, s);
-        for (int64_t t = 0; t < s->tiles; t++)
-            if (s->tile[t].packed) fill_panel(a, x, p, t, count, s);
+        for (int64_t t = 0; t < s->runs; t++)
+            if (s->run[t].packed) fill_panel(a, x, p, t, count, s);
         for (int64_t b = block; b < end; b += CONV_NB) {
             int64_t nb = end - b < CONV_NB ? end - b : CONV_NB;
             const float *w = a->w + b * w_block + k * 256;
