@@ -211,8 +211,8 @@ static void run_task(const conv_nchw16c_f32_args *a, const conv_plan *p, int64_t
             int64_t nb = end - b < CONV_NB ? end - b : CONV_NB;
             const float *w = a->w + b * w_block + k * 256;
             const float *next = b + CONV_NB < end ? w + CONV_NB * w_block : a->w + block * w_block + (k + count) * 256;
-            conv_work work = {.steps = count, .whole = p->steps - p->taps - k, .last = p->last, .w = w, .w_block = w_block,
-                              .y = y + b * y_block, .y_block = y_block, .first = k == 0, .ahead = (const char *)next};
+            conv_work work = {.steps = count, .whole = p->steps - p->taps - k, .last = p->last,
+                              .w = w, .w_block = w_block, .y = y + b * y_block, .y_block = y_block, .first = k == 0, .ahead = (const char *)next};
             run_tiles(s, work, nb);
             if (a->epilogue && k + count == p->steps)
                 for (int64_t i = 0; i < nb; i++) a->epilogue(a->operands, a->dims, image, b + i, lo, hi, 0, 16);
