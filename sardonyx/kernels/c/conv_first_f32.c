@@ -76,11 +76,11 @@ static void copy_strided(const float *from, int64_t stride, int64_t count, float
 // even[i] = from[2 * i], odd[i] = from[2 * i + 1], 0 <= i < count
 static void copy_pairs(const float *from, int64_t count, float *even, float *odd) {
     int64_t i = 0;
-    for (; i + 4 <= count; i += 4) {
-        typedef float f32x4 __attribute__((vector_size(16), aligned(4), may_alias));
-        f32x4 a = *(const f32x4 *)(from + 2 * i), b = *(const f32x4 *)(from + 2 * i + 4);
-        *(f32x4 *)(even + i) = __builtin_shufflevector(a, b, 0, 2, 4, 6);
-        *(f32x4 *)(odd + i) = __builtin_shufflevector(a, b, 1, 3, 5, 7);
+    for (; i + 8 <= count; i += 8) {
+        typedef float f32x8 __attribute__((vector_size(32), aligned(4), may_alias));
+        f32x8 a = *(const f32x8 *)(from + 2 * i), b = *(const f32x8 *)(from + 2 * i + 8);
+        *(f32x8 *)(even + i) = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+        *(f32x8 *)(odd + i) = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
     }
     for (; i < count; i++) even[i] = from[2 * i], odd[i] = from[2 * i + 1];
 }
@@ -143,7 +143,7 @@ static void run_task(const conv_first_f32_args *a, const conv_plan *p, int64_t t
     // Lines of positions that are neighbours in scratch: rows, or all rows of the range as one.
     int64_t lines = hi - lo, line = a->ow;
     if (p->width == a->ow) line *= lines, lines = 1;
-    int64_t tiles = conv_tiles(line);
+    int64_t tiles = conv_tiles(line), size = line / tiles, larger = line % tiles;  // the first ones by a position
     float *y = a->y + image * a->y_batch + lo * a->ow * 16;
 
     copy_rows(a, p, a->x + image * a->x_batch, lo * a->stride_h - a->pad_top,
@@ -154,9 +154,9 @@ static void run_task(const conv_first_f32_args *a, const conv_plan *p, int64_t t
         for (int64_t b = block; b < end; b += CONV_NB) {
             int64_t nb = end - b < CONV_NB ? end - b : CONV_NB;
             for (int64_t l = 0; l < lines; l++)
-                for (int64_t t = 0; t < tiles; t++) {
-                    int64_t at = conv_tile_start(line, tiles, t), next = conv_tile_start(line, tiles, t + 1);
-                    conv_tile(next - at, nb, rows + l * p->width + at, offset, count, a->w + b * w_block + k * 16,
+                for (int64_t t = 0, at = 0, mr; t < tiles; t++, at += mr) {
+                    mr = size + (t < larger);
+                    conv_tile(mr, nb, rows + l * p->width + at, offset, count, a->w + b * w_block + k * 16,
                               w_block, y + b * y_block + (l * a->ow + at) * 16, y_block, k == 0);
                 }
             if (a->epilogue && k + count == steps)
