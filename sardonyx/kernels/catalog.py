@@ -79,7 +79,7 @@ _ALL = (
         tile=_ROWS,
         tiles=_ROW_TILES,
         hot=_FMA,
-        tunables={"KC": (192, 256, 512), "PACKED_PANELS": (4, 8, 32), "TASK_WORK": (1 << 18, 1 << 19, 1 << 21)},
+        tunables={"KC": (256, 384, 512), "PACKED_PANELS": (4, 8, 32), "TASK_WORK": (1 << 18, 1 << 19, 1 << 21)},
     ),
     Kernel(
         "matmul_int8",

@@ -47,7 +47,7 @@ void count_visits(void *const *operands, const int64_t *dims, int64_t i0, int64_
 """
 Args = harness.struct("matmul_f32.h", "matmul_f32_args")
 GUARD = np.float32(12345.75)
-KS = (0, 1, 2, 7, 64, 257, 384, 385, 600)
+KS = (0, 1, 2, 7, 64, 257, 384, 385, 768, 769, 1550)
 
 
 PORTABLE = {"SX_PORTABLE": None}  # x86_64_v2 has no fma

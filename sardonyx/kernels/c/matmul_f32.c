@@ -8,8 +8,8 @@
 //           for each group of panels: for each tile of <= MR rows: one call of a register tile
 //           (where nothing is packed, each MC rows are a block of their own: their C stays close between chunks)
 //
-// A chunk of one panel (24 KB) stays in L1 while the tiles of MC rows pass; MC rows of A and all packed panels stay in
-// L2. The next panel is fetched into L2 meanwhile: without that, 128x3072x768 ran at 82 % of peak instead of 90 %.
+// A chunk of one panel (48 KB) comes from L2 for each tile of MC rows; so do MC rows of A and the panels that are packed
+// here. The next panel is fetched into L2 meanwhile: without that, 128x3072x768 ran at 82 % of peak instead of 90 %.
 // Fetching the next rows of A likewise, or copying rows that are contiguous already, gained nothing (-1 to -3 %).
 // NaN and infinity pass through as they come: no product is ever skipped.
 #include "matmul_f32.h"
@@ -19,9 +19,10 @@
 
 // Tunables.
 #ifndef KC
-#define KC 384               // length of a chunk of K (256 is 2 % slower, 512 no faster)
+#define KC 768               // most of a chunk of K; 384 is 2 to 4 % slower: each tile costs some cycles of its own
 #endif
-#define MC (120 / MR * MR)   // rows of A in L2
+#define COPIED_KC (KC < 384 ? KC : 384) // the same where A or B is copied first: the copies should stay in L2
+#define MC (96 / MR * MR)    // rows of A in L2 (60 to 120 are equal within noise)
 #ifndef PACKED_PANELS
 #define PACKED_PANELS 16     // most panels that a block packs
 #endif
@@ -51,7 +52,7 @@ static matmul_plan plan_of(const matmul_f32_args *g) {
     const int one_tile = g->m <= MR;
     // Tiles of one row block use each element of B once, so it is read in place, but for a B stored by columns.
     plan.pack_b = !g->b_packed && !(one_tile && g->b_col == 1);
-    plan.kc = one_tile && g->b_packed ? g->k : KC;
+    plan.kc = one_tile && g->b_packed ? g->k : plan.pack_b || g->a_col != 1 ? COPIED_KC : KC;
     const int64_t chunks = most(1, ceil_div(g->k, most(1, plan.kc)));
     plan.kc = (ceil_div(g->k, chunks) + 3) / 4 * 4;
 
@@ -133,11 +134,11 @@ typedef struct {
 
 // Copying A costs a pass over it, so several panels must use it. Contiguous rows are read as well in place.
 SX_INLINE int copies_a(const matmul_f32_args *g, int64_t cols, int64_t k) {
-    return g->a_col != 1 && cols > 16 && k <= KC;
+    return g->a_col != 1 && cols > 16 && k <= COPIED_KC;
 }
 
 SX_INLINE int64_t a_copy_floats(const matmul_f32_args *g) {
-    return g->a_col == 1 ? 0 : matmul_a_copy_floats(least(MC, g->m), least(KC, g->k));
+    return g->a_col == 1 ? 0 : matmul_a_copy_floats(least(MC, g->m), least(COPIED_KC, g->k));
 }
 
 // Scratch holds the copy of A, then the packed panels.

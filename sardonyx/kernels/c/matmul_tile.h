@@ -60,6 +60,12 @@ SX_INLINE void matmul_tile_body(const matmul_tile *t, const int rows, const int 
         UNROLL for (int j = 0; j < width; j++)
             sum[i][j] = t->fresh ? (vf){} : v_load(c + i * c_row + j * VL);
 
+    // The tile that follows, in most cases: its sums are at hand when it begins.
+    const uintptr_t below = (uintptr_t)(c + (rows - 1) * c_row);
+    UNROLL for (int i = 1; i <= rows; i++)
+        UNROLL for (int p = 0; p < panels; p++)
+            __builtin_prefetch((const void *)(below + (i * c_row + p * 16) * (int64_t)sizeof(float)), 1, 3);
+
     const float *a[(MR + 2) / 3], *b = t->b;
     const int64_t a_row = t->a_row, a_k = t->a_k, b_panel = t->b_panel, b_k = t->b_k;
     const char *ahead = t->ahead;
