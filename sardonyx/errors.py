@@ -11,6 +11,7 @@
     ├── ProviderError                  a provider or device that was asked for is missing
     ├── SourceError                    the model to convert cannot be read
     │   └── ConversionError            it was read, but a part of it has no ONNX form
+    ├── OptimizationError              a model cannot be made smaller or faster as asked
     ├── VerificationError              converted or optimised model differs from its source
     └── ServerError                    a request that the server cannot fulfil
 
@@ -26,6 +27,7 @@ __all__ = [
     "ConversionError",
     "InputError",
     "ModelError",
+    "OptimizationError",
     "ProviderError",
     "RuntimeFailure",
     "SardonyxError",
@@ -143,6 +145,10 @@ class SourceError(SardonyxError):
 
 class ConversionError(SourceError):
     """A part of the model to convert has no ONNX form."""
+
+
+class OptimizationError(SardonyxError):
+    """A model cannot be made smaller or faster in the way that was asked for."""
 
 
 class VerificationError(SardonyxError):

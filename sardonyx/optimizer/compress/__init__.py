@@ -1,0 +1,1 @@
+"""Smaller files and products: low rank, palettes, a compressed container."""

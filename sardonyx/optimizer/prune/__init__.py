@@ -1,0 +1,1 @@
+"""Pruning: channels, heads, layers and single weights less, and what is kept made good again."""
