@@ -155,10 +155,13 @@ static void fill_panel(const conv_nchw16c_f32_args *a, const float *x, const con
                        conv_scratch *s) {
     for (int64_t i = 0; i < s->run[t].mr; i++) {
         int64_t from = s->run[t].start + i, ih = s->ih[from], iw = s->iw[from], at = s->at[from];
-        int inner = window_inside(a, p, ih, iw);
+        if (!CONV_POINTERS && window_inside(a, p, ih, iw)) {
+            float *to = (float *)(s->panels + t * PANEL) + i * 16;
+            for (int64_t j = 0; j < count; j++) store16(to + j * CONV_MR * 16, load16(x + (at + s->direct[j])));
+            continue;
+        }
         for (int64_t j = 0; j < count; j++) {
-            int inside = inner || ((uint64_t)(ih + s->dh[j]) < (uint64_t)p->ih &&
-                                   (uint64_t)(iw + s->dw[j]) < (uint64_t)p->iw);
+            int inside = (uint64_t)(ih + s->dh[j]) < (uint64_t)p->ih && (uint64_t)(iw + s->dw[j]) < (uint64_t)p->iw;
             const float *source = inside ? x + (at + s->direct[j]) : zeros;
 #if CONV_POINTERS
             ((const float **)(s->panels + t * PANEL))[j * CONV_MR + i] = source;
