@@ -26,6 +26,8 @@
 #ifndef POSITIONS
 #define POSITIONS 128
 #endif
+#define FEW_TASKS 16   // without projection: bands are halved where there are less,
+#define BAND_WORTH 12  // unless more than one row in so many would be expanded twice
 #define TASKS 64    // without projection: blocks share a task beyond so many
 #define MOST_STEPS (16 / CONV_NB)  // steps of one call of a register tile: 16 KB of weights, which L1 keeps for all tiles
 
@@ -60,6 +62,12 @@ static stream_plan make_plan(const stream_nchw16c_f32_args *a) {
     if (!a->project) {
         p.rows = a->oh;
         while (p.rows > 1 && span(a, p.rows) * a->iw * 64 > EXPANDED_BYTES) p.rows = (p.rows + 1) / 2;
+        // Threads share a few tasks badly; more bands are worth rows that are expanded twice, if those are few.
+        const depthwise_nchw16c_f32_args *d = a->depthwise;
+        int64_t twice = a->expand ? max((d->kh - 1) * d->dilation_h + 1 - d->stride_h, 0) : 0;
+        while (a->n * a->blocks * ceil_div(a->oh, p.rows) < FEW_TASKS && p.rows >= 2 &&
+               twice * BAND_WORTH <= p.rows / 2 * d->stride_h)
+            p.rows = (p.rows + 1) / 2;
     }
     p.bands = ceil_div(a->oh, p.rows);
     p.rows = ceil_div(a->oh, p.bands);
