@@ -285,7 +285,7 @@ class ProgramEmitter:
 
     def _layer(self, role: str, layer: Kernel, between: set[Buffer]) -> None:
         """One layer of a stream, as a variable called `role`."""
-        fields = [f".w = {self._field(layer.fields['w'])}"] if role != "middle" else []
+        fields = [f".{name} = {self._field(layer.fields[name])}" for name in ("w", "ic") if role != "middle"]
         own = layer.output[0] if layer.output[0] in between else None
         count, at = 0, -1
         if layer.epilogue is not None:
