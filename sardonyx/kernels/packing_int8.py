@@ -48,3 +48,20 @@ def pack_conv_nhwc(w: np.ndarray, groups: int = 1, *, merged: bool = True) -> tu
     padded[:, :own, :, :length] = rows
     packed = padded.reshape(groups, panels, 16, segments, quads, 4).transpose(0, 1, 3, 4, 2, 5)
     return np.ascontiguousarray(packed), w.sum(axis=(1, 2, 3), dtype=np.int32)
+
+
+def pack_depthwise_nhwc(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pack the weights of `depthwise_nhwc_int8`: four taps of a column side by side, for 16 channels at a time.
+
+    Args:
+        w: int8 [C, 1, KH, KW].
+
+    Returns:
+        ``(packed, sums)``: int8 [ceil(KH / 4), KW, 16 * ceil(C / 16), 4], 0 beyond KH and C; and int32 [C], the sum of the
+        weights of each channel.
+    """
+    channels, _, kh, kw = w.shape
+    padded = np.zeros((-(-channels // 16) * 16, -(-kh // 4) * 4, kw), np.int8)
+    padded[:channels, :kh] = w[:, 0]
+    packed = padded.reshape(len(padded), -1, 4, kw).transpose(1, 3, 0, 2)
+    return np.ascontiguousarray(packed), w.sum(axis=(1, 2, 3), dtype=np.int32)

@@ -1,15 +1,17 @@
-"""Convolutions of bytes by the kernels for NHWC: where they fit, and what they are told."""
+"""Convolutions and pooling of bytes by the kernels for NHWC: where they fit, and what they are told."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Kernel, Pointer
 from sardonyx.compiler.tensor import ChannelsLast, Tensor
-from sardonyx.kernels.packing_int8 import pack_conv_nhwc
+from sardonyx.kernels.packing_int8 import pack_conv_nhwc, pack_depthwise_nhwc
 from sardonyx.ops.convolution import _geometry as geometry
 from sardonyx.ops.window import Window
 
@@ -46,12 +48,28 @@ def convolve_bytes(
     if weights is None or (after is not None and not _is_finite(after.scale)):
         return None
     weights = weights.reshape(*weights.shape[:2], *((1,) * (4 - w.rank)), *weights.shape[2:])
-    packed, sums = pack_conv_nhwc(weights, groups, merged=place.dilations[-1] == 1)
-    source, image, pitch = ctx.channels_last(x)
-    fields: dict = {"x": source, "x_signed": x.dtype == "int8", "x_batch": image, "x_pitch": pitch}
+    outputs, own = weights.shape[:2]
+    if groups == outputs and own == 1 and groups > 1:
+        name, own_fields, (packed, sums) = "depthwise_nhwc_int8", {}, pack_depthwise_nhwc(weights)
+    else:
+        name, own_fields = "conv_nhwc_int8", {"ic": x.shape[1], "groups": groups}
+        packed, sums = pack_conv_nhwc(weights, groups, merged=place.dilations[-1] == 1)
+    fields: dict = _source(ctx, x) | own_fields | {"x_signed": x.dtype == "int8"}
     fields |= {"w": Pointer(ctx.constant_buffer(packed, "int8")), "w_sums": Pointer(ctx.constant_buffer(sums, "int32"))}
-    fields |= {"ic": x.shape[1], "groups": groups}
-    return _opened(ctx, "conv_nhwc_int8", fields, x, x_zero, place, weights.shape[0], after)
+    if x_zero is not None:
+        fields["x_zero"] = ctx.pointer(x_zero)
+    if after is not None:
+        fields |= {"scale": ctx.pointer(after.scale), "scale_step": 0 if after.scale.size == 1 else 1}
+        fields |= {"y_zero": ctx.pointer(after.zero), "y_signed": after.zero.dtype == "int8"}
+        if after.bias is not None:
+            fields["bias"] = ctx.pointer(after.bias)
+    return _opened(ctx, name, fields, place, (x.shape[0], outputs), "int32" if after is None else after.zero.dtype)
+
+
+def largest_bytes(ctx: Lowering, x: Tensor, place: Window) -> Tensor:
+    """The largest byte of each window."""
+    fields = _source(ctx, x) | {"is_signed": x.dtype == "int8"}
+    return _opened(ctx, "pool_nhwc_int8", fields, place, x.shape[:2], x.dtype)
 
 
 def _signed_weights(w: Tensor, zero: Tensor | None) -> np.ndarray | None:
@@ -72,26 +90,19 @@ def _is_finite(scale: Tensor) -> bool:
     return scale.array is not None and bool(np.isfinite(scale.array).all())
 
 
-def _opened(
-    ctx: Lowering, name: str, fields: dict, x: Tensor, x_zero: Tensor | None, place: Window, outputs: int,
-    after: Requantization | None,
-) -> Tensor:  # fmt: skip
-    """The output of an open kernel call: bytes, or sums."""
-    shape = (x.shape[0], outputs, *place.output)
+def _source(ctx: Lowering, x: Tensor) -> dict:
+    source, image, pitch = ctx.channels_last(x)
+    return {"x": source, "x_batch": image, "x_pitch": pitch}
+
+
+def _opened(ctx: Lowering, name: str, fields: dict, place: Window, outer: Sequence[Dim], dtype: str) -> Tensor:
+    """The output of an open kernel call, for `outer` (images, channels)."""
+    shape = (*outer, *place.output)
     layout = ChannelsLast(shape)
     image, pitch = layout.steps()
-    buffer = ctx.temporary("int32" if after is None else after.zero.dtype, layout.size())
-    fields = fields | geometry(place)
-    if x_zero is not None:
-        fields["x_zero"] = ctx.pointer(x_zero)
-    if after is not None:
-        single = after.scale.size == 1
-        fields |= {"scale": ctx.pointer(after.scale), "scale_step": 0 if single else 1}
-        fields |= {"y_zero": ctx.pointer(after.zero), "y_signed": buffer.dtype == "int8"}
-        if after.bias is not None:
-            fields["bias"] = ctx.pointer(after.bias)
-    fields |= {"n": x.shape[0], "oc": outputs, "y": Pointer(buffer), "y_batch": image, "y_pitch": pitch}
-    domain, strides = (x.shape[0], 1, layout.pixels, outputs), (image, 0, pitch, 1)
-    pitches = ("y_batch", "", "y_pitch")
+    buffer = ctx.temporary(dtype, layout.size())
+    fields = fields | geometry(place) | {"n": shape[0], "oc": shape[1]}
+    fields |= {"y": Pointer(buffer), "y_batch": image, "y_pitch": pitch}
+    domain, strides, pitches = (shape[0], 1, layout.pixels, shape[1]), (image, 0, pitch, 1), ("y_batch", "", "y_pitch")
     ctx.open_kernel(Kernel(name, fields, (buffer,), domain=domain, strides=strides, target="y", pitches=pitches))
     return ctx.in_memory(buffer, shape, layout)
