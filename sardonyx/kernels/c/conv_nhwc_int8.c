@@ -304,7 +304,7 @@ void conv_nhwc_int8(const void *args, int64_t lo, int64_t hi, void *scratch) {
     t.rows_at = at += ceil_div(p.segments, 8) * 64;
     t.w = at + rows_bytes(a, &p);
 #if SX_TILES
-    tiles_begin();
+    tiles_begin((const uint8_t[8]){0});
 #endif
     for (int64_t task = lo; task < hi; task++) {
         const int64_t range = task % p.ranges, part_of = task / p.ranges % p.parts, rest = task / p.ranges / p.parts;

@@ -151,9 +151,9 @@ typedef struct {
     uint8_t rows[16];
 } tile_shapes;
 
-SX_INLINE void tiles_begin(void) {
+SX_INLINE void tiles_begin(const uint8_t rows[8]) {
     tile_shapes shapes __attribute__((aligned(64))) = {.palette = 1};
-    for (int t = 0; t < 8; t++) shapes.bytes[t] = 64, shapes.rows[t] = 16;
+    for (int t = 0; t < 8; t++) shapes.bytes[t] = 64, shapes.rows[t] = rows[t] ? rows[t] : 16;
     __builtin_ia32_tile_loadconfig(&shapes);
 }
 SX_INLINE void tiles_end(void) { __builtin_ia32_tilerelease(); }
