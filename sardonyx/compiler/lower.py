@@ -36,6 +36,7 @@ from sardonyx.compiler.program import (
     Store,
     expr_buffers,
 )
+from sardonyx.compiler.rounding import rounded_bytes
 from sardonyx.compiler.rules import simplified
 from sardonyx.compiler.tensor import Blocked, ChannelsLast, Layout, Plain, Tensor, preferred, variables
 
@@ -229,7 +230,7 @@ class Lowering:
         may as well write where the nest does (`adopt`).
         """
         for stage in nest.stages:
-            stage.value = simplified(stage.value)
+            stage.value = rounded_bytes(simplified(stage.value))
         pending = [buffer for buffer in dict.fromkeys(nest.reads()) if buffer.pending is not None]
         for buffer in reversed(pending):
             kernel = buffer.pending
