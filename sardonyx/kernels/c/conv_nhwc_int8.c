@@ -158,9 +158,10 @@ static void widen_panel(const int8_t *from, int64_t segments, int64_t quads, int
 // What one thread works with.
 typedef struct {
     int64_t image, group, row_lo, rows, col_lo, col_hi; // output channels of the group
-    int32_t *sums, *bias; // [CONV_ROWS + 3][GROUP]; [columns]
+    int32_t *sums, *bias; // [CONV_ROWS][GROUP]; [columns]
     float *scale;         // [columns]
-    uint8_t *beside;      // [CONV_ROWS + 3][GROUP] bytes: what goes nowhere, and the last channels
+    uint8_t *beside;      // [CONV_ROWS][GROUP] bytes: the last channels
+    int64_t *places;      // of each position, in y
     char *rows_at;        // laid out rows
     char *w;              // widened weights of a block
     int64_t *segment;
@@ -168,7 +169,9 @@ typedef struct {
 } conv_task;
 
 #define SUMS_BYTES ((CONV_ROWS + 4) * GROUP * 4)
-#define BESIDE_BYTES ((CONV_ROWS + 4) * GROUP)
+#define BESIDE_BYTES (CONV_ROWS * GROUP)
+
+static int64_t places_bytes(const conv_plan *p) { return ceil_div(p->most * p->row, 8) * 64; }
 
 static int64_t rows_bytes(const conv_nhwc_int8_args *a, const conv_plan *p) {
     if (p->in_place) return 0;
@@ -209,44 +212,45 @@ static const char *find_rows(const conv_nhwc_int8_args *a, const conv_plan *p, i
     return t->rows_at;
 }
 
-// Where the bytes of positions lo <= p < lo + count go: to y, or nowhere. Rounded up to a multiple of 4.
-static void find_places(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_task *t, int64_t lo, int64_t count,
-                        int64_t size, int64_t channel, uint8_t **places) {
-    uint8_t *const y = (uint8_t *)a->y + (t->image * a->y_batch + channel) * size;
-    int64_t row = lo / p->row, column = lo % p->row;
-    for (int64_t i = 0; i < (count + 3) / 4 * 4; i++) {
-        const int wanted = i < count && column < p->ow;
-        places[i] = wanted ? y + ((t->row_lo + row) * p->ow + column) * a->y_pitch * size : t->beside;
-        if (++column == p->row) column = 0, row++;
+// Where each position of the task goes, in elements from its image's first on. What is computed beyond the end of a row goes
+// to where the next row begins, and is overwritten by what belongs there.
+static void find_places(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_task *t) {
+    int64_t *to = t->places;
+    for (int64_t row = 0; row < t->rows; row++) {
+        const int64_t pixel = (t->row_lo + row) * p->ow;
+        for (int64_t i = 0; i < p->ow; i++) *to++ = (pixel + i) * a->y_pitch;
+        for (int64_t i = p->ow; i < p->row && row + 1 < t->rows; i++) *to++ = (pixel + p->ow) * a->y_pitch;
     }
 }
 
-// The sums of `count` positions of `width` channels to where they belong.
-static void put(const conv_nhwc_int8_args *a, const conv_task *t, int64_t count, int64_t width, int64_t channels,
-                int64_t column, uint8_t *const *places) {
+// The sums of `count` positions from `lo` on, of `channels` (in rows of `width`) from `column` of the group on, to where they
+// belong.
+static void put(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_task *t, int64_t lo, int64_t count,
+                int64_t width, int64_t column, int64_t channels) {
+    const int64_t first = t->image * a->y_batch + t->group * p->ocg + column, *const at = t->places + lo;
     if (!a->scale) {
         for (int64_t i = 0; i < count; i++)
-            if (places[i] != t->beside) __builtin_memcpy(places[i], t->sums + i * width, (size_t)channels * 4);
+            __builtin_memcpy((int32_t *)a->y + first + at[i], t->sums + i * width, (size_t)channels * 4);
         return;
     }
     requantization r = t->r;
-    r.scale = t->scale + column;
-    const int64_t whole = 64 / width, rounded = (count + whole - 1) / whole * whole;
+    r.scale = t->scale + column - t->col_lo;
+    uint8_t *const y = (uint8_t *)a->y + first;
     if (channels == width) {
-        requantize(t->sums, rounded, width, places, &r);
+        requantize(t->sums, count, width, y, at, &r);
         return;
     }
-    uint8_t *aside[CONV_ROWS + 4];
-    for (int64_t i = 0; i < rounded; i++) aside[i] = t->beside + (i + 1) * width;
-    requantize(t->sums, rounded, width, aside, &r);
+    int64_t aside[CONV_ROWS];
+    for (int64_t i = 0; i < count; i++) aside[i] = i * width;
+    requantize(t->sums, count, width, t->beside, aside, &r);
     for (int64_t i = 0; i < count; i++)
-        if (places[i] != t->beside) __builtin_memcpy(places[i], aside[i], (size_t)channels);
+        for (int64_t c = 0; c < channels; c++) y[at[i] + c] = t->beside[i * width + c];
 }
 
 // One pair of panels for all positions of a task.
 static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_task *t, const char *x, int64_t col) {
     const int64_t panels = least(PANELS, p->panels - col / 16), width = 16 * panels;
-    const int64_t channels = least(width, p->ocg - col), size = a->scale ? 1 : 4;
+    const int64_t channels = least(width, p->ocg - col);
     const int64_t positions = (t->rows - 1) * p->row + p->ow;
     conv_int8_work work = {.step = p->step, .segment = t->segment, .segments = p->segments, .words = p->words,
                            .w_panel = p->w_panel, .w_segment = p->w_segment, .bias = t->bias + col - t->col_lo,
@@ -258,7 +262,6 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
                     p->w_segment / 128, (int32_t *)(t->w + i * p->w_panel));
     work.w = t->w;
 #endif
-    uint8_t *places[CONV_ROWS + 4];
 #if SX_TILES // 16 or 32 positions; the last ones reach back where they would read beyond x
     for (int64_t lo = 0, used; lo < positions; lo += used) {
         const int64_t all = positions - lo > 16 && (positions >= 32 || !p->in_place) ? 32 : 16;
@@ -271,8 +274,7 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
 #endif
         work.x = x + lo * p->step;
         conv_int8_tile(&work, used, panels);
-        find_places(a, p, t, lo, used, size, t->group * p->ocg + col, places);
-        put(a, t, used, width, channels, col - t->col_lo, places);
+        put(a, p, t, lo, used, width, col, channels);
     }
     if (!a->epilogue) return;
     const int64_t from = t->group * p->ocg + col, pixel = t->row_lo * p->ow;
@@ -287,7 +289,7 @@ int64_t conv_nhwc_int8_tasks(const conv_nhwc_int8_args *a) {
 int64_t conv_nhwc_int8_scratch(const conv_nhwc_int8_args *a) {
     const conv_plan p = plan_of(a);
     if (!p.ranges) return 0;
-    return SUMS_BYTES + BESIDE_BYTES + p.columns * 8 + ceil_div(p.segments, 8) * 64 + rows_bytes(a, &p) +
+    return SUMS_BYTES + BESIDE_BYTES + p.columns * 8 + ceil_div(p.segments, 8) * 64 + places_bytes(&p) + rows_bytes(a, &p) +
            (WIDE ? PANELS * p.w_panel : 0);
 }
 
@@ -301,7 +303,8 @@ void conv_nhwc_int8(const void *args, int64_t lo, int64_t hi, void *scratch) {
     t.bias = (int32_t *)(at += BESIDE_BYTES);
     t.scale = (float *)(at += p.columns * 4);
     t.segment = (int64_t *)(at += p.columns * 4);
-    t.rows_at = at += ceil_div(p.segments, 8) * 64;
+    t.places = (int64_t *)(at += ceil_div(p.segments, 8) * 64);
+    t.rows_at = at += places_bytes(&p);
     t.w = at + rows_bytes(a, &p);
 #if SX_TILES
     tiles_begin((const uint8_t[8]){0});
@@ -314,6 +317,7 @@ void conv_nhwc_int8(const void *args, int64_t lo, int64_t hi, void *scratch) {
         t.col_lo = part(groups, p.parts, part_of) * GROUP, t.col_hi = part(groups, p.parts, part_of + 1) * GROUP;
         prepare(a, &p, zero, &t);
         const char *const x = find_rows(a, &p, zero, &t);
+        find_places(a, &p, &t);
         for (int64_t col = t.col_lo; col < least(t.col_hi, p.ocg); col += GROUP) run_block(a, &p, &t, x, col);
     }
 #if SX_TILES

@@ -91,8 +91,9 @@ typedef struct {
     int32_t *w;         // [planes][kw][channels] words
     int32_t *bias;      // [channels]
     float *scale;       // [channels]
-    uint8_t **places;   // [ow + 3]
-    uint8_t *beside;    // [ow + 3][16]
+    int64_t *places;    // [ow]: of each position of a row, in y and beside
+    int64_t *aside;
+    uint8_t *beside;    // [ow][16]: the last channels
     uint8_t *padding;   // [channels] zero points
     requantization r;
     int32_t zero;
@@ -126,6 +127,7 @@ static void prepare(const depthwise_nhwc_int8_args *a, const depthwise_plan *p, 
         t->r.large |= !(t->scale[j] < 1 && t->scale[j] > -1);
     }
     for (int64_t j = 0; j < count; j++) t->padding[j] = (uint8_t)t->zero;
+    for (int64_t i = 0; i < a->ow; i++) t->places[i] = i * a->y_pitch, t->aside[i] = i * 16;
 }
 
 // The words of one output row.
@@ -200,10 +202,7 @@ static void run_channels(const depthwise_nhwc_int8_args *a, const depthwise_plan
     }
     requantization r = t->r;
     r.scale = t->scale + c;
-    const int64_t rounded = ceil_div(a->ow, 4) * 4;
-    for (int64_t i = 0; i < rounded; i++)
-        t->places[i] = wanted == 16 && i < a->ow ? y + i * a->y_pitch : t->beside + i * 16;
-    requantize(t->sums, rounded, 16, t->places, &r);
+    requantize(t->sums, a->ow, 16, wanted == 16 ? y : t->beside, wanted == 16 ? t->places : t->aside, &r);
     for (int64_t i = 0; i < a->ow && wanted < 16; i++)
         for (int64_t j = 0; j < wanted; j++) y[i * a->y_pitch + j] = t->beside[i * 16 + j];
 }
@@ -214,32 +213,32 @@ int64_t depthwise_nhwc_int8_tasks(const depthwise_nhwc_int8_args *a) {
 }
 
 // Bytes of each part of the scratch, in the order of `depthwise_task`.
-static void sizes_of(const depthwise_nhwc_int8_args *a, const depthwise_plan *p, int64_t sizes[8]) {
+static void sizes_of(const depthwise_nhwc_int8_args *a, const depthwise_plan *p, int64_t sizes[9]) {
     const int64_t room = a->ow + AT_ONCE + 3;
-    const int64_t bytes[8] = {p->planes * p->row * 4 + 64, room * 64, p->planes * a->kw * p->channels * 4,
-                              p->channels * 4, p->channels * 4, room * 8, room * 16, p->channels};
-    for (int i = 0; i < 8; i++) sizes[i] = ceil_div(bytes[i], 64) * 64;
+    const int64_t bytes[9] = {p->planes * p->row * 4 + 64, room * 64, p->planes * a->kw * p->channels * 4,
+                              p->channels * 4, p->channels * 4, room * 8, room * 8, room * 16, p->channels};
+    for (int i = 0; i < 9; i++) sizes[i] = ceil_div(bytes[i], 64) * 64;
 }
 
 int64_t depthwise_nhwc_int8_scratch(const depthwise_nhwc_int8_args *a) {
     const depthwise_plan p = plan_of(a);
-    int64_t sizes[8], sum = 0;
+    int64_t sizes[9], sum = 0;
     if (!p.ranges) return 0;
     sizes_of(a, &p, sizes);
-    for (int i = 0; i < 8; i++) sum += sizes[i];
+    for (int i = 0; i < 9; i++) sum += sizes[i];
     return sum;
 }
 
 void depthwise_nhwc_int8(const void *args, int64_t lo, int64_t hi, void *scratch) {
     const depthwise_nhwc_int8_args *const a = args;
     const depthwise_plan p = plan_of(a);
-    int64_t sizes[8];
+    int64_t sizes[9];
     sizes_of(a, &p, sizes);
     char *at = scratch;
     depthwise_task t = {.words = (int32_t *)at};
     t.sums = (int32_t *)(at += sizes[0]), t.w = (int32_t *)(at += sizes[1]), t.bias = (int32_t *)(at += sizes[2]);
-    t.scale = (float *)(at += sizes[3]), t.places = (uint8_t **)(at += sizes[4]), t.beside = (uint8_t *)(at += sizes[5]);
-    t.padding = (uint8_t *)(at += sizes[6]);
+    t.scale = (float *)(at += sizes[3]), t.places = (int64_t *)(at += sizes[4]);
+    t.aside = (int64_t *)(at += sizes[5]), t.beside = (uint8_t *)(at += sizes[6]), t.padding = (uint8_t *)(at += sizes[7]);
     t.zero = byte_at(a->x_zero, a->x_signed);
     t.flip = !PAIRS && X_UNSIGNED == (a->x_signed != 0);
     for (int64_t task = lo; task < hi; task++) {

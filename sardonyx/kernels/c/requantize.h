@@ -33,40 +33,52 @@ SX_INLINE i8x64 requantized(const int32_t *const sums[4], const f32x16 scale[4],
     return narrow_words(words, zero, is_signed);
 }
 
-// `count` rows of `width` (16 or 32) sums to the bytes at out[row]; count * width is a multiple of 64.
-SX_INLINE void requantize_as(const int32_t *sums, int64_t count, const int width, uint8_t *const *out,
+#define PIECE(lanes, k) PIECE_##lanes(k)
+#define PIECE_32(k) __builtin_shufflevector(bytes, bytes, k, k + 1, k + 2, k + 3, k + 4, k + 5, k + 6, k + 7, k + 8, k + 9, \
+    k + 10, k + 11, k + 12, k + 13, k + 14, k + 15, k + 16, k + 17, k + 18, k + 19, k + 20, k + 21, k + 22, k + 23, \
+    k + 24, k + 25, k + 26, k + 27, k + 28, k + 29, k + 30, k + 31)
+#define PIECE_16(k) __builtin_shufflevector(bytes, bytes, k, k + 1, k + 2, k + 3, k + 4, k + 5, k + 6, k + 7, k + 8, \
+    k + 9, k + 10, k + 11, k + 12, k + 13, k + 14, k + 15)
+
+// The bytes of 64 sums in rows of `width`, of which `count` rows go to y + at[0], y + at[1] and so on.
+SX_INLINE void requantize_64(const int32_t *sums, int64_t count, const int width, uint8_t *y, const int64_t *at,
+                             const f32x16 scale[4], i16x32 zero, const int is_signed, const int large) {
+    const int32_t *const from[4] = {sums, sums + 16, sums + 32, sums + 48};
+    const i8x64 bytes = requantized(from, scale, zero, is_signed, large);
+    if (width == 32) {
+        *(i8x32_unaligned *)(y + at[0]) = PIECE(32, 0);
+        if (count > 1) *(i8x32_unaligned *)(y + at[1]) = PIECE(32, 32);
+    } else {
+        *(i8x16_unaligned *)(y + at[0]) = PIECE(16, 0);
+        if (count > 1) *(i8x16_unaligned *)(y + at[1]) = PIECE(16, 16);
+        if (count > 2) *(i8x16_unaligned *)(y + at[2]) = PIECE(16, 32);
+        if (count > 3) *(i8x16_unaligned *)(y + at[3]) = PIECE(16, 48);
+    }
+}
+
+// `count` rows of `width` (16 or 32) sums as bytes to y + at[row], in their order; up to 64 sums can be read beyond.
+SX_INLINE void requantize_as(const int32_t *sums, int64_t count, const int width, uint8_t *y, const int64_t *at,
                              const requantization *r, const int is_signed, const int large) {
     const i16x32 zero = (int16_t)r->zero - (i16x32){};
     const f32x16 s0 = load16(r->scale), s1 = width == 32 ? load16(r->scale + 16) : s0;
     const f32x16 scale[4] = {s0, s1, s0, s1};
+    const int64_t rows = 64 / width;
 #pragma clang loop unroll(disable)
-    for (int64_t i = 0; i < count; i += 64 / width, sums += 64) {
-        const int32_t *const from[4] = {sums, sums + 16, sums + 32, sums + 48};
-        const i8x64 bytes = requantized(from, scale, zero, is_signed, large);
-        if (width == 32) {
-#define HALF(k) __builtin_shufflevector(bytes, bytes, k, k + 1, k + 2, k + 3, k + 4, k + 5, k + 6, k + 7, k + 8, k + 9, \
-    k + 10, k + 11, k + 12, k + 13, k + 14, k + 15, k + 16, k + 17, k + 18, k + 19, k + 20, k + 21, k + 22, k + 23, \
-    k + 24, k + 25, k + 26, k + 27, k + 28, k + 29, k + 30, k + 31)
-            *(i8x32_unaligned *)out[i] = HALF(0);
-            *(i8x32_unaligned *)out[i + 1] = HALF(32);
-#undef HALF
-        } else {
-#define QUARTER(k) __builtin_shufflevector(bytes, bytes, k, k + 1, k + 2, k + 3, k + 4, k + 5, k + 6, k + 7, k + 8, \
-    k + 9, k + 10, k + 11, k + 12, k + 13, k + 14, k + 15)
-            *(i8x16_unaligned *)out[i] = QUARTER(0);
-            *(i8x16_unaligned *)out[i + 1] = QUARTER(16);
-            *(i8x16_unaligned *)out[i + 2] = QUARTER(32);
-            *(i8x16_unaligned *)out[i + 3] = QUARTER(48);
-#undef QUARTER
-        }
-    }
+    for (; count >= rows; count -= rows, sums += 64, at += rows)
+        requantize_64(sums, rows, width, y, at, scale, zero, is_signed, large);
+    if (count > 0) requantize_64(sums, count, width, y, at, scale, zero, is_signed, large);
 }
 
-static void requantize(const int32_t *sums, int64_t count, int64_t width, uint8_t *const *out, const requantization *r) {
-#define VARIANT(w, s, l) if (width == w && r->is_signed == s && r->large == l) requantize_as(sums, count, w, out, r, s, l);
+static void requantize(const int32_t *sums, int64_t count, int64_t width, uint8_t *y, const int64_t *at,
+                       const requantization *r) {
+#define VARIANT(w, s, l) if (width == w && r->is_signed == s && r->large == l) requantize_as(sums, count, w, y, at, r, s, l);
     VARIANT(16, 0, 0) VARIANT(16, 0, 1) VARIANT(16, 1, 0) VARIANT(16, 1, 1)
     VARIANT(32, 0, 0) VARIANT(32, 0, 1) VARIANT(32, 1, 0) VARIANT(32, 1, 1)
 #undef VARIANT
 }
+
+#undef PIECE
+#undef PIECE_32
+#undef PIECE_16
 
 #endif
