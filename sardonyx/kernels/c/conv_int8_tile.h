@@ -15,6 +15,7 @@
 typedef struct {
     const char *x;
     int64_t step;            // bytes from row to row
+    int64_t next, below;     // of matrix tiles: bytes to the next 64 bytes of K, and to the next 16 rows
     const int64_t *segment;  // bytes from x on
     int64_t segments, words; // words of a segment that are not all 0
     const char *w;           // segment s of panel p at w + p * w_panel + s * w_segment
@@ -38,10 +39,10 @@ typedef void (*conv_int8_tile_function)(const conv_int8_work *);
         if (WIDTH > 1) tile_load(1, t->bias + 16, 0);                                                       \
         if (ROWS > 1) tile_load(2, t->bias, 0);                                                             \
         if (ROWS > 1 && WIDTH > 1) tile_load(3, t->bias + 16, 0);                                           \
-        const int64_t step = t->step, below = 16 * step, w_panel = t->w_panel;                              \
+        const int64_t step = t->step, next = t->next, below = t->below, w_panel = t->w_panel;               \
         for (int64_t s = 0; s < t->segments; s++) {                                                         \
             const char *x = t->x + t->segment[s], *w = t->w + s * t->w_segment;                             \
-            for (int64_t k = 0; k < t->words; k += 16, x += 64, w += 1024) {                                \
+            for (int64_t k = 0; k < t->words; k += 16, x += next, w += 1024) {                              \
                 tile_load(6, w, 64);                                                                        \
                 tile_load(4, x, step);                                                                      \
                 DOT(0, 4, 6);                                                                               \

@@ -18,6 +18,9 @@
 #ifndef ROWS_BYTES
 #define ROWS_BYTES 49152 // of laid out rows, or of x read in place, in a task: they are read once for each pair of panels
 #endif
+#ifndef FLAT_BYTES
+#define FLAT_BYTES 49152 // likewise of 1x1 convolutions
+#endif
 #define TASK_WORK (1 << 23) // products that are worth a task
 #define MOST_TASKS 16       // because of this rule
 #define PART_PANELS 4       // fewest panels of a part: each part lays out its rows anew
@@ -37,6 +40,7 @@ typedef struct {
     int64_t segments, length, words;      // of the window; elements and words of a segment
     int64_t w_segment, w_panel;           // bytes of packed weights
     int64_t in_place, flip;               // x is read where it is; its bytes are moved by 128
+    int64_t tiled;                        // positions are laid out as tiles
     int64_t oh, ow, row;                  // output rows and columns as tasks see them; positions from row to row
     int64_t step, line, phases;           // bytes from position to position, of a laid out row; planes
     int64_t ranges, most, parts, columns; // of rows; rows of a range at most; of panels; output channels of a part at most
@@ -55,14 +59,15 @@ SX_INLINE int64_t plane_rows(const conv_nhwc_int8_args *a, int64_t rows) {
 }
 
 static void cut(const conv_nhwc_int8_args *a, conv_plan *p) {
-    const int64_t fixed = p->in_place ? 0 : plane_rows(a, 1) * p->line * p->phases, each = p->line * p->phases;
-    const int64_t fit = most(p->in_place ? 64 : 1, (ROWS_BYTES - fixed) / each);
+    const int window = !p->in_place && !p->tiled;
+    const int64_t fixed = window ? plane_rows(a, 1) * p->line * p->phases : 0, each = p->line * p->phases;
+    const int64_t fit = most(window ? 1 : ceil_div(64, p->row), ((window ? ROWS_BYTES : FLAT_BYTES) - fixed) / each);
     const int64_t images = a->n * a->groups, work = images * p->oh * p->row * p->ocg * p->segments * p->length;
     const int64_t wanted = least(most(work / TASK_WORK, 1), MOST_TASKS);
     p->ranges = ceil_div(p->oh, fit);
     p->parts = 1;
     while (images * p->ranges * p->parts < wanted && p->panels >= 2 * PART_PANELS * p->parts) p->parts *= 2;
-    while (images * p->ranges * p->parts < wanted && p->oh >= 2 * p->ranges * (p->in_place ? 32 : 2)) p->ranges *= 2;
+    while (images * p->ranges * p->parts < wanted && p->oh >= 2 * p->ranges * (window ? 2 : ceil_div(32, p->row))) p->ranges *= 2;
     p->most = ceil_div(p->oh, p->ranges);
     p->columns = ceil_div(ceil_div(p->panels, PANELS), p->parts) * GROUP;
 }
@@ -78,9 +83,17 @@ static conv_plan plan_of(const conv_nhwc_int8_args *a) {
     p.w_panel = p.segments * p.w_segment;
     p.flip = !SX_TILES && !WIDE && SX_DOT_GROUP == 4 && X_UNSIGNED == (a->x_signed != 0);
     if (a->n * a->oh * a->ow * a->oc == 0) return p;
-    p.in_place = !WIDE && !p.flip && a->kh * a->kw == 1 && a->stride_h * a->stride_w == 1 && a->oh == a->ih &&
-                 a->ow == a->iw && !a->pad_top && !a->pad_left && a->oh * a->ow >= 16;
-    if (p.in_place) {
+    const int pointwise = a->kh * a->kw == 1 && !a->pad_top && !a->pad_left && (a->oh - 1) * a->stride_h < a->ih &&
+                          (a->ow - 1) * a->stride_w < a->iw;
+    const int still = pointwise && a->stride_h * a->stride_w == 1 && a->ow == a->iw;
+    p.tiled = SX_TILES && pointwise && (!still || a->oh * a->ow < 16 || (p.icg >= 256 && p.ocg >= 256));
+    p.in_place = !p.tiled && !WIDE && !p.flip && still;
+    if (p.tiled) {
+        if (still) p.oh *= p.ow, p.ow = 1;
+        p.row = p.ow;
+        p.step = ceil_div(p.icg, 64) * 64;
+        p.line = p.row * p.step, p.phases = 1;
+    } else if (p.in_place) {
         p.oh *= p.ow, p.ow = p.row = 1;
         p.step = p.line = a->x_pitch, p.phases = 1;
     } else {
@@ -158,7 +171,7 @@ static void widen_panel(const int8_t *from, int64_t segments, int64_t quads, int
 // What one thread works with.
 typedef struct {
     int64_t image, group, row_lo, rows, col_lo, col_hi; // output channels of the group
-    int32_t *sums, *bias; // [CONV_ROWS][GROUP]; [columns]
+    int32_t *sums, *bias; // [2][CONV_ROWS][GROUP]; [columns]
     float *scale;         // [columns]
     uint8_t *beside;      // [CONV_ROWS][GROUP] bytes: the last channels
     int64_t *places;      // of each position, in y
@@ -168,13 +181,15 @@ typedef struct {
     requantization r;
 } conv_task;
 
-#define SUMS_BYTES ((CONV_ROWS + 4) * GROUP * 4)
+#define SUMS (CONV_ROWS * GROUP)          // of a tile; there are two, so that one is computed while the other becomes bytes
+#define SUMS_BYTES (2 * SUMS * 4 + 256)
 #define BESIDE_BYTES (CONV_ROWS * GROUP)
 
 static int64_t places_bytes(const conv_plan *p) { return ceil_div(p->most * p->row, 8) * 64; }
 
 static int64_t rows_bytes(const conv_nhwc_int8_args *a, const conv_plan *p) {
     if (p->in_place) return 0;
+    if (p->tiled) return ceil_div(p->most * p->row, 16) * 16 * p->step;
     return ceil_div(p->phases * plane_rows(a, p->most) * p->line + (CONV_ROWS + 1) * p->step + SLACK, 64) * 64;
 }
 
@@ -193,12 +208,29 @@ static void prepare(const conv_nhwc_int8_args *a, const conv_plan *p, int32_t ze
     }
 }
 
+// Lays out the positions of a task as tiles [16 positions][64 bytes], those of 64 channels after each other.
+static void lay_out_tiles(const conv_nhwc_int8_args *a, const conv_plan *p, const uint8_t *x, const conv_task *t) {
+    typedef uint64_t line __attribute__((vector_size(64), aligned(1), may_alias));
+    const int64_t row = p->ow == 1 ? a->x_pitch : a->stride_h * a->iw * a->x_pitch, count = t->rows * p->row;
+    for (int64_t i = 0, oh = t->row_lo, ow = 0; i < count; i++) {
+        const uint8_t *const from = x + oh * row + ow * a->stride_w * a->x_pitch;
+        char *const to = t->rows_at + i / 16 * 16 * p->step + i % 16 * 64;
+        for (int64_t c = 0; c < p->step; c += 64) *(line *)(to + c * 16) = *(const line *)(from + c);
+        if (++ow == p->row) ow = 0, oh++;
+    }
+}
+
 // Lays out the rows of a task, or finds them in x; lists the segments of the window.
 static const char *find_rows(const conv_nhwc_int8_args *a, const conv_plan *p, int32_t zero, conv_task *t) {
     const uint8_t *const x = (const uint8_t *)a->x + t->image * a->x_batch + t->group * p->icg;
     if (p->in_place) {
         t->segment[0] = 0;
         return (const char *)x + t->row_lo * p->step;
+    }
+    if (p->tiled) {
+        t->segment[0] = 0;
+        lay_out_tiles(a, p, x, t);
+        return t->rows_at;
     }
     const int64_t per_plane = plane_rows(a, t->rows), first = t->row_lo * a->stride_h - a->pad_top;
     for (int64_t phase = 0; phase < p->phases; phase++)
@@ -225,24 +257,24 @@ static void find_places(const conv_nhwc_int8_args *a, const conv_plan *p, const 
 
 // The sums of `count` positions from `lo` on, of `channels` (in rows of `width`) from `column` of the group on, to where they
 // belong.
-static void put(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_task *t, int64_t lo, int64_t count,
-                int64_t width, int64_t column, int64_t channels) {
+static void put(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_task *t, const int32_t *sums, int64_t lo,
+                int64_t count, int64_t width, int64_t column, int64_t channels) {
     const int64_t first = t->image * a->y_batch + t->group * p->ocg + column, *const at = t->places + lo;
     if (!a->scale) {
         for (int64_t i = 0; i < count; i++)
-            __builtin_memcpy((int32_t *)a->y + first + at[i], t->sums + i * width, (size_t)channels * 4);
+            __builtin_memcpy((int32_t *)a->y + first + at[i], sums + i * width, (size_t)channels * 4);
         return;
     }
     requantization r = t->r;
     r.scale = t->scale + column - t->col_lo;
     uint8_t *const y = (uint8_t *)a->y + first;
     if (channels == width) {
-        requantize(t->sums, count, width, y, at, &r);
+        requantize(sums, count, width, y, at, &r);
         return;
     }
     int64_t aside[CONV_ROWS];
     for (int64_t i = 0; i < count; i++) aside[i] = i * width;
-    requantize(t->sums, count, width, t->beside, aside, &r);
+    requantize(sums, count, width, t->beside, aside, &r);
     for (int64_t i = 0; i < count; i++)
         for (int64_t c = 0; c < channels; c++) y[at[i] + c] = t->beside[i * width + c];
 }
@@ -252,7 +284,7 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
     const int64_t panels = least(PANELS, p->panels - col / 16), width = 16 * panels;
     const int64_t channels = least(width, p->ocg - col);
     const int64_t positions = (t->rows - 1) * p->row + p->ow;
-    conv_int8_work work = {.step = p->step, .segment = t->segment, .segments = p->segments, .words = p->words,
+    conv_int8_work work = {.step = p->tiled ? 64 : p->step, .next = p->tiled ? 1024 : 64, .below = 16 * p->step, .segment = t->segment, .segments = p->segments, .words = p->words,
                            .w_panel = p->w_panel, .w_segment = p->w_segment, .bias = t->bias + col - t->col_lo,
                            .sums = t->sums, .x_signed = a->x_signed};
     work.w = (const char *)a->w + (t->group * p->panels + col / 16) * (p->w_panel / ITEM);
@@ -262,6 +294,7 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
                     p->w_segment / 128, (int32_t *)(t->w + i * p->w_panel));
     work.w = t->w;
 #endif
+    int64_t before = 0, computed = 0; // what the last tile has left in sums
 #if SX_TILES // 16 or 32 positions; the last ones reach back where they would read beyond x
     for (int64_t lo = 0, used; lo < positions; lo += used) {
         const int64_t all = positions - lo > 16 && (positions >= 32 || !p->in_place) ? 32 : 16;
@@ -274,8 +307,11 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
 #endif
         work.x = x + lo * p->step;
         conv_int8_tile(&work, used, panels);
-        put(a, p, t, lo, used, width, col, channels);
+        if (computed) put(a, p, t, work.sums == t->sums ? t->sums + SUMS : t->sums, before, computed, width, col, channels);
+        work.sums = work.sums == t->sums ? t->sums + SUMS : t->sums;
+        before = lo, computed = used;
     }
+    put(a, p, t, work.sums == t->sums ? t->sums + SUMS : t->sums, before, computed, width, col, channels);
     if (!a->epilogue) return;
     const int64_t from = t->group * p->ocg + col, pixel = t->row_lo * p->ow;
     a->epilogue(a->operands, a->dims, t->image, 0, pixel, pixel + t->rows * p->ow, from, from + channels);
