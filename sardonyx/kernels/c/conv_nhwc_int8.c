@@ -312,9 +312,6 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
         before = lo, computed = used;
     }
     put(a, p, t, work.sums == t->sums ? t->sums + SUMS : t->sums, before, computed, width, col, channels);
-    if (!a->epilogue) return;
-    const int64_t from = t->group * p->ocg + col, pixel = t->row_lo * p->ow;
-    a->epilogue(a->operands, a->dims, t->image, 0, pixel, pixel + t->rows * p->ow, from, from + channels);
 }
 
 int64_t conv_nhwc_int8_tasks(const conv_nhwc_int8_args *a) {
@@ -355,6 +352,10 @@ void conv_nhwc_int8(const void *args, int64_t lo, int64_t hi, void *scratch) {
         const char *const x = find_rows(a, &p, zero, &t);
         find_places(a, &p, &t);
         for (int64_t col = t.col_lo; col < least(t.col_hi, p.ocg); col += GROUP) run_block(a, &p, &t, x, col);
+        if (!a->epilogue) continue;
+        const int64_t first = t.group * p.ocg, pixel = t.row_lo * p.ow;
+        a->epilogue(a->operands, a->dims, t.image, 0, pixel, pixel + t.rows * p.ow, first + t.col_lo,
+                    first + least(t.col_hi, p.ocg));
     }
 #if SX_TILES
     tiles_end();
