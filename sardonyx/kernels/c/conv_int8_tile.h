@@ -7,10 +7,19 @@
 #ifndef SARDONYX_CONV_INT8_TILE_H
 #define SARDONYX_CONV_INT8_TILE_H
 
-#include "simd.h"
+#include "requantize.h"
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 #define LANES (16 / VL) // registers a panel
+
+// Sums of another tile, [2 groups][32], that become bytes meanwhile: see requantize_64.
+typedef struct {
+    const int32_t *sums;
+    int64_t groups, each; // of 64 sums: how many, and after every 64 bytes of K
+    uint8_t *y;
+    const int64_t *at;
+    const requantization *r;
+} conv_int8_meanwhile;
 
 typedef struct {
     const char *x;
@@ -23,6 +32,7 @@ typedef struct {
     const int32_t *bias;     // [16 P]
     int32_t *sums;           // [R][16 P]
     int64_t x_signed;
+    conv_int8_meanwhile *meanwhile;
 } conv_int8_work;
 
 typedef void (*conv_int8_tile_function)(const conv_int8_work *);
@@ -33,7 +43,7 @@ typedef void (*conv_int8_tile_function)(const conv_int8_work *);
 #define PANELS 2
 
 // Rows 0..15 go to tiles 0 and 1, rows 16..31 to tiles 2 and 3. The bias is loaded as a tile whose rows all lie in one place.
-#define TILE_BODY(ROWS, WIDTH, DOT)                                                                         \
+#define TILE_BODY(ROWS, WIDTH, DOT, MEANWHILE)                                                              \
     {                                                                                                       \
         tile_load(0, t->bias, 0);                                                                           \
         if (WIDTH > 1) tile_load(1, t->bias + 16, 0);                                                       \
@@ -51,26 +61,60 @@ typedef void (*conv_int8_tile_function)(const conv_int8_work *);
                 if (ROWS > 1) tile_load(5, x + below, step);                                                \
                 if (ROWS > 1) DOT(2, 5, 6);                                                                 \
                 if (ROWS > 1 && WIDTH > 1) DOT(3, 5, 7);                                                    \
+                MEANWHILE                                                                                   \
             }                                                                                               \
         }                                                                                                   \
+    }
+#define TILE(ROWS, WIDTH)                                                                                   \
+    static void conv_int8_tile_##ROWS##_##WIDTH(const conv_int8_work *t) {                                  \
+        if (t->x_signed) TILE_BODY(ROWS, WIDTH, tile_dot_s8, )                                              \
+        else TILE_BODY(ROWS, WIDTH, tile_dot_u8, )                                                          \
+    }                                                                                                       \
+    static void conv_int8_store_##ROWS##_##WIDTH(const conv_int8_work *t) {                                 \
         tile_store(0, t->sums, 64 * WIDTH);                                                                 \
         if (WIDTH > 1) tile_store(1, t->sums + 16, 64 * WIDTH);                                             \
         if (ROWS > 1) tile_store(2, t->sums + 256 * WIDTH, 64 * WIDTH);                                     \
         if (ROWS > 1 && WIDTH > 1) tile_store(3, t->sums + 256 * WIDTH + 16, 64 * WIDTH);                   \
     }
-#define TILE(ROWS, WIDTH)                                                                                   \
-    static void conv_int8_tile_##ROWS##_##WIDTH(const conv_int8_work *t) {                                  \
-        if (t->x_signed) TILE_BODY(ROWS, WIDTH, tile_dot_s8)                                                \
-        else TILE_BODY(ROWS, WIDTH, tile_dot_u8)                                                            \
-    }
 TILE(1, 1) TILE(1, 2) TILE(2, 1) TILE(2, 2)
 
-// `count` rows: all 16 or 32 are computed.
+// The same with a few instructions of the tile before among the products. Left to itself the processor does not overlap
+// them: its scheduler is full of loads and products that wait.
+#define SOME(SIGNED)                                                                                        \
+    for (int64_t n = m->each; n > 0 && m->groups > 0; n--, m->groups--, m->sums += 64, m->at += 2)          \
+        requantize_64(m->sums, 2, 32, m->y, m->at, scale, zero, SIGNED, 0);
+#define BUSY_TILE(NAME, DOT, SIGNED)                                                                        \
+    static void conv_int8_busy_##NAME(const conv_int8_work *t) {                                            \
+        conv_int8_meanwhile *const m = t->meanwhile;                                                        \
+        const f32x16 s0 = load16(m->r->scale), s1 = load16(m->r->scale + 16), scale[4] = {s0, s1, s0, s1};  \
+        const i16x32 zero = (int16_t)m->r->zero - (i16x32){};                                               \
+        TILE_BODY(2, 2, DOT, SOME(SIGNED))                                                                  \
+        m->each = m->groups;                                                                                \
+        SOME(SIGNED)                                                                                        \
+    }
+BUSY_TILE(u8_u8, tile_dot_u8, 0) BUSY_TILE(u8_s8, tile_dot_u8, 1) BUSY_TILE(s8_u8, tile_dot_s8, 0)
+BUSY_TILE(s8_s8, tile_dot_s8, 1)
+
+static void conv_int8_busy_tile(const conv_int8_work *t) {
+    if (t->x_signed)
+        (t->meanwhile->r->is_signed ? conv_int8_busy_s8_s8 : conv_int8_busy_s8_u8)(t);
+    else
+        (t->meanwhile->r->is_signed ? conv_int8_busy_u8_s8 : conv_int8_busy_u8_u8)(t);
+}
+
+// `count` rows: all 16 or 32 are computed, and stay in registers until they are stored.
 static void conv_int8_tile(const conv_int8_work *t, int64_t count, int64_t panels) {
     if (panels == 2)
         (count > 16 ? conv_int8_tile_2_2 : conv_int8_tile_1_2)(t);
     else
         (count > 16 ? conv_int8_tile_2_1 : conv_int8_tile_1_1)(t);
+}
+
+static void conv_int8_store(const conv_int8_work *t, int64_t count, int64_t panels) {
+    if (panels == 2)
+        (count > 16 ? conv_int8_store_2_2 : conv_int8_store_1_2)(t);
+    else
+        (count > 16 ? conv_int8_store_2_1 : conv_int8_store_1_1)(t);
 }
 
 #else // words broadcast from x, dot products with a row of weights

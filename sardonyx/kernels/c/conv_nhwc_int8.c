@@ -171,7 +171,7 @@ static void widen_panel(const int8_t *from, int64_t segments, int64_t quads, int
 // What one thread works with.
 typedef struct {
     int64_t image, group, row_lo, rows, col_lo, col_hi; // output channels of the group
-    int32_t *sums, *bias; // [2][CONV_ROWS][GROUP]; [columns]
+    int32_t *sums, *bias; // [CONV_ROWS][GROUP]; [columns]
     float *scale;         // [columns]
     uint8_t *beside;      // [CONV_ROWS][GROUP] bytes: the last channels
     int64_t *places;      // of each position, in y
@@ -181,8 +181,7 @@ typedef struct {
     requantization r;
 } conv_task;
 
-#define SUMS (CONV_ROWS * GROUP)          // of a tile; there are two, so that one is computed while the other becomes bytes
-#define SUMS_BYTES (2 * SUMS * 4 + 256)
+#define SUMS_BYTES (CONV_ROWS * GROUP * 4 + 256)
 #define BESIDE_BYTES (CONV_ROWS * GROUP)
 
 static int64_t places_bytes(const conv_plan *p) { return ceil_div(p->most * p->row, 8) * 64; }
@@ -257,24 +256,24 @@ static void find_places(const conv_nhwc_int8_args *a, const conv_plan *p, const 
 
 // The sums of `count` positions from `lo` on, of `channels` (in rows of `width`) from `column` of the group on, to where they
 // belong.
-static void put(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_task *t, const int32_t *sums, int64_t lo,
-                int64_t count, int64_t width, int64_t column, int64_t channels) {
+static void put(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_task *t, int64_t lo, int64_t count,
+                int64_t width, int64_t column, int64_t channels) {
     const int64_t first = t->image * a->y_batch + t->group * p->ocg + column, *const at = t->places + lo;
     if (!a->scale) {
         for (int64_t i = 0; i < count; i++)
-            __builtin_memcpy((int32_t *)a->y + first + at[i], sums + i * width, (size_t)channels * 4);
+            __builtin_memcpy((int32_t *)a->y + first + at[i], t->sums + i * width, (size_t)channels * 4);
         return;
     }
     requantization r = t->r;
     r.scale = t->scale + column - t->col_lo;
     uint8_t *const y = (uint8_t *)a->y + first;
     if (channels == width) {
-        requantize(sums, count, width, y, at, &r);
+        requantize(t->sums, count, width, y, at, &r);
         return;
     }
     int64_t aside[CONV_ROWS];
     for (int64_t i = 0; i < count; i++) aside[i] = i * width;
-    requantize(sums, count, width, t->beside, aside, &r);
+    requantize(t->sums, count, width, t->beside, aside, &r);
     for (int64_t i = 0; i < count; i++)
         for (int64_t c = 0; c < channels; c++) y[at[i] + c] = t->beside[i * width + c];
 }
@@ -295,6 +294,8 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
     work.w = t->w;
 #endif
     int64_t before = 0, computed = 0; // what the last tile has left in sums
+    requantization r = t->r;
+    r.scale = t->scale + col - t->col_lo;
 #if SX_TILES // 16 or 32 positions; the last ones reach back where they would read beyond x
     for (int64_t lo = 0, used; lo < positions; lo += used) {
         const int64_t all = positions - lo > 16 && (positions >= 32 || !p->in_place) ? 32 : 16;
@@ -306,12 +307,25 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
         used = part(positions, tiles, i + 1) - lo;
 #endif
         work.x = x + lo * p->step;
+#if SX_TILES // while these sums are on their way, those before become bytes
+        if (used > 16 && computed % 2 == 0 && computed && channels == 32 && a->scale && !t->r.large) {
+            conv_int8_meanwhile other = {.sums = t->sums, .groups = computed / 2, .at = t->places + before, .r = &r};
+            other.y = (uint8_t *)a->y + t->image * a->y_batch + t->group * p->ocg + col;
+            other.each = ceil_div(other.groups, p->segments * ceil_div(p->words, 16));
+            work.meanwhile = &other;
+            conv_int8_busy_tile(&work);
+        } else {
+            conv_int8_tile(&work, used, panels);
+            if (computed) put(a, p, t, before, computed, width, col, channels);
+        }
+        conv_int8_store(&work, used, panels);
+#else
         conv_int8_tile(&work, used, panels);
-        if (computed) put(a, p, t, work.sums == t->sums ? t->sums + SUMS : t->sums, before, computed, width, col, channels);
-        work.sums = work.sums == t->sums ? t->sums + SUMS : t->sums;
+        put(a, p, t, lo, used, width, col, channels);
+#endif
         before = lo, computed = used;
     }
-    put(a, p, t, work.sums == t->sums ? t->sums + SUMS : t->sums, before, computed, width, col, channels);
+    if (SX_TILES) put(a, p, t, before, computed, width, col, channels);
 }
 
 int64_t conv_nhwc_int8_tasks(const conv_nhwc_int8_args *a) {
