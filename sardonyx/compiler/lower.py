@@ -16,6 +16,7 @@ import numpy as np
 from sardonyx import errors
 from sardonyx.compiler import expr as ex
 from sardonyx.compiler import index as ix
+from sardonyx.compiler.additions import absorb_addition
 from sardonyx.compiler.dtypes import dtype_of_array, is_native, itemsize, numpy_dtype
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.failures import Unsupported as Unsupported
@@ -259,6 +260,7 @@ class Lowering:
             self._moved[store.buffer] = buffer
             store.buffer = buffer
         kernel.epilogue = None if is_copy(epilogue) else epilogue
+        absorb_addition(kernel)
         buffer.pending = None
         self._emit_kernel(kernel)
 

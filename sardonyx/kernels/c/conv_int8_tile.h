@@ -80,26 +80,28 @@ TILE(1, 1) TILE(1, 2) TILE(2, 1) TILE(2, 2)
 
 // The same with a few instructions of the tile before among the products. Left to itself the processor does not overlap
 // them: its scheduler is full of loads and products that wait.
-#define SOME(SIGNED)                                                                                        \
+#define SOME(SIGNED, OTHER)                                                                                 \
     for (int64_t n = m->each; n > 0 && m->groups > 0; n--, m->groups--, m->sums += 64, m->at += 2)          \
-        requantize_64(m->sums, 2, 32, m->y, m->at, scale, zero, SIGNED, 0);
-#define BUSY_TILE(NAME, DOT, SIGNED)                                                                        \
+        requantize_64(m->sums, 2, 32, m->y, OTHER, m->at, &v, SIGNED, 0);
+#define BUSY_TILE(NAME, DOT, SIGNED, OTHER)                                                                 \
     static void conv_int8_busy_##NAME(const conv_int8_work *t) {                                            \
         conv_int8_meanwhile *const m = t->meanwhile;                                                        \
-        const f32x16 s0 = load16(m->r->scale), s1 = load16(m->r->scale + 16), scale[4] = {s0, s1, s0, s1};  \
-        const i16x32 zero = (int16_t)m->r->zero - (i16x32){};                                               \
-        TILE_BODY(2, 2, DOT, SOME(SIGNED))                                                                  \
+        const requantization_vectors v = requantization_of(m->r, 32);                                       \
+        TILE_BODY(2, 2, DOT, SOME(SIGNED, OTHER))                                                           \
         m->each = m->groups;                                                                                \
-        SOME(SIGNED)                                                                                        \
+        SOME(SIGNED, OTHER)                                                                                 \
     }
-BUSY_TILE(u8_u8, tile_dot_u8, 0) BUSY_TILE(u8_s8, tile_dot_u8, 1) BUSY_TILE(s8_u8, tile_dot_s8, 0)
-BUSY_TILE(s8_s8, tile_dot_s8, 1)
+BUSY_TILE(u8_u8, tile_dot_u8, 0, NULL) BUSY_TILE(u8_s8, tile_dot_u8, 1, NULL)
+BUSY_TILE(s8_u8, tile_dot_s8, 0, NULL) BUSY_TILE(s8_s8, tile_dot_s8, 1, NULL)
+BUSY_TILE(u8_u8_add, tile_dot_u8, 0, m->r->other) BUSY_TILE(u8_s8_add, tile_dot_u8, 1, m->r->other)
+BUSY_TILE(s8_u8_add, tile_dot_s8, 0, m->r->other) BUSY_TILE(s8_s8_add, tile_dot_s8, 1, m->r->other)
 
 static void conv_int8_busy_tile(const conv_int8_work *t) {
-    if (t->x_signed)
-        (t->meanwhile->r->is_signed ? conv_int8_busy_s8_s8 : conv_int8_busy_s8_u8)(t);
-    else
-        (t->meanwhile->r->is_signed ? conv_int8_busy_u8_s8 : conv_int8_busy_u8_u8)(t);
+    static const conv_int8_tile_function tiles[2][2][2] = {
+        {{conv_int8_busy_u8_u8, conv_int8_busy_u8_u8_add}, {conv_int8_busy_u8_s8, conv_int8_busy_u8_s8_add}},
+        {{conv_int8_busy_s8_u8, conv_int8_busy_s8_u8_add}, {conv_int8_busy_s8_s8, conv_int8_busy_s8_s8_add}},
+    };
+    tiles[t->x_signed != 0][t->meanwhile->r->is_signed][t->meanwhile->r->other != NULL](t);
 }
 
 // `count` rows: all 16 or 32 are computed, and stay in registers until they are stored.

@@ -21,7 +21,7 @@
 #ifndef FLAT_BYTES
 #define FLAT_BYTES 49152 // likewise of 1x1 convolutions
 #endif
-#define TASK_WORK (1 << 23) // products that are worth a task
+#define TASK_WORK (SX_TILES ? 1 << 25 : 1 << 23) // products that are worth a task
 #define MOST_TASKS 16       // because of this rule
 #define PART_PANELS 4       // fewest panels of a part: each part lays out its rows anew
 #define SLACK 64            // bytes that tiles may read beyond rows
@@ -196,7 +196,10 @@ static int64_t rows_bytes(const conv_nhwc_int8_args *a, const conv_plan *p) {
 static void prepare(const conv_nhwc_int8_args *a, const conv_plan *p, int32_t zero, conv_task *t) {
     const int64_t first = t->group * p->ocg;
     const int32_t seen = WIDE ? 0 : !p->flip ? zero : a->x_signed ? zero + 128 : zero - 128;
-    t->r = (requantization){.zero = byte_at(a->y_zero, a->y_signed), .is_signed = a->y_signed != 0};
+    t->r = (requantization){
+        .zero = byte_at(a->y_zero, a->y_signed), .is_signed = a->y_signed != 0, .own_zero = (int32_t)a->own_zero,
+        .other_zero = (int32_t)a->other_zero, .own_scale = a->own_scale, .other_scale = a->other_scale,
+        .divisor = a->divisor, .inverse = a->inverse};
     for (int64_t j = 0; j < t->col_hi - t->col_lo; j++) {
         const int64_t o = first + t->col_lo + j;
         const int inside = t->col_lo + j < p->ocg;
@@ -266,6 +269,7 @@ static void put(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_tas
     }
     requantization r = t->r;
     r.scale = t->scale + column - t->col_lo;
+    if (a->other) r.other = (const uint8_t *)a->other + first;
     uint8_t *const y = (uint8_t *)a->y + first;
     if (channels == width) {
         requantize(t->sums, count, width, y, at, &r);
@@ -296,6 +300,7 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
     int64_t before = 0, computed = 0; // what the last tile has left in sums
     requantization r = t->r;
     r.scale = t->scale + col - t->col_lo;
+    if (a->other) r.other = (const uint8_t *)a->other + t->image * a->y_batch + t->group * p->ocg + col;
 #if SX_TILES // 16 or 32 positions; the last ones reach back where they would read beyond x
     for (int64_t lo = 0, used; lo < positions; lo += used) {
         const int64_t all = positions - lo > 16 && (positions >= 32 || !p->in_place) ? 32 : 16;
