@@ -1,6 +1,7 @@
 """Passes over a model's graph."""
 
 from sardonyx.optimizer.fuse_attention import FuseAttention
+from sardonyx.optimizer.spread_transposed import SpreadTransposed
 
 # What the compiler applies to every model before lowering, in this order. Their nodes are our own, not the standard's.
-NATIVE_PASSES = (FuseAttention(),)
+NATIVE_PASSES = (FuseAttention(), SpreadTransposed())
