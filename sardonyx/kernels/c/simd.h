@@ -134,4 +134,36 @@ SX_INLINE vi vi_dot(vi sum, vi x, vi y) {
 #endif
 }
 
+// Matrix tiles: where SX_TILES is 1 there are eight registers of SX_TILE_ROWS rows of 64 bytes, and one instruction adds to
+// a tile of words the product of 16 rows of 64 bytes with 64 x 16 weights as packed: [16 quads][16 columns][4].
+// A task calls tiles_begin before it uses them and tiles_end when it is done: the state is the thread's own. Elsewhere
+// kernels use vi_dot; sums are exact, so the bytes are the same.
+#if !defined(SX_TILES) && defined(__AMX_INT8__) && !defined(SX_DOT_FALLBACK)
+#define SX_TILES 1
+#elif !defined(SX_TILES)
+#define SX_TILES 0
+#endif
+#if SX_TILES
+typedef struct {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t bytes[16];
+    uint8_t rows[16];
+} tile_shapes;
+
+// All tiles with 16 rows of 64 bytes, but tile t with rows[t] rows where that is not 0.
+SX_INLINE void tiles_begin(const uint8_t rows[8]) {
+    tile_shapes shapes __attribute__((aligned(64))) = {.palette = 1};
+    for (int t = 0; t < 8; t++) shapes.bytes[t] = 64, shapes.rows[t] = rows[t] ? rows[t] : 16;
+    __builtin_ia32_tile_loadconfig(&shapes);
+}
+SX_INLINE void tiles_end(void) { __builtin_ia32_tilerelease(); }
+
+// Register numbers are literals.
+#define tile_zero(t) __builtin_ia32_tilezero(t)
+#define tile_load(t, from, stride) __builtin_ia32_tileloadd64(t, from, (size_t)(stride))
+#define tile_store(t, to, stride) __builtin_ia32_tilestored64(t, to, (size_t)(stride))
+#define tile_dot_u8(sum, x, w) __builtin_ia32_tdpbusd(sum, x, w) // x unsigned
+#define tile_dot_s8(sum, x, w) __builtin_ia32_tdpbssd(sum, x, w)
+#endif
+
 #endif
