@@ -41,6 +41,7 @@ ENGINES = [
     pytest.param({"isa": "x86_64_v3"}, id="avx2", marks=pytest.mark.isa("avx2")),
     pytest.param({"isa": "x86_64_v2"}, id="sse", marks=pytest.mark.isa("sse4_2")),
     pytest.param({"isa": "icelake_server"}, id="vnni", marks=pytest.mark.isa("avx512_vnni")),
+    pytest.param({"isa": "sapphirerapids"}, id="tiles", marks=pytest.mark.isa("amx_int8")),
     pytest.param({"isa": "x86_64_v3", "defines": {"SX_DOT_FALLBACK": None}, "flags": TRAPS}, id="plain",
                  marks=pytest.mark.isa("avx2")),
     pytest.param({"isa": "x86_64_v3", "defines": {**BYTES, "SX_DOT_A_UNSIGNED": 1, "__AVX512F__": 1}, "flags": TRAPS},
