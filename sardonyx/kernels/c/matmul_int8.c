@@ -50,8 +50,10 @@ int64_t matmul_int8_tasks(const matmul_int8_args *args) { return plan_of(args).t
 
 int64_t matmul_int8_scratch(const matmul_int8_args *args) {
     const int8_plan plan = plan_of(args);
-    const int64_t unpacked = args->b_packed ? 0 : PANELS * KC * 16 + ceil_div(plan.panels, plan.col_blocks) * 16 * 4;
-    return A_BYTES + B_BYTES + SUMS_BYTES + unpacked;
+    const int64_t columns = ceil_div(plan.panels, plan.col_blocks) * 16;
+    const int64_t unpacked = args->b_packed ? 0 : PANELS * KC * 16 + columns * 4;
+    const int64_t own = args->c ? 0 : (OWN_ROWS - 1) * args->c_row + least(columns, OWN_COLUMNS);
+    return A_BYTES + B_BYTES + SUMS_BYTES + unpacked + own * 4;
 }
 
 void matmul_int8(const void *args, int64_t lo, int64_t hi, void *scratch) {
@@ -62,6 +64,7 @@ void matmul_int8(const void *args, int64_t lo, int64_t hi, void *scratch) {
     s.row_sums = (int32_t *)(memory + A_BYTES + B_BYTES);
     s.packed = (int8_t *)(memory + A_BYTES + B_BYTES + SUMS_BYTES);
     s.col_sums = (int32_t *)(s.packed + PANELS * KC * 16);
+    s.own = g->b_packed ? (int32_t *)s.packed : s.col_sums + ceil_div(plan.panels, plan.col_blocks) * 16;
     for (int64_t task = lo; task < hi; task++) {
         const int64_t row = task % plan.row_blocks, col = task / plan.row_blocks % plan.col_blocks;
         const int8_block block = {

@@ -19,12 +19,16 @@
 #define A_BYTES (ROWS * STEP) // what K leaves, of each row
 #define B_BYTES (PANELS * 1024 + 32 * 32 * 4 + EPILOGUE_COLUMNS * 4)
 #define SUMS_BYTES (ROWS * 4)
+#define OWN_ROWS 128         // rows at once of sums in scratch
+#define OWN_COLUMNS EPILOGUE_COLUMNS
 
 typedef struct {
     const uint8_t *a, *a_rest; // 32 rows of A, or fewer; what K leaves of them
     int64_t a_row, a_signed, rows;
     const int8_t *b[2], *b_rest;
     int64_t panels, steps;     // columns in panels, K in whole steps
+    const int8_t *ahead[2];    // panels that come next: `ahead_lines` of each are fetched with each step
+    int64_t ahead_lines;
     const int32_t *start;      // sums to begin with,
     int64_t start_row;         // 0: all rows have the same
     int32_t *c;
@@ -42,6 +46,10 @@ typedef struct {
 #define STEPS(DOT, low, wide)                                                                   \
     do {                                                                                        \
         for (int64_t i = 0; i < t->steps; i++) {                                                \
+            for (int64_t line = i * lines; line < (i + 1) * lines; line++) {                    \
+                __builtin_prefetch(ahead0 + line * 64, 0, 2);                                   \
+                __builtin_prefetch(ahead1 + line * 64, 0, 2);                                   \
+            }                                                                                   \
             tile_load(6, b0 + i * 1024, 64);                                                    \
             tile_load(4, a + i * STEP, t->a_row);                                               \
             if (wide) tile_load(7, b1 + i * 1024, 64);                                          \
@@ -59,7 +67,8 @@ typedef struct {
 
 SX_INLINE void amx_tile_body(const amx_tile *t, const int low, const int wide) {
     const uint8_t *const a = t->a, *const a_low = a + 16 * t->a_row;
-    const int8_t *const b0 = t->b[0], *const b1 = t->b[1];
+    const int8_t *const b0 = t->b[0], *const b1 = t->b[1], *const ahead0 = t->ahead[0], *const ahead1 = t->ahead[1];
+    const int64_t lines = t->ahead_lines;
     const int64_t start_row = t->start_row * 4, c_row = t->c_row * 4;
     tile_load(0, t->start, start_row);
     if (wide) tile_load(1, t->start + 16, start_row);
@@ -115,6 +124,7 @@ static void amx_group(const amx_tile *shape, int64_t rows, int64_t width, int32_
         if (t.rows < 32) amx_shape(32);
         t.a += 32 * t.a_row;
         if (t.a_rest) t.a_rest += 32 * STEP;
+        for (int p = 0; p < 2; p++) t.ahead[p] += t.steps * t.ahead_lines * 64;
         t.start += 32 * t.start_row;
         t.c += 32 * t.c_row;
     }
@@ -143,7 +153,6 @@ static int32_t amx_row_sum(const uint8_t *a, int64_t k, int64_t is_signed) {
 static void amx_rows(const matmul_int8_args *g, const int8_block *block, int64_t row_lo, int64_t rows, int first,
                      const int8_scratch *s) {
     const uint8_t *const a = (const uint8_t *)g->a + block->batch * g->a_batch + row_lo * g->a_row;
-    int32_t *const c = g->c + block->batch * g->c_batch + row_lo * g->c_row;
     int8_t *const b_rest = (int8_t *)s->b;
     int32_t *const beside = s->b + PANELS * 256, *const start = beside + 32 * 32;
     const int plain = g->b_packed && !g->b_zero && g->b_signed && g->a_zero_step == 0; // all rows start alike
@@ -153,6 +162,8 @@ static void amx_rows(const matmul_int8_args *g, const int8_block *block, int64_t
     if (rest) amx_rest_of_rows(a + g->k - rest, g->a_row, rows, rest, (uint8_t *)s->a);
     for (int64_t lo = block->col_lo; lo < block->col_hi; lo += EPILOGUE_COLUMNS) {
         const int8_block part = {block->batch, row_lo, row_lo + rows, lo, least(block->col_hi, lo + EPILOGUE_COLUMNS)};
+        int32_t *const whole = whole_c(g, s, block->batch, row_lo, lo);
+        int32_t *const c = whole + block->batch * g->c_batch + row_lo * g->c_row;
         const uint32_t za = plain ? (uint32_t)a_zero_of(g, 0) : 0;
         for (int64_t j = 0; j < ceil_div(part.col_hi - lo, 16) * 16; j++)
             start[j] = plain ? (int32_t)(0 - za * (uint32_t)g->b_sums[lo + j]) : 0;
@@ -169,6 +180,11 @@ static void amx_rows(const matmul_int8_args *g, const int8_block *block, int64_t
                 t.a = a + k_lo;
                 t.a_rest = last ? (const uint8_t *)s->a : NULL;
                 t.b_rest = b_rest;
+                if (g->b_packed) {
+                    const int64_t next = k_lo + k < g->k ? k * 16 : 2 * pitch * 4 - k_lo * 16;
+                    for (int p = 0; p < 2; p++) t.ahead[p] = t.b[p] + next;
+                    t.ahead_lines = ceil_div(16, ceil_div(rows, 32));
+                }
                 if (last)
                     amx_rest_of_panels(t.b[0] + t.steps * 1024, pitch * 4, group, ceil_div(last, 4) * 4, b_rest);
                 amx_group(&t, rows, least(16 * group, part.col_hi - col), beside);
@@ -176,14 +192,13 @@ static void amx_rows(const matmul_int8_args *g, const int8_block *block, int64_t
             }
         }
         if (!plain) take_zeros_off(g, s, block, lo, part.col_hi, row_lo, rows, c);
-        if (g->epilogue)
-            g->epilogue(g->operands, g->dims, 0, block->batch, row_lo, row_lo + rows, lo, part.col_hi);
+        run_epilogue(g, whole, block->batch, row_lo, row_lo + rows, lo, part.col_hi);
     }
 }
 
 static void run_block(const matmul_int8_args *g, const int8_block *block, const int8_scratch *s) {
     const int64_t rows = block->row_hi - block->row_lo;
-    const int64_t most_rows = most(32, least(ROWS, A_L2 / most(g->k, 1) / 32 * 32));
+    const int64_t most_rows = most(32, least(g->c ? ROWS : OWN_ROWS, A_L2 / most(g->k, 1) / 32 * 32));
     amx_shape(32);
     for (int64_t i = 0; i < rows; i += most_rows)
         amx_rows(g, block, block->row_lo + i, least(most_rows, rows - i), i == 0, s);

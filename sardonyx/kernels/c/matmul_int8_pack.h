@@ -83,7 +83,25 @@ typedef struct {
     int8_t *packed;    // [PANELS][KC / 4][16][4], of a B that comes unpacked
     int32_t *row_sums; // of the rows at hand, and of the columns of a block that comes unpacked
     int32_t *col_sums;
+    int32_t *own;      // sums that the epilogue alone wants, as rows of C
 } int8_scratch;
+
+// The whole of C for elements from (row, col) of a batch on: its own memory, or the place in scratch seen as if it were.
+SX_INLINE int32_t *whole_c(const matmul_int8_args *g, const int8_scratch *s, int64_t batch, int64_t row, int64_t col) {
+    if (g->c) return g->c;
+    return (int32_t *)((uintptr_t)s->own - (uintptr_t)(batch * g->c_batch + row * g->c_row + col) * 4);
+}
+
+static void run_epilogue(const matmul_int8_args *g, int32_t *c, int64_t batch, int64_t row_lo, int64_t row_hi,
+                         int64_t col_lo, int64_t col_hi) {
+    void *operands[SX_MOST_OPERANDS];
+    if (!g->epilogue) return;
+    if (!g->c) {
+        for (int64_t i = 0; i < g->operand_count; i++) operands[i] = g->operands[i];
+        operands[g->own] = c;
+    }
+    g->epilogue(g->c ? g->operands : operands, g->dims, 0, batch, row_lo, row_hi, col_lo, col_hi);
+}
 
 #if SX_DOT_GROUP == 2
 // A packed panel less its zero points, each four bytes of a column as two words of a pair each.

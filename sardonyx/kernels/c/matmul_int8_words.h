@@ -13,6 +13,8 @@
 #define A_BYTES (MC * A_PITCH * 4)
 #define B_BYTES (PANELS * WORDS * 64)
 #define SUMS_BYTES ((MC + 15) / 16 * 64)
+#define OWN_ROWS MC
+#define OWN_COLUMNS INT64_MAX // of a block
 
 // One row of A, `k` elements, as words; what is beyond K up to a whole word (of four elements) counts as 0.
 static int32_t lay_out_row(const void *from, int64_t k, int64_t is_signed, int32_t zero, void *to) {
@@ -65,7 +67,8 @@ static void run_tiles(int8_tile t, int64_t rows, int64_t group, int64_t width) {
 // At most MC rows of a block, all of K.
 static void run_rows(const matmul_int8_args *g, const int8_block *block, int64_t row_lo, int64_t rows, int first,
                      const int8_scratch *s) {
-    int32_t *const c = g->c + block->batch * g->c_batch + row_lo * g->c_row;
+    int32_t *const whole = whole_c(g, s, block->batch, row_lo, block->col_lo);
+    int32_t *const c = whole + block->batch * g->c_batch + row_lo * g->c_row;
     const uint8_t *const a = (const uint8_t *)g->a + block->batch * g->a_batch + row_lo * g->a_row;
     for (int64_t i = 0; i < rows; i++) s->row_sums[i] = 0;
     int64_t k_lo = 0;
@@ -88,8 +91,7 @@ static void run_rows(const matmul_int8_args *g, const int8_block *block, int64_t
 #if SX_DOT_GROUP == 4
     take_zeros_off(g, s, block, block->col_lo, block->col_hi, row_lo, rows, c);
 #endif
-    if (g->epilogue)
-        g->epilogue(g->operands, g->dims, 0, block->batch, row_lo, row_lo + rows, block->col_lo, block->col_hi);
+    run_epilogue(g, whole, block->batch, row_lo, row_lo + rows, block->col_lo, block->col_hi);
 }
 
 static void run_block(const matmul_int8_args *g, const int8_block *block, const int8_scratch *s) {
