@@ -28,6 +28,7 @@ from sardonyx.compiler.program import Kernel, Pointer, Reduce, Store
 from sardonyx.compiler.tensor import Element, Plain, Position, Tensor, variables
 from sardonyx.kernels.packing_int8 import pack_quads
 from sardonyx.ops.binary import broadcast, broadcast_shape
+from sardonyx.ops.convolution_int8 import Requantization, convolve_bytes
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
 from sardonyx.ops.shapes import axis_of, moved, reshaped
@@ -357,6 +358,9 @@ def integer_conv(
     ctx.native(x, w, x_zero, w_zero)
     ctx.equal_dims(x.shape[1], w.shape[1] * groups, "input channels do not fit the weights")
     ctx.requires(x_zero is None or is_single(x_zero), "a zero point of each input channel")
+    found = convolve_bytes(ctx, x, _needed(x_zero), w, w_zero, place, groups)
+    if found is not None:
+        return found
     if groups == 1 and x.dtype in BYTES and w.dtype in BYTES:
         return _conv_product(ctx, x, w, _needed(x_zero), _needed(w_zero), place)
     return _conv_nest(ctx, x, w, x_zero, w_zero, place, groups)
@@ -426,18 +430,29 @@ def qlinear_conv(
     y_scale: Tensor, y_zero: Tensor, bias: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """A convolution of quantised data, quantised again; the bias is int32 in units of both input scales."""
+    ctx.native(x, x_scale, w, w_scale, y_scale, y_zero, bias)
+    ctx.requires(is_single(y_zero) and is_single(x_scale) and is_single(y_scale), "scales of each input channel")
     if node.attr("channels_last", 0):  # com.microsoft
         x = moved(ctx, x, (x.shape[0], x.shape[-1], *x.shape[1:-1]), lambda i: (i[0], *i[2:], i[1]))
     place = window(ctx, node, x.shape[2:], w.shape[2:])
     scale = factor(ctx, lambda a, b, c: a * b / c, x_scale, w_scale, y_scale)
-    sums = integer_conv(ctx, x, w, x_zero, w_zero, place, node.attr("group", 1))
-    if bias is not None:
-        raw, bias = sums, ctx.cheap(bias)
-        sums = ctx.lazy("int32", raw.shape, lambda i: raw.at(i) + bias.at((i[1],)), sources=[raw], cost=1)
-    result = requantized(
-        ctx, sums, lambda i: scale.scalar() if is_single(scale) else scale.at((i[1],)), y_zero, y_zero.dtype
-    )
+    groups = node.attr("group", 1)
+    requantization = Requantization(bias, scale, y_zero)
+    result = convolve_bytes(ctx, x, _needed(x_zero), w, w_zero, place, groups, requantization)
+    if result is None:
+        result = _requantized_conv(ctx, integer_conv(ctx, x, w, x_zero, w_zero, place, groups), requantization)
     if node.attr("channels_last", 0):
         shape = (result.shape[0], *result.shape[2:], result.shape[1])
         return moved(ctx, result, shape, lambda i: (i[0], i[-1], *i[1:-1]))
     return result
+
+
+def _requantized_conv(ctx: Lowering, sums: Tensor, after: Requantization) -> Tensor:
+    """Sums of a convolution, plus the bias, quantised again."""
+    bias, scale, y_zero = after.bias, after.scale, after.zero
+    if bias is not None:
+        raw, bias = sums, ctx.cheap(bias)
+        sums = ctx.lazy("int32", raw.shape, lambda i: raw.at(i) + bias.at((i[1],)), sources=[raw], cost=1)
+    return requantized(
+        ctx, sums, lambda i: scale.scalar() if is_single(scale) else scale.at((i[1],)), y_zero, y_zero.dtype
+    )

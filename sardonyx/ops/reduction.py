@@ -257,7 +257,7 @@ def along(ctx: Lowering, node: Node, x: Tensor) -> tuple[Tensor, int]:
     flat = node.opset < 13
     axis = node.attr("axis", 1 if flat else -1)
     axis = x.rank if flat and axis == x.rank else checked_axis(ctx, axis, x.rank)
-    if isinstance(x.layout, Blocked) or x.blocked:
+    if x.prefers is not Plain:
         x = ctx.plain(x)
     if not flat or axis == x.rank - 1:
         return ctx.cheap(x, READ_AGAIN), axis
