@@ -16,9 +16,9 @@
 
 // Tunables.
 #if SX_TILES                 // products take a quarter of the time
-#define BLOCK_PANELS 16
+#define BLOCK_PANELS 8
 #define BLOCK_ROWS 64
-#define TASK_WORK (1 << 23)
+#define TASK_WORK (1 << 24)
 #else
 #define BLOCK_PANELS 4       // fewest panels of a block, where there are as many: each block lays out its rows of A anew
 #define BLOCK_ROWS 48        // fewest rows likewise: each block lays out its panels of B anew
