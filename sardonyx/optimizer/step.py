@@ -23,6 +23,8 @@ __all__ = ["Applied", "Context", "Step", "make_step", "registered_steps", "step"
 # Modules that register steps; listed, never searched for.
 FAMILIES: tuple[str, ...] = (
     "sardonyx.optimizer.quantize.dynamic_int8",
+    "sardonyx.optimizer.quantize.equalize",
+    "sardonyx.optimizer.quantize.smooth_quant",
     "sardonyx.optimizer.quantize.static_int8",
     "sardonyx.optimizer.quantize.weights_int4",
     "sardonyx.optimizer.quantize.weights_int8",

@@ -72,9 +72,9 @@ def nearest(W: np.ndarray, block: int, symmetric: bool) -> Blocks:
 def half_quadratic(W: np.ndarray, block: int, symmetric: bool) -> Blocks:
     """HQQ: needs no data. Zero points and scales are moved so that ``sum |W - W'| ** 0.7`` falls: outliers spoil less.
 
-    H. Badri, A. Shaji, "Half-quadratic quantization of large machine learning models", 2023. As there, the largest errors
-    are split off by a shrinking threshold, and the zero point that suits the others follows in closed form. Here it is an
-    integer in the end, so the scale follows, too, by least squares. Each block keeps the best that was seen.
+    H. Badri, A. Shaji, "Half-quadratic quantization of large machine learning models", 2023. As there, the largest
+    errors are split off by a shrinking threshold, and the zero point that suits the others follows in closed form. Here
+    it is an integer in the end, so the scale follows, too, by least squares. Each block keeps the best that was seen.
     """
     parts = _split(W, block)
     scale, zero = _ranges(parts, symmetric)

@@ -1,7 +1,7 @@
 """The mean by which rounded weights shift what a layer gives, to be taken back by its bias.
 
-M. Nagel et al., "Data-free quantization through weight equalization and bias correction", arXiv:1906.04721, section 4.2;
-the mean of the input is measured here, by computing the layer with the errors of its weights.
+M. Nagel et al., "Data-free quantization through weight equalization and bias correction", arXiv:1906.04721, section
+4.2; the mean of the input is measured here, by computing the layer with the errors of its weights.
 """
 
 from __future__ import annotations

@@ -26,9 +26,28 @@ from sardonyx.optimizer.quantize.rounding import descent
 from sardonyx.optimizer.quantize.write import Weight, write_qdq
 from sardonyx.optimizer.step import Applied, Context, Step, step
 
-__all__ = ["StaticInt8"]
+__all__ = ["Decision", "StaticInt8"]
 
 _BIAS_LIMIT = 2.0**30  # a bias in units of both scales stays below it, and leaves room for the sum
+
+
+@dataclass
+class Decision:
+    """A model in float, and what is to become of it.
+
+    Attributes:
+        model: a copy, batch normalisation folded.
+        plan: what is rounded.
+        grids: to what, for each value of the plan.
+        weights: and each weight.
+        notes: what the user should know.
+    """
+
+    model: ir.Model
+    plan: Plan
+    grids: dict[ir.Value, Grid]
+    weights: dict[ir.Node, Weight]
+    notes: list[str]
 
 
 @step("static-int8")
@@ -75,12 +94,25 @@ class StaticInt8(Step):
 
     def apply(self, model: ir.Model, context: Context) -> Applied:
         """See `Step.apply`; without data, ranges come from random inputs and from batch normalisation."""
+        found = self.decide(model, context)
+        if not found.plan.products:
+            return Applied(model, False, [*found.notes, "there is no product to quantise"])
+        write_qdq(found.model, found.plan, found.grids, found.weights)
+        return Applied(finish(found.model), True, [*found.notes, f"{len(found.plan.products)} products are int8"])
+
+    def decide(self, model: ir.Model, context: Context) -> Decision:
+        """Everything but writing it down.
+
+        Raises:
+            InputError: the data do not fit.
+            OptimizationError: the model cannot be brought to opset 13, or be run.
+        """
         work = editable(model, 13)
         statistics = fold_batch_norm(work)
         plan = make_plan(work, self._choice())
         notes = plan.notes
         if not plan.products:
-            return Applied(model, False, [*notes, "there is no product to quantise"])
+            return Decision(work, plan, {}, {}, notes)
         context.progress("calibration")
         data = calibration_data(work, context, notes)
         method = Method(self.calibration, self.percentile, self.activations, self.symmetric)
@@ -92,9 +124,7 @@ class StaticInt8(Step):
         if self.bias_correction:
             context.progress("bias correction")
             self._correct(work, plan, grids, weights, data, notes)
-        write_qdq(work, plan, grids, weights)
-        notes.append(f"{len(plan.products)} products are int8")
-        return Applied(finish(work), True, notes)
+        return Decision(work, plan, grids, weights, notes)
 
     def _choice(self) -> Choice:
         fields: dict[str, Any] = {name: getattr(self, name) for name in Choice.__dataclass_fields__}
