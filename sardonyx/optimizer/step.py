@@ -21,7 +21,15 @@ from sardonyx.optimizer.data import Data
 __all__ = ["Applied", "Context", "Step", "make_step", "registered_steps", "step"]
 
 # Modules that register steps; listed, never searched for.
-FAMILIES: tuple[str, ...] = ()
+FAMILIES: tuple[str, ...] = (
+    "sardonyx.optimizer.quantize.dynamic_int8",
+    "sardonyx.optimizer.quantize.equalize",
+    "sardonyx.optimizer.quantize.smooth_quant",
+    "sardonyx.optimizer.quantize.static_int8",
+    "sardonyx.optimizer.quantize.storage",
+    "sardonyx.optimizer.quantize.weights_int4",
+    "sardonyx.optimizer.quantize.weights_int8",
+)
 
 
 @dataclass(frozen=True)

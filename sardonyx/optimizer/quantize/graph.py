@@ -1,0 +1,252 @@
+"""Models that are being edited: constants, new nodes, batch normalisation folded into what comes before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import onnx.version_converter
+import onnx_ir as ir
+
+from sardonyx.errors import OptimizationError
+from sardonyx.model.inline import infer_types, inline_functions
+from sardonyx.model.load import load
+from sardonyx.model.prepare import fix_names, fix_old_initializers, lift_constants, remove_unused
+
+__all__ = [
+    "add_constant", "add_node", "array_of", "consumers", "editable", "finish", "fold_batch_norm", "int_of", "is_op",
+    "is_private", "replace_output", "summary",
+]  # fmt: skip
+
+_NAMES = "sardonyx.names"
+_IR_OF_OPSET = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
+
+
+def editable(model: ir.Model, opset: int = 7) -> ir.Model:
+    """A copy with names, types and initializers for constants, whose opset is `opset` or newer.
+
+    Raises:
+        OptimizationError: the model cannot be brought to that opset.
+    """
+    copy = load(model)
+    if copy.opset_imports.get("", opset) < opset:
+        copy = _at_opset(copy, opset)
+    copy.ir_version = max(copy.ir_version, _IR_OF_OPSET.get(opset, 4))
+    fix_old_initializers(copy)
+    inline_functions(copy)
+    lift_constants(copy)
+    fix_names(copy)
+    infer_types(copy)
+    return copy
+
+
+def _at_opset(model: ir.Model, opset: int) -> ir.Model:
+    before = model.opset_imports[""]
+    try:
+        converted = onnx.version_converter.convert_version(ir.to_proto(model), opset)
+    except Exception as problem:  # it raises RuntimeError, ValueError, and protobuf's own
+        message = f"opset {opset} is needed, and the model (opset {before}) cannot be brought to it: {problem}"
+        raise OptimizationError(message, hint="Export the model again with a newer opset.") from problem
+    return load(converted)
+
+
+def finish(model: ir.Model) -> ir.Model:
+    """Remove what is no longer used and put nodes in order; `model` itself."""
+    remove_unused(model)
+    model.graph.sort()
+    return model
+
+
+# Small questions.
+
+
+def is_op(node: ir.Node | None, *operators: str) -> bool:
+    """Whether `node` is one of the standard's `operators`."""
+    return node is not None and node.domain in ("", "ai.onnx") and node.op_type in operators
+
+
+def int_of(node: ir.Node, attribute: str, default: int = 0) -> int:
+    """An attribute that is a number."""
+    return int(node.attributes.get_int(attribute, default))
+
+
+def summary(kept: Iterable[tuple[str, str]], what: str = "in float") -> list[str]:
+    """Notes on nodes that stay `what`, one for each reason, from (name, reason)."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in kept:
+        reasons.setdefault(reason, []).append(name)
+    notes = []
+    for reason, names in reasons.items():
+        shown = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+        notes.append(f"{len(names)} nodes stay {what}, {reason}: {shown}" if len(names) > 1 else
+                     f"{shown} stays {what}: {reason}")  # fmt: skip
+    return notes
+
+
+def array_of(value: ir.Value | None) -> np.ndarray | None:
+    """The array of a constant; None where a run may change it (an initializer that is an input is a default)."""
+    if value is None or value.const_value is None or value.is_graph_input() or value.producer() is not None:
+        return None
+    return value.const_value.numpy()
+
+
+def is_private(value: ir.Value) -> bool:
+    """Whether exactly one node, of the same graph, reads `value`, and it is no output."""
+    readers = list(value.uses())
+    producer = value.producer()
+    return (
+        len(readers) == 1
+        and not value.is_graph_output()
+        and producer is not None
+        and readers[0].node.graph is producer.graph
+    )
+
+
+def consumers(value: ir.Value) -> list[ir.Node]:
+    """The nodes that read `value`, each once."""
+    return list(dict.fromkeys(usage.node for usage in value.uses()))
+
+
+# Small changes.
+
+
+def add_constant(graph: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
+    """A new initializer; its name is made unique."""
+    unique = _unique(graph, name)
+    tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), dtype=dtype, name=unique)
+    value = ir.Value(
+        name=unique, type=ir.TensorType(tensor.dtype), shape=ir.Shape(list(array.shape)), const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def add_node(
+    before: ir.Node,
+    operator: str,
+    inputs: Sequence[ir.Value | None],
+    name: str,
+    attributes: dict | None = None,
+    *,
+    domain: str = "",
+    like: ir.Value | None = None,
+    dtype: ir.DataType | None = None,
+) -> ir.Value:
+    """A node with one output ahead of `before`; node and output are both called `name`, made unique.
+
+    `like` gives the output's shape and, without `dtype`, its element type.
+    """
+    graph = before.graph
+    assert isinstance(graph, ir.Graph)
+    given = [ir.convenience.convert_attribute(key, value) for key, value in (attributes or {}).items()]
+    name = _unique(graph, name)
+    node = ir.Node(domain, operator, inputs, given, name=name, num_outputs=1)
+    output = node.outputs[0]
+    output.name = name
+    if like is not None:
+        output.shape = like.shape
+        output.type = like.type if dtype is None else ir.TensorType(dtype)
+    graph.insert_before(before, node)
+    return output
+
+
+def _unique(graph: ir.Graph, name: str) -> str:
+    """`name`, with a number if it is taken; the names of a graph, and of those inside of it, are looked up once."""
+    taken: set[str | None] = graph.meta.get(_NAMES) or set()
+    if not taken:
+        taken |= {value.name for inner in (graph, *graph.subgraphs()) for value in inner.inputs}
+        taken |= {key for inner in (graph, *graph.subgraphs()) for key in inner.initializers}
+        taken |= {text for node in graph.all_nodes() for text in (node.name, *(o.name for o in node.outputs))}
+        graph.meta[_NAMES] = taken
+    unique, number = name, 1
+    while unique in taken:
+        number += 1
+        unique = f"{name}_{number}"
+    taken.add(unique)
+    return unique
+
+
+def replace_output(old: ir.Value, new: ir.Value) -> None:
+    """All that read `old` read `new`, which takes its name, shape and place among the outputs of the graph."""
+    name = old.name
+    new.shape, new.type = old.shape, old.type
+    new.metadata_props.update(old.metadata_props)
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    old.name, new.name = None, name
+
+
+# Batch normalisation.
+
+
+def fold_batch_norm(model: ir.Model) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Fold BatchNormalization into the Conv, ConvTranspose or Gemm before it, in the main graph.
+
+    Returns:
+        For each value that a folded one gave, mean and standard deviation of each channel, as training saw them.
+    """
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for node in list(model.graph):
+        if is_op(node, "BatchNormalization") and _fold(node, model.graph):
+            name = str(node.outputs[0].name)
+            scale, shift = (np.asarray(array_of(v), np.float64) for v in node.inputs[1:3])
+            producer = node.inputs[0].producer()  # type: ignore[union-attr]
+            assert producer is not None
+            _take_over(node, producer)
+            found[name] = shift, np.abs(scale)
+    return found
+
+
+def _fold(node: ir.Node, graph: ir.Graph) -> bool:
+    x = node.inputs[0]
+    parameters = [array_of(value) for value in node.inputs[1:5]]
+    producer = None if x is None else x.producer()
+    if x is None or not is_op(producer, "Conv", "ConvTranspose", "Gemm") or not is_private(x):
+        return False
+    assert producer is not None
+    if any(p is None or p.dtype != np.float32 for p in parameters) or _trains(node) or not _plain_gemm(producer):
+        return False
+    weight = array_of(producer.inputs[1])
+    old = producer.inputs[2] if len(producer.inputs) > 2 else None
+    bias = array_of(old)
+    if weight is None or weight.dtype != np.float32 or (old is not None and bias is None):
+        return False
+    scale, shift, mean, variance = (np.asarray(p, np.float64) for p in parameters)
+    epsilon = node.attributes.get_float("epsilon", 1e-5)
+    factor = scale / np.sqrt(variance + epsilon)
+    base = np.zeros_like(factor) if bias is None else np.broadcast_to(bias.astype(np.float64), factor.shape)
+    producer.resize_inputs(3)
+    folded = _scaled(producer, weight, factor)
+    name = producer.name or producer.op_type
+    producer.replace_input_with(1, add_constant(graph, f"{name}.weight", folded.astype(np.float32)))
+    offset = (base - mean) * factor + shift
+    producer.replace_input_with(2, add_constant(graph, f"{name}.bias", offset.astype(np.float32)))
+    return True
+
+
+def _trains(node: ir.Node) -> bool:
+    return len([o for o in node.outputs if o.name]) > 1 or int_of(node, "training_mode") != 0
+
+
+def _plain_gemm(node: ir.Node) -> bool:
+    attributes = node.attributes
+    return attributes.get_float("alpha", 1.0) == 1.0 and attributes.get_float("beta", 1.0) == 1.0
+
+
+def _scaled(node: ir.Node, weight: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """`weight`, each output channel times its factor."""
+    if node.op_type == "Gemm":
+        return weight * (factor[:, None] if int_of(node, "transB") else factor)
+    if node.op_type == "Conv":
+        return weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+    groups = int_of(node, "group", 1)  # [in, out / groups, ...]
+    parts = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
+    factors = factor.reshape(groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
+    return (parts * factors).reshape(weight.shape)
+
+
+def _take_over(node: ir.Node, producer: ir.Node) -> None:
+    """`producer` gives what `node` gave, and `node` goes."""
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    replace_output(node.outputs[0], producer.outputs[0])
+    graph.remove(node, safe=True)
