@@ -21,7 +21,7 @@ from sardonyx.optimizer.data import Data
 __all__ = ["Applied", "Context", "Step", "make_step", "registered_steps", "step"]
 
 # Modules that register steps; listed, never searched for.
-FAMILIES: tuple[str, ...] = ()
+FAMILIES: tuple[str, ...] = ("sardonyx.optimizer.prune.channels",)
 
 
 @dataclass(frozen=True)
