@@ -53,7 +53,8 @@ class Removal:
 
     def mask(self, value: ir.Value | None, axis: int) -> np.ndarray | None:
         """True for the indices that stay; None: all do."""
-        return self._masks.get((value, axis)) if value is not None else None
+        shape = self.flow.shape(value)
+        return None if value is None or not shape else self._masks.get((value, axis % len(shape)))
 
     def changed(self, value: ir.Value | None) -> dict[int, np.ndarray]:
         """The axes of `value` that lose something -> what stays."""
