@@ -33,7 +33,7 @@ def constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
     taken, count = name, 1
     while taken in model.graph.initializers:
         taken, count = f"{name}.{count}", count + 1
-    tensor = ir.Tensor(np.ascontiguousarray(array), name=taken)
+    tensor = ir.Tensor(np.array(array, order="C"), name=taken)
     value = ir.Value(name=taken, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
     model.graph.register_initializer(value)
     return value
