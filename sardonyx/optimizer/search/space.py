@@ -1,0 +1,194 @@
+"""What is searched over: choices that become steps, first guesses in order, and how a guess follows from results.
+
+A point is a dictionary of choices. Those that are left out have the first value of their row in `KNOBS`. Steps that are
+not registered, and parameters that a step does not have, take no part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from dataclasses import fields as fields_of
+from typing import Any
+
+from sardonyx.optimizer.search.budget import Candidate
+from sardonyx.optimizer.step import Step, make_step
+
+Point = dict[str, Any]
+Guesses = Generator[Point, Candidate, None]
+
+CALIBRATED = ("static-int8",)
+ROUNDED = ("static-int8", "dynamic-int8", "weights-int8", "weights-int4")
+
+# Choices by name; the first one is what happens where nothing is said.
+KNOBS: dict[str, tuple[Any, ...]] = {
+    "prune": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    "criterion": ("activation", "weight", "second-order"),
+    "rank": (0.0, 0.5, 0.3, 0.7),
+    "sparse": ("", "2:4"),
+    "prepare": ("", "equalize", "smooth-quant"),
+    "numbers": ("", *ROUNDED, "float16", "bfloat16"),
+    "calibration": ("minmax", "percentile", "entropy", "mse"),
+    "weight_scale": ("max", "mse"),
+    "kept": (0.0, 0.05, 0.1, 0.2, 0.35, 0.5),
+    "palette": (0, 4, 6),
+}
+
+
+@dataclass(frozen=True)
+class Space:
+    """The choices for one model.
+
+    Attributes:
+        steps: registered steps by name.
+        objective: what is wanted.
+        report: how much each layer (``node``) suffers from quantisation, the worst first.
+        calibrated: there is data of the user's; without it, nothing is pruned.
+    """
+
+    steps: Mapping[str, type[Step]]
+    objective: str = "latency"
+    report: Sequence[Mapping[str, Any]] = ()
+    calibrated: bool = True
+    knobs: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.knobs.update({name: values for name in KNOBS if len(values := self._open(name)) > 1})
+
+    @property
+    def ranking(self) -> list[str]:
+        """Names of the nodes that suffer most from quantisation, the worst first."""
+        return [each["node"] for each in self.report]
+
+    def _open(self, name: str) -> tuple[Any, ...]:
+        """The values of a knob that mean something here."""
+        values = KNOBS[name]
+        needed = {"prune": "prune-channels", "criterion": "prune-channels", "rank": "low-rank", "sparse": "sparsity"}
+        if name in needed and (needed[name] not in self.steps or not self.calibrated):
+            return ()
+        if name == "palette":
+            return values if "palette" in self.steps and self.objective == "size" else ()
+        if name == "kept" and not self.ranking:
+            return ()
+        if name in ("numbers", "prepare"):
+            return tuple(value for value in values if not value or value in self.steps)
+        return values
+
+    def suggest(self, trial: Any) -> Point:
+        """A point that the optimiser proposes; choices that depend on others are asked for only where they matter."""
+        point: Point = {}
+        for name in self.knobs:
+            if self._matters(name, point):
+                point[name] = trial.suggest_categorical(name, self.knobs[name])
+        return point
+
+    def _matters(self, name: str, point: Point) -> bool:
+        numbers = point.get("numbers", "")
+        if name == "criterion":
+            return point.get("prune", 0.0) > 0
+        if name == "prepare":
+            return True
+        if name in ("calibration", "weight_scale"):
+            return numbers in CALIBRATED
+        return name != "kept" or numbers in ROUNDED
+
+    def make(self, point: Point) -> list[dict[str, Any]]:
+        """The steps that a point stands for, as a recipe has them; none where nothing is done."""
+        chosen = {name: values[0] for name, values in KNOBS.items()} | point
+        numbers = chosen["numbers"]
+        steps = [
+            chosen["prune"] and self._step("prune-channels", amount=chosen["prune"], criterion=chosen["criterion"]),
+            chosen["rank"] and self._step("low-rank", share=chosen["rank"]),
+            chosen["sparse"] and self._step("sparsity"),
+            chosen["prepare"] and numbers in ROUNDED[:2] and self._step(chosen["prepare"]),
+            numbers and self._numbers(numbers, chosen),
+            chosen["palette"] and not numbers and self._step("palette", bits=chosen["palette"]),
+        ]
+        return [step for step in steps if step]
+
+    def _numbers(self, name: str, chosen: Point) -> dict[str, Any] | None:
+        wanted: Point = {"skip": self._kept(chosen["kept"])} if name in ROUNDED else {}
+        if name in CALIBRATED:
+            wanted |= {"calibration": chosen["calibration"], "weight_scale": chosen["weight_scale"]}
+        return self._step(name, **wanted)
+
+    def _kept(self, share: float) -> tuple[str, ...]:
+        return tuple(self.ranking[: math.ceil(share * len(self.ranking))])
+
+    def _step(self, name: str, **wanted: Any) -> dict[str, Any] | None:
+        """A step with those of the parameters that it has, and that differ from its defaults."""
+        if name not in self.steps:
+            return None
+        known = {each.name: each.default for each in fields_of(self.steps[name])}
+        given = {key: value for key, value in wanted.items() if key in known}
+        made = make_step(name, given).to_json()[name]
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in known.items()}
+        return {name: {key: value for key, value in made.items() if value != plain[key]}}
+
+    # First guesses.
+
+    def guesses(self) -> Guesses:
+        """Points to try first, the most promising first; each result is sent back and steers what follows."""
+        formats = self._formats()
+        results: dict[str, Candidate] = {}
+        for name in formats:
+            results[name] = yield {"numbers": name}
+        if "static-int8" in formats:
+            results["static-int8"] = yield from self._tuned(results["static-int8"])
+        yield from self._pruned([name for name in formats if results[name].verdict == "verified"])
+        for name in ("rank", "sparse", "palette"):
+            for value in self.knobs.get(name, ())[1:]:
+                yield {name: value}
+
+    def _formats(self) -> list[str]:
+        first = ("static-int8", "dynamic-int8", "weights-int8", "float16", "weights-int4", "bfloat16")
+        small = ("static-int8", "weights-int4", "weights-int8", "dynamic-int8", "float16", "bfloat16")
+        order = first if self.objective == "latency" else small
+        return [name for name in order if name in self.knobs.get("numbers", ())]
+
+    def _tuned(self, plain: Candidate) -> Generator[Point, Candidate, Candidate]:
+        """static-int8 that keeps within the budget: other ranges first, then more and more layers in float."""
+        if plain.verdict == "verified" or not _inaccurate(plain):
+            return plain
+        found = plain
+        best: Point = {"numbers": "static-int8"}
+        others: list[Point] = [{"calibration": value} for value in self.knobs.get("calibration", ())[1:]]
+        others += [{"prepare": value} for value in self.knobs.get("prepare", ())[1:]]
+        others += [{"weight_scale": value} for value in self.knobs.get("weight_scale", ())[1:]]
+        for other in others:
+            point = best | other
+            candidate = yield point
+            if _closer(candidate, found):
+                found, best = candidate, point
+            if candidate.verdict == "verified":
+                return candidate
+        for share in self.knobs.get("kept", ())[1:]:
+            candidate = yield best | {"kept": share}
+            if candidate.verdict == "verified":
+                return candidate
+        return found
+
+    def _pruned(self, formats: Sequence[str]) -> Guesses:
+        """The most that can be pruned within the budget, by halving; with the first format that works, and without."""
+        shares = self.knobs.get("prune", ())[1:]
+        for numbers in [*formats[:1], ""] if shares else []:
+            low, high = -1, len(shares)  # what is known to work, and what is known to fail
+            while high - low > 1:
+                middle = (low + high) // 2
+                candidate = yield {"numbers": numbers, "prune": shares[middle]}
+                if candidate.verdict == "verified" or not _inaccurate(candidate):
+                    low = middle
+                else:
+                    high = middle
+
+
+def _inaccurate(candidate: Candidate) -> bool:
+    """Whether it was the metric that failed: the one thing that a milder setting helps."""
+    return candidate.verdict == "rejected" and candidate.figures.metric is not None and candidate.figures.ratio is None
+
+
+def _closer(one: Candidate, other: Candidate) -> bool:
+    """Whether one is nearer to the original than the other."""
+    a, b = one.figures.fidelity, other.figures.fidelity
+    return a is not None and (b is None or a > b)
