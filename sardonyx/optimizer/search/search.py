@@ -162,13 +162,13 @@ class Search:
         same = 0
         while same < SAME and self.space.knobs:
             done = len(study.get_trials(deepcopy=False))
-            study.sampler = self._sampler(optuna, done)
+            study.sampler = optuna.samplers.TPESampler(seed=self.seed * 100_003 + done, n_startup_trials=5)
             trial = study.ask()
             steps = self.space.make(self.space.suggest(trial))
             known = self.store.find(steps) is not None or not steps
             candidate = self._try(steps) if steps else None
             same = same + 1 if known else 0
-            trial.set_user_attr("violation", self._violation(candidate))
+            trial.set_constraint("budget", self._violation(candidate))
             study.tell(trial, self._cost(candidate))
 
     def _study(self, optuna: Any) -> Any:
@@ -184,7 +184,7 @@ class Search:
                     params=point,
                     distributions=distributions,
                     value=self._cost(candidate),
-                    user_attrs={"violation": self._violation(candidate)},
+                    constraints={"budget": self._violation(candidate)},
                 )
                 study.add_trial(trial)
         return study
@@ -202,13 +202,6 @@ class Search:
                 point = guesses.send(candidate)
         except StopIteration:
             return
-
-    def _sampler(self, optuna: Any, number: int) -> Any:
-        return optuna.samplers.TPESampler(
-            seed=self.seed * 100_003 + number,
-            n_startup_trials=5,
-            constraints_func=lambda trial: [trial.user_attrs.get("violation", WORST)],
-        )
 
     # What is learnt of them.
 
