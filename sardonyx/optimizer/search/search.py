@@ -134,6 +134,8 @@ class Search:
             if error.errno not in FULL:
                 raise
             self.stopped = f"the disk is full: {error.strerror}"
+        except import_optuna().exceptions.StorageInternalError as error:
+            self.stopped = f"the disk does not take what is found: {' '.join(str(error).split())[:200]}"
         if not self.stopped.startswith(("interrupted", "the disk")):
             self._confirm()
         return self.best
@@ -161,7 +163,8 @@ class Search:
         study = self._study(optuna)
         same = 0
         while same < SAME and self.space.knobs:
-            done = len(study.get_trials(deepcopy=False))
+            self._check_end()
+            done = len(study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE]))
             study.sampler = optuna.samplers.TPESampler(seed=self.seed * 100_003 + done, n_startup_trials=5)
             trial = study.ask()
             steps = self.space.make(self.space.suggest(trial))
@@ -172,7 +175,7 @@ class Search:
             study.tell(trial, self._cost(candidate))
 
     def _study(self, optuna: Any) -> Any:
-        """The trials in the store; what the guesses found is told first, what was under way is forgotten."""
+        """The trials in the store; what the guesses found is told first, what was under way counts as failed."""
         name = key([self.limits.budget.to_json()])
         study = optuna.create_study(study_name=name, storage=self.store.study, load_if_exists=True)
         for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
