@@ -21,7 +21,10 @@ from sardonyx.optimizer.data import Data
 __all__ = ["Applied", "Context", "Step", "make_step", "registered_steps", "step"]
 
 # Modules that register steps; listed, never searched for.
-FAMILIES: tuple[str, ...] = ("sardonyx.optimizer.quantize.static_int8",)
+FAMILIES: tuple[str, ...] = (
+    "sardonyx.optimizer.quantize.dynamic_int8",
+    "sardonyx.optimizer.quantize.static_int8",
+)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import onnx.version_converter
@@ -12,11 +12,10 @@ from sardonyx.errors import OptimizationError
 from sardonyx.model.inline import infer_types, inline_functions
 from sardonyx.model.load import load
 from sardonyx.model.prepare import fix_names, fix_old_initializers, lift_constants, remove_unused
-from sardonyx.model.schemas import operator_name
 
 __all__ = [
-    "add_constant", "add_node", "array_of", "consumers", "editable", "finish", "fold_batch_norm", "is_op", "is_private",
-    "node_name",
+    "add_constant", "add_node", "array_of", "consumers", "editable", "finish", "fold_batch_norm", "int_of", "is_op",
+    "is_private", "replace_output", "summary",
 ]  # fmt: skip
 
 _NAMES = "sardonyx.names"
@@ -66,9 +65,22 @@ def is_op(node: ir.Node | None, *operators: str) -> bool:
     return node is not None and node.domain in ("", "ai.onnx") and node.op_type in operators
 
 
-def node_name(node: ir.Node, model: ir.Model) -> str:
-    """``'name' (Conv-11)``, for notes."""
-    return f"{node.name!r} ({operator_name(node, model.opset_imports)})"
+def int_of(node: ir.Node, attribute: str, default: int = 0) -> int:
+    """An attribute that is a number."""
+    return int(node.attributes.get_int(attribute, default))
+
+
+def summary(kept: Iterable[tuple[str, str]], what: str = "in float") -> list[str]:
+    """Notes on nodes that stay `what`, one for each reason, from (name, reason)."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in kept:
+        reasons.setdefault(reason, []).append(name)
+    notes = []
+    for reason, names in reasons.items():
+        shown = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+        notes.append(f"{len(names)} nodes stay {what}, {reason}: {shown}" if len(names) > 1 else
+                     f"{shown} stays {what}: {reason}")  # fmt: skip
+    return notes
 
 
 def array_of(value: ir.Value | None) -> np.ndarray | None:
@@ -154,6 +166,15 @@ def _unique(graph: ir.Graph, name: str) -> str:
     return unique
 
 
+def replace_output(old: ir.Value, new: ir.Value) -> None:
+    """All that read `old` read `new`, which takes its name, shape and place among the outputs of the graph."""
+    name = old.name
+    new.shape, new.type = old.shape, old.type
+    new.metadata_props.update(old.metadata_props)
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    old.name, new.name = None, name
+
+
 # Batch normalisation.
 
 
@@ -166,12 +187,12 @@ def fold_batch_norm(model: ir.Model) -> dict[str, tuple[np.ndarray, np.ndarray]]
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for node in list(model.graph):
         if is_op(node, "BatchNormalization") and _fold(node, model.graph):
-            output = node.outputs[0]
+            name = str(node.outputs[0].name)
             scale, shift = (np.asarray(array_of(v), np.float64) for v in node.inputs[1:3])
             producer = node.inputs[0].producer()  # type: ignore[union-attr]
             assert producer is not None
             _take_over(node, producer)
-            found[str(output.name)] = shift, np.abs(scale)
+            found[name] = shift, np.abs(scale)
     return found
 
 
@@ -203,7 +224,7 @@ def _fold(node: ir.Node, graph: ir.Graph) -> bool:
 
 
 def _trains(node: ir.Node) -> bool:
-    return len([o for o in node.outputs if o.name]) > 1 or node.attributes.get_int("training_mode", 0) != 0
+    return len([o for o in node.outputs if o.name]) > 1 or int_of(node, "training_mode") != 0
 
 
 def _plain_gemm(node: ir.Node) -> bool:
@@ -214,22 +235,18 @@ def _plain_gemm(node: ir.Node) -> bool:
 def _scaled(node: ir.Node, weight: np.ndarray, factor: np.ndarray) -> np.ndarray:
     """`weight`, each output channel times its factor."""
     if node.op_type == "Gemm":
-        return weight * (factor[:, None] if node.attributes.get_int("transB", 0) else factor)
+        return weight * (factor[:, None] if int_of(node, "transB") else factor)
     if node.op_type == "Conv":
         return weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
-    groups = node.attributes.get_int("group", 1)  # [in, out / groups, ...]
+    groups = int_of(node, "group", 1)  # [in, out / groups, ...]
     parts = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
     factors = factor.reshape(groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
     return (parts * factors).reshape(weight.shape)
 
 
 def _take_over(node: ir.Node, producer: ir.Node) -> None:
-    """`producer` gives what `node` gave, under its name, and `node` goes."""
-    graph, old, new = node.graph, node.outputs[0], producer.outputs[0]
+    """`producer` gives what `node` gave, and `node` goes."""
+    graph = node.graph
     assert isinstance(graph, ir.Graph)
-    name = old.name
-    new.shape, new.type = old.shape, old.type
-    new.metadata_props.update(old.metadata_props)
-    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    replace_output(node.outputs[0], producer.outputs[0])
     graph.remove(node, safe=True)
-    old.name, new.name = None, name

@@ -40,7 +40,8 @@ def fit(low: float, high: float, dtype: str, symmetric: bool = False) -> Grid:
     """The grid whose ends are the ends of [low, high], and 0, as nearly as may be.
 
     Args:
-        low, high: finite; a range that is only a point is widened to reach 0, and [0, 0] has scale 1.
+        low: finite; the range is widened to hold 0, and [0, 0] has scale 1.
+        high: likewise.
         dtype: uint8 or int8.
         symmetric: the zero point is the middle (0 of int8, 128 of uint8).
     """

@@ -1,8 +1,8 @@
 """What of a graph becomes integers: the products, what lies between them, and which values share a scale.
 
 Products (Conv, Gemm, MatMul) are what pays. Pooling, concatenation, sums and movement between two of them are computed
-on integers as well, so that whole chains stay narrow. Functions of one value between two such nodes (Relu, HardSwish, a
-bias added) ask for nothing: they belong to the node before them, and only what comes out of them is rounded.
+on integers as well, so that whole chains stay narrow. Functions of one value between two such nodes (Relu, GELU of any
+number of nodes, a bias added) ask for nothing: they belong to the node before them; what comes out is rounded.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx_ir as ir
 
-from sardonyx.optimizer.quantize.graph import array_of, consumers, is_op, node_name
+from sardonyx.optimizer.quantize.graph import array_of, consumers, int_of, is_op, summary
 
 __all__ = ["Choice", "Plan", "Product", "make_plan", "weight_axis"]
 
@@ -25,8 +26,9 @@ VIEWS = (
 POOLS = ("AveragePool", "GlobalAveragePool", "ReduceMean")
 JOINS = ("Add", "Concat", "Mul", "Sub")
 FUNCTIONS = (
-    "Add", "BatchNormalization", "Clip", "Div", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mul", "PRelu", "Relu",
-    "Sigmoid", "Sub", "Tanh",
+    "Abs", "Add", "BatchNormalization", "Celu", "Clip", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish",
+    "LeakyRelu", "Mish", "Mul", "Neg", "PRelu", "Pow", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Sub",
+    "Swish", "Tanh", "ThresholdedRelu",
 )  # fmt: skip
 
 
@@ -96,26 +98,28 @@ class Plan:
         found: dict[ir.Value, list[ir.Value]] = {}
         for value in self.values:
             producer = value.producer()
-            copied = is_op(producer, *VIEWS) and _view(producer) and producer.inputs[0] in self.values  # type: ignore[union-attr,arg-type]
-            joined = is_op(producer, "Concat") and self.root(producer.inputs[0]) is self.root(value)  # type: ignore[union-attr,arg-type]
-            if not (copied or joined):
+            first = None if producer is None or not producer.inputs else producer.inputs[0]
+            shared = first is not None and first in self.values and self.root(first) is self.root(value)
+            if not (shared and (_view(producer) or is_op(producer, "Concat"))):
                 found.setdefault(self.root(value), []).append(value)
         return found
 
 
 def make_plan(model: ir.Model, choice: Choice) -> Plan:
     """What of the main graph of `model` (see `editable`) becomes integers. Types must be known."""
-    plan = Plan()
+    plan, kept = Plan(), list[tuple[str, str]]()
     for node in model.graph:
         if node.op_type in PRODUCTS and not node.domain:
             found = _product(node, choice)
             if isinstance(found, Product):
                 plan.products.append(found)
             else:
-                plan.notes.append(f"{node_name(node, model)} stays in float: {found}")
-    _skip_ends(model, plan, choice)
-    inside = _between({product.node for product in plan.products}, model, choice)
-    _demand(model, plan, inside, choice)
+                kept.append((str(node.name), found))
+    kept += _skip_ends(model, plan, choice)
+    plan.notes += summary(kept)
+    functions = _functions(model, choice)
+    inside = _between({product.node for product in plan.products}, functions, model, choice)
+    _demand(model, plan, inside, inside & functions, choice)
     _share(plan, inside, choice)
     _note_bodies(model, plan)
     return plan
@@ -138,7 +142,7 @@ def weight_axis(product: Product) -> int | None:
     if node.op_type == "ConvTranspose":
         return 1
     if node.op_type == "Gemm":
-        return 0 if node.attributes.get_int("transB", 0) else 1
+        return 0 if int_of(node, "transB") else 1
     return 1 if at == 1 and rank == 2 else None
 
 
@@ -165,6 +169,8 @@ def _product(node: ir.Node, choice: Choice) -> Product | str:
     array = second if second is not None else first
     if array is None or array.size == 0:
         return "its weight is empty"
+    if not np.isfinite(array).all():
+        return "its weight holds NaN or infinity"
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     at = 2 if bias is not None and _plain_bias(node, bias) else None
     return Product(node, (1 - weight,), weight, at)
@@ -179,22 +185,23 @@ def _plain_bias(node: ir.Node, bias: ir.Value) -> bool:
     if array is None or array.ndim != 1:
         return False
     if node.op_type == "ConvTranspose":
-        return node.attributes.get_int("group", 1) == 1  # else its length is not that of the weight's axis
+        return int_of(node, "group", 1) == 1  # else its length is not that of the weight's axis
     plain = all(node.attributes.get_float(key, 1.0) == 1.0 for key in ("alpha", "beta"))
     channels = weight_axis(Product(node, (0,), 1, None))
     assert channels is not None
     return plain and node.inputs[1].shape is not None and node.inputs[1].shape[channels] == array.size  # type: ignore[union-attr]
 
 
-def _skip_ends(model: ir.Model, plan: Plan, choice: Choice) -> None:
+def _skip_ends(model: ir.Model, plan: Plan, choice: Choice) -> list[tuple[str, str]]:
+    """Take the first and last products out of `plan`; their names, with the reason."""
     nodes = {product.node for product in plan.products}
     ends: dict[ir.Node, str] = {}
     if choice.skip_last:
         ends |= dict.fromkeys(_reach(model.graph.outputs, nodes, _before), "it is a last one")
     if choice.skip_first:
         ends |= dict.fromkeys(_reach(model.graph.inputs, nodes, consumers), "it is a first one")
-    plan.notes += [f"{node_name(node, model)} stays in float: {reason}" for node, reason in ends.items()]
     plan.products = [product for product in plan.products if product.node not in ends]
+    return [(str(node.name), reason) for node, reason in ends.items()]
 
 
 def _before(value: ir.Value) -> list[ir.Node]:
@@ -220,9 +227,9 @@ def _reach(start: Iterable[ir.Value], ends: set[ir.Node], step: Callable[[ir.Val
 # What lies between.
 
 
-def _between(products: set[ir.Node], model: ir.Model, choice: Choice) -> set[ir.Node]:
+def _between(products: set[ir.Node], functions: set[ir.Node], model: ir.Model, choice: Choice) -> set[ir.Node]:
     """Products, and what may follow them and has one on either side."""
-    candidates = {node for node in model.graph if node in products or _may_follow(node, choice)}
+    candidates = products | functions | {node for node in model.graph if _may_follow(node, choice)}
     after, before = set(products), set(products)
     for node in model.graph:
         if node in candidates and any(producer in after for producer in _producers(node)):
@@ -241,21 +248,34 @@ def _producers(node: ir.Node) -> Iterator[ir.Node]:
 
 
 def _may_follow(node: ir.Node, choice: Choice) -> bool:
-    if node.domain or node.name in choice.skip or not node.inputs or node.inputs[0] is None:
+    if not _is_float(node, choice) or _is_rounded(node.inputs[0]):
         return False
-    if any(output.dtype != ir.DataType.FLOAT for output in node.outputs if output.name):
-        return False
-    if _is_rounded(node.inputs[0]) or node.inputs[0].dtype != ir.DataType.FLOAT:
-        return False
-    return _is_function(node) or _view(node) or is_op(node, *POOLS) or is_op(node, *JOINS)
+    return _view(node) or is_op(node, *POOLS) or is_op(node, *JOINS)
 
 
-def _is_function(node: ir.Node) -> bool:
-    """One value, everything else constant, element by element."""
-    if not is_op(node, *FUNCTIONS):
+def _is_float(node: ir.Node, choice: Choice) -> bool:
+    if node.name in choice.skip or not node.inputs or node.inputs[0] is None:
         return False
-    computed = [value for value in node.inputs if value is not None and array_of(value) is None]
-    return len(computed) == 1
+    values = [node.inputs[0], *(output for output in node.outputs if output.name)]
+    return all(value.dtype == ir.DataType.FLOAT for value in values)
+
+
+def _functions(model: ir.Model, choice: Choice) -> set[ir.Node]:
+    """Nodes that, element by element, compute a function of one value, everything else being constant.
+
+    GELU and SiLU are several nodes, and the value is read more than once: what counts is where all comes from.
+    """
+    found: set[ir.Node] = set()
+    origin: dict[ir.Value, ir.Value] = {}
+    for node in model.graph:
+        if not is_op(node, *FUNCTIONS) or not _is_float(node, choice):
+            continue
+        computed = [value for value in node.inputs if value is not None and array_of(value) is None]
+        origins = {origin.get(value, value) for value in computed}
+        if len(origins) == 1:
+            found.add(node)
+            origin[node.outputs[0]] = origins.pop()
+    return found
 
 
 def _view(node: ir.Node | None) -> bool:
@@ -266,7 +286,9 @@ def _view(node: ir.Node | None) -> bool:
         mode = node.attributes.get_string("mode", "constant")
         given = node.inputs[2] if len(node.inputs) > 2 else None
         fill = array_of(given)
-        zero = node.attributes.get_float("value", 0.0) == 0.0 and (given is None or (fill is not None and not fill.any()))
+        zero = node.attributes.get_float("value", 0.0) == 0.0 and (
+            given is None or (fill is not None and not fill.any())
+        )
         return mode != "constant" or zero
     if node.op_type == "Resize":
         linear = node.attributes.get_string("mode", "nearest") in ("nearest", "linear")
@@ -275,19 +297,14 @@ def _view(node: ir.Node | None) -> bool:
     return True
 
 
-def _asks(node: ir.Node, plan_nodes: set[ir.Node]) -> bool:
-    """Whether `node` works on integers, rather than being a function that belongs to the node before it."""
-    return node in plan_nodes or not _is_function(node)
-
-
-def _demand(model: ir.Model, plan: Plan, inside: set[ir.Node], choice: Choice) -> None:
+def _demand(model: ir.Model, plan: Plan, inside: set[ir.Node], functions: set[ir.Node], choice: Choice) -> None:
     """Find the values to round: what the nodes `inside` that work on integers read, and what views of it give."""
     products = {product.node: product for product in plan.products}
     wanted: set[ir.Value] = set()
     for node in model.graph:
         if node in products:
             wanted.update(node.inputs[at] for at in products[node].data)  # type: ignore[misc]
-        elif node in inside and _asks(node, set()):
+        elif node in inside and node not in functions:
             data = [node.inputs[0]] if _view(node) or is_op(node, *POOLS) else list(node.inputs)
             wanted.update(value for value in data if value is not None and array_of(value) is None)
             wanted.update(node.outputs if _view(node) or is_op(node, "Concat") else [])
@@ -312,9 +329,9 @@ def _share(plan: Plan, inside: set[ir.Node], choice: Choice) -> None:
         if not (joined or _view(node)):
             continue
         data = node.inputs if joined else node.inputs[:1]
-        members = [value for value in (*data, *node.outputs) if value in plan.values]
+        members = [value for value in (*data, *node.outputs) if value is not None and value in plan.values]
         for value in members[1:]:
-            first, other = plan.root(members[0]), plan.root(value)  # type: ignore[arg-type]
+            first, other = plan.root(members[0]), plan.root(value)
             if first is not other:
                 plan.shared[other] = first
 

@@ -29,7 +29,8 @@ def choose(seen: Range, method: str, percentile: float, dtype: str, symmetric: b
             "entropy": the threshold of the least Kullback-Leibler divergence (Migacz, "8-bit inference with
             TensorRT", 2017). "mse": the ends of the least squared error, by coordinate search from min-max.
         percentile: 50 ... 100.
-        dtype, symmetric: see `fit`.
+        dtype: see `fit`.
+        symmetric: likewise.
 
     Raises:
         InputError: there is no such method.
@@ -55,8 +56,9 @@ def _percentile(seen: Histogram, percentile: float) -> tuple[float, float]:
     below = np.cumsum(seen.counts)
     below[len(below) // 2 :] += seen.zeros
     edges = (np.arange(len(below) + 1) - len(below) // 2) * seen.width
-    low = edges[np.searchsorted(below, cut, side="right")]
-    high = edges[min(np.searchsorted(below, seen.total - cut, side="left"), len(below) - 1) + 1]
+    low = edges[int(np.searchsorted(below, cut, side="right"))]
+    last = int(np.searchsorted(below, seen.total - cut, side="left"))
+    high = edges[min(last, len(below) - 1) + 1]
     return max(float(low), seen.low), min(float(high), seen.high)
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from sardonyx.errors import InputError
 from sardonyx.optimizer.quantize.calibration import Method, calibrate
 from sardonyx.optimizer.quantize.feeds import calibration_data
 from sardonyx.optimizer.quantize.graph import array_of, editable, finish, fold_batch_norm
 from sardonyx.optimizer.quantize.numbers import SMALLEST, Grid, channel_scales, round_weight
+from sardonyx.optimizer.quantize.parameters import between, one_of
 from sardonyx.optimizer.quantize.plan import Choice, Plan, Product, make_plan, weight_axis
 from sardonyx.optimizer.quantize.ranges import METHODS
 from sardonyx.optimizer.quantize.write import Weight, write_qdq
@@ -39,7 +39,8 @@ class StaticInt8(Step):
         calibration: how the range of an activation is chosen: minmax, percentile, entropy, mse.
         percentile: of values that are kept, for "percentile".
         weight_scale: "max": the largest weight is the end of the scale; "mse": least squared error.
-        reduce_range: weights of 7 bits: runtimes that add pairs of products in 16 bits (AVX2 without VNNI) cannot overflow.
+        reduce_range: weights of 7 bits, which cannot overflow where pairs of products are added in 16 bits (other
+            runtimes, on AVX2 without VNNI).
         skip, skip_first, skip_last, dynamic_products, share_concat, integer_outputs: see `plan.Choice`.
     """
 
@@ -58,11 +59,10 @@ class StaticInt8(Step):
     integer_outputs: bool = False
 
     def __post_init__(self) -> None:
-        _one_of("activations", self.activations, ("uint8", "int8"))
-        _one_of("calibration", self.calibration, METHODS)
-        _one_of("weight_scale", self.weight_scale, ("max", "mse"))
-        if not 50 < self.percentile <= 100:
-            raise InputError(f"percentile is {self.percentile}, not above 50 and up to 100")
+        one_of("activations", self.activations, ("uint8", "int8"))
+        one_of("calibration", self.calibration, METHODS)
+        one_of("weight_scale", self.weight_scale, ("max", "mse"))
+        between("percentile", self.percentile, 50, 100)
 
     def apply(self, model: ir.Model, context: Context) -> Applied:
         """See `Step.apply`; without data, ranges come from random inputs and from batch normalisation."""
@@ -113,8 +113,3 @@ class StaticInt8(Step):
             size = np.abs(bias) if axis is not None else np.max(np.abs(bias), initial=0.0)
             scale = np.maximum(scale, size / (float(grid.scale) * _BIAS_LIMIT))
         return np.where(scale > 0, np.maximum(scale, SMALLEST), 1.0).astype(np.float32)
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise InputError(f"{name} is {value!r}, not one of {', '.join(known)}")

@@ -33,7 +33,8 @@ class Weight:
 
 
 def write_qdq(model: ir.Model, plan: Plan, grids: Mapping[ir.Value, Grid], weights: Mapping[ir.Node, Weight]) -> None:
-    """Rewrite `model`: values of `plan` pass through QuantizeLinear and DequantizeLinear, weights are int8, biases int32."""
+    """Let values of `plan` pass through QuantizeLinear and DequantizeLinear; weights become int8, biases int32."""
+    read = {product.node: product.node.inputs[product.data[0]] for product in plan.products}
     for value, readers in plan.values.items():
         if readers:
             write_value(value, readers, grids[value])
@@ -43,29 +44,15 @@ def write_qdq(model: ir.Model, plan: Plan, grids: Mapping[ir.Value, Grid], weigh
             continue
         weight = weights[product.node]
         at = product.weight
-        value = product.node.inputs[at]
-        assert value is not None
-        key = (value.name, weight.axis, weight.scale.tobytes(), weight.integers.tobytes())
+        name = str(product.node.inputs[at].name)  # type: ignore[union-attr]
+        key = (name, weight.axis, weight.scale.tobytes(), weight.integers.tobytes())
         if key not in stored:
-            stored[key] = write_weight(product.node, str(value.name), weight.integers, weight.scale, weight.axis)
+            stored[key] = write_weight(product.node, name, weight.integers, weight.scale, weight.axis)
         product.node.replace_input_with(at, stored[key])
         if weight.bias is not None:
-            source = next(iter(value for value in product.data))
-            _write_bias(product, weight, grids[_before_rounding(product, source)])
-
-
-def _before_rounding(product: Product, at: int) -> ir.Value:
-    """The value that input `at` was, before `write_value` put two nodes in front of it."""
-    rounded = product.node.inputs[at]
-    assert rounded is not None
-    back = rounded.producer()
-    assert back is not None
-    quantized = back.inputs[0]
-    assert quantized is not None
-    source = quantized.producer()
-    assert source is not None
-    assert source.inputs[0] is not None
-    return source.inputs[0]
+            source = read[product.node]
+            assert source is not None
+            _write_bias(product, weight, grids[source])
 
 
 def write_value(value: ir.Value, readers: list[ir.Node], grid: Grid) -> ir.Value:
@@ -80,7 +67,9 @@ def write_value(value: ir.Value, readers: list[ir.Node], grid: Grid) -> ir.Value
     for usage in value.uses():
         if usage.node in readers:
             places.setdefault(usage.node, []).append(usage.idx)
-    integers = add_node(readers[0], "QuantizeLinear", [value, scale, zero], f"{name}.quantized", like=value, dtype=dtype)
+    integers = add_node(
+        readers[0], "QuantizeLinear", [value, scale, zero], f"{name}.quantized", like=value, dtype=dtype
+    )
     rounded = add_node(readers[0], "DequantizeLinear", [integers, scale, zero], f"{name}.rounded", like=value)
     for node, positions in places.items():
         for at in positions:
@@ -115,5 +104,3 @@ def _write_bias(product: Product, weight: Weight, grid: Grid) -> None:
     name = f"{product.node.name}.bias" if old is None else str(old.name)
     axis = None if weight.axis is None else 0
     product.node.replace_input_with(product.bias, write_weight(product.node, name, integers, scale, axis))
-
-
