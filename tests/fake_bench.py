@@ -1,8 +1,9 @@
-"""A bench without a clock and without a child process, small models, and data for them: searches that repeat exactly."""
+"""A bench without a clock or a child process, small models, and data for them: searches that repeat exactly."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +26,14 @@ class FakeBench(Bench):
 
 
 def fake(arguments, progress):
-    return contextlib.nullcontext(FakeBench(*arguments, progress=progress))
+    return contextlib.nullcontext(FakeBench(*arguments, progress))
 
 
 def perceptron(path, sizes=(13, 64, 7), seed=0):
     """A network of random weights, x [batch, sizes[0]] -> y [batch, sizes[-1]]."""
     rng = np.random.default_rng(seed)
     nodes, weights, value = [], [], "x"
-    for n, (a, b) in enumerate(zip(sizes, sizes[1:])):
+    for n, (a, b) in enumerate(itertools.pairwise(sizes)):
         weights.append(numpy_helper.from_array((rng.standard_normal((a, b)) / np.sqrt(a)).astype(np.float32), f"w{n}"))
         weights.append(numpy_helper.from_array(rng.standard_normal(b).astype(np.float32) / 10, f"b{n}"))
         last = n == len(sizes) - 2
@@ -63,4 +64,6 @@ def rows(model, count=61, seed=1, width=13):
 def task(model, output, data, *, metric=None, seed=0, resume=False, trials=2, seconds=None, bench=fake, **budget):
     """What `optimize` does, on another bench."""
     reading = Reading(data, None, DataOptions(), 0.25, seed)
-    return Task(Path(model), Path(output), reading, Budget(**budget), metric, None, seconds, trials, resume, None, bench)
+    return Task(
+        Path(model), Path(output), reading, Budget(**budget), metric, None, seconds, trials, resume, None, bench
+    )

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 NOT_MET, INTERRUPTED = 3, 130
 
 _DATA = (
-    click.option("--data", metavar="PATH|MODULE:FUNCTION", help=".npz, .npy, .csv, a folder of pictures, or a function."),
-    click.option("--calibration", metavar="PATH|MODULE:FUNCTION", help="Data that only calibrates; else a part of --data."),
+    click.option("--data", metavar="PATH|MODULE:FUNCTION", help=".npz, .npy, .csv, pictures, or a function."),
+    click.option("--calibration", metavar="PATH|MODULE:FUNCTION", help="Data that only calibrates."),
     click.option("--labels", help="File of labels, or the column of a table."),
     click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Rows in each run."),
     click.option("--limit", type=click.IntRange(1), help="Use so many samples at most."),
@@ -41,9 +41,9 @@ _DATA = (
     click.option("--bgr", is_flag=True, help="Blue comes first."),
 )
 _BUDGET = (
-    click.option("--metric", help="accuracy, top-K, f1, map, iou, wer, cer, cosine, spearman, snr, ... or MODULE:FUNCTION."),
+    click.option("--metric", help="accuracy, top-K, f1, map, iou, wer, cer, cosine, snr, ... or MODULE:FUNCTION."),
     click.option("--metric-output", help="Output that is judged; the first by default."),
-    click.option("--max-drop", default="0.01", show_default=True, help="The metric may fall by so much; or 1% of its value."),
+    click.option("--max-drop", default="0.01", show_default=True, help="Of the metric; or 1% of its value."),
     click.option("--min-metric", type=float, help="The metric's worst value allowed, instead of a drop."),
     click.option("--max-latency", metavar="MS", help="Such as 5ms; not slower than the original by default."),
     click.option("--max-size", metavar="SIZE", help="Of the file, such as 4M."),
@@ -190,7 +190,7 @@ def deploy(
 def _data_options(given: dict[str, Any]) -> DataOptions:
     from sardonyx.optimizer.reading.read import DataOptions
 
-    numbers = {name: _numbers(given.pop(name), name) for name in ("mean", "std")}
+    numbers: dict[str, Any] = {name: _numbers(given.pop(name), name) for name in ("mean", "std")}
     plain = {name: given.pop(name) for name in ("labels", "batch", "limit", "resize", "scale", "bgr")}
     return DataOptions(**numbers, **{name: value for name, value in plain.items() if value is not None})
 
@@ -225,7 +225,7 @@ def _bar(quiet: bool) -> Iterator[Callable[[float, str], None]]:
     columns = BarColumn(24), TimeElapsedColumn(), TextColumn("{task.description}", markup=False)
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=1.0)
-        yield lambda part, text: bar.update(task, description=text, **({"completed": part} if part else {}))
+        yield lambda part, text: bar.update(task, description=text, completed=part or None)
 
 
 class _Lines:

@@ -59,7 +59,8 @@ class _Child:
 
     def do_time(self, feeds: str, seconds: float) -> list[int]:
         """Nanoseconds of single runs, one after the other for `seconds`; the first is not counted."""
-        arrays, source, taken = read_arrays(Path(feeds)), self._opened(), []
+        arrays, source = read_arrays(Path(feeds)), self._opened()
+        taken: list[int] = []
         os.unlink(feeds)
         source.run(arrays)
         end = time.perf_counter_ns() + int(seconds * 1e9)

@@ -169,16 +169,14 @@ def deploy(
     sample = dict(read_data(data, inputs, data_options, seed).feeds[0])
     _write_example(folder, sample)
     progress(1.0, "measuring all runtimes")
-    request = Request(os.fspath(source), conversion.kind, options=dict(options or {}), trust=trust) if _is_path(source) else None
+    request = None
+    if isinstance(source, str | os.PathLike):
+        request = Request(os.fspath(source), conversion.kind, options=dict(options or {}), trust=trust)
     done.sides = _side_by_side(request, original, folder, sample, threads, done.notes)
     done.seconds = time.monotonic() - begin
     write_text(folder / "report.html", page(result))
     write_text(folder / "report.json", json.dumps(done.to_json(), indent=1))
     return done
-
-
-def _is_path(source: Any) -> bool:
-    return isinstance(source, str | os.PathLike)
 
 
 def _write_example(folder: Path, sample: Mapping[str, np.ndarray]) -> None:

@@ -1,10 +1,10 @@
-"""`optimize`: the best model within a budget that can be proven on this machine, never one worse than what was given."""
+"""`optimize`: the best model within a budget, proven on this machine, and never worse than what was given."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -116,13 +116,13 @@ class Reading:
         notes = []
         if found.generated:
             notes.append(
-                "no data was given: calibrated and judged on random inputs; how the result does on real ones is not known"
+                "no data was given: random inputs calibrated and judged; how the result does on real ones is not known"
             )
         elif len(second) < 100:
-            notes.append(f"judged on {len(second)} samples only: differences below {1 / len(second):.1%} cannot be seen")
+            notes.append(f"judged on {len(second)} samples: differences below {1 / len(second):.1%} cannot be seen")
         return first, second, notes
 
-    def recipe(self, steps: Sequence[dict[str, Any]], model: Path, data_digest: str) -> Recipe:
+    def recipe(self, steps: Sequence[Mapping[str, Any]], model: Path, data_digest: str) -> Recipe:
         """The recipe of `steps` on this data."""
         sources = [str(x) if isinstance(x, str | os.PathLike) else None for x in (self.data, self.calibration)]
         facts = self.seed, sources[0], sources[1], self.options, self.share
@@ -154,7 +154,9 @@ class Task:
         """Read, measure the original, search, and sum up."""
         begin = time.monotonic()
         if self.output.exists() and self.output.resolve() == self.model.resolve():
-            raise InputError("the output is the model itself", hint="write it under another name: the search needs both")
+            raise InputError(
+                "the output is the model itself", hint="write it under another name: the search needs both"
+            )
         progress(0.0, "reading the model and the data")
         calibration, evaluation, notes = self.reading.parts(self.model)
         metric = find_metric(self.metric, evaluation.labels is not None)
@@ -178,9 +180,7 @@ class Task:
             if not (self.resume and self.output.exists()):
                 publish(None)
             left = None if self.seconds is None else max(0.0, self.seconds - (time.monotonic() - begin))
-            search = Search(
-                bench, kept, judge, limits, space, publish, left, self.trials, self.reading.seed, progress
-            )
+            search = Search(bench, kept, judge, limits, space, publish, left, self.trials, self.reading.seed, progress)
             best = search.run()
             result = Result(self.model, self.output, limits, first, best or first, list(kept.candidates.values()))
             result.stopped, result.notes, result.ranking = search.stopped, notes + search.notes, space.report
@@ -270,4 +270,4 @@ def local_bench(arguments: Sequence[Any], progress: Callable[[str], None]) -> An
     """A `Bench` in this process, in the place of a `Worker`."""
     import contextlib
 
-    return contextlib.nullcontext(Bench(*arguments, progress=progress))
+    return contextlib.nullcontext(Bench(*arguments, progress))

@@ -101,7 +101,7 @@ def boxes(value: Any) -> Boxes:
     """
     if isinstance(value, Mapping):
         places = np.asarray(value["boxes"], np.float64).reshape(-1, 4)
-        names = value.get("classes", value.get("labels", np.zeros(len(places))))
+        names = value["classes"] if "classes" in value else value.get("labels", np.zeros(len(places)))
         return Boxes(places, np.asarray(value.get("scores", np.ones(len(places))), np.float64), np.asarray(names))
     arrays = list(value) if isinstance(value, (list, tuple)) else [value]
     flat = [np.asarray(each).reshape(np.shape(each)[1:] if np.ndim(each) == 3 else np.shape(each)) for each in arrays]
@@ -109,11 +109,11 @@ def boxes(value: Any) -> Boxes:
     if rows is not None:
         sure = rows[:, 4] if rows.shape[1] == 6 else np.ones(len(rows))
         return Boxes(rows[:, :4].astype(np.float64), sure.astype(np.float64), rows[:, -1])
-    places = next((each for each in flat if each.ndim == 2 and each.shape[1] == 4), None)
-    rest = [each.reshape(-1) for each in flat if each is not places]
-    if places is None or any(each.size != len(places) for each in rest) or not 1 <= len(rest) <= 2:
+    places = [each for each in flat if each.ndim == 2 and each.shape[1] == 4][:1]
+    rest = [each.reshape(-1) for each in flat if not any(each is one for one in places)]
+    if not places or any(each.size != len(places[0]) for each in rest) or not 1 <= len(rest) <= 2:
         raise ValueError(f"no boxes in arrays of the shapes {[np.shape(each) for each in arrays]}")
-    return _told_apart(places.astype(np.float64), rest)
+    return _told_apart(places[0].astype(np.float64), rest)
 
 
 def _told_apart(places: np.ndarray, rest: Sequence[np.ndarray]) -> Boxes:

@@ -24,8 +24,8 @@ class Metric:
 
     Attributes:
         name: what the user calls it.
-        function: ``f(values, truth)``, two lists with an entry for each run. A value is the output that is judged (all of
-            them where `whole` is set); truth is what the user says, or else what the original gives.
+        function: ``f(values, truth)``, two lists with an entry for each run. A value is the output that is judged (all
+            of them where `whole` is set); truth is what the user says, or else what the original gives.
         higher: whether more is better.
         whole: whether it looks at all outputs.
         relative: it compares with the original's outputs, whether there are labels or not.
@@ -84,7 +84,9 @@ class Metric:
                 hint="it is called with a list of outputs and a list of labels, an entry for each run",
             ) from error
         if math.isnan(value):
-            raise OptimizationError(f"the metric {self.name!r} is NaN", hint="look at the outputs and labels it is given")
+            raise OptimizationError(
+                f"the metric {self.name!r} is NaN", hint="look at the outputs and labels it is given"
+            )
         return value
 
     def _chosen(self, run: Sequence[np.ndarray], names: Sequence[str], output: str | None) -> Any:
@@ -107,7 +109,7 @@ def _rows() -> list[Metric]:
         Metric("wer", text.word_error_rate, higher=False, summary="word error rate"),
         Metric("cer", text.character_error_rate, higher=False, summary="character error rate; CTC scores are decoded"),
         Metric("cosine", scores.cosine, relative=True, summary="mean cosine of rows with the original's"),
-        Metric("worst-cosine", scores.worst_cosine, relative=True, summary="smallest cosine of a row with the original's"),
+        Metric("worst-cosine", scores.worst_cosine, relative=True, summary="smallest cosine of a row"),
         Metric("spearman", scores.spearman, summary="correlation of ranks with the labels"),
         Metric("perplexity", scores.perplexity, higher=False, labels=True, summary="exp(mean -log p(label))"),
         Metric("rmse", scores.rmse, higher=False, summary="root of the mean squared error"),

@@ -130,7 +130,7 @@ def spearman(values: Arrays, truth: Arrays) -> float:
 
 
 def perplexity(values: Arrays, truth: Arrays) -> float:
-    """exp of the mean of -log p(label); values are scores before Softmax, [..., classes]. Labels below 0 don't count."""
+    """exp of the mean of -log p(label); values are scores before Softmax. Labels below 0 do not count."""
     total, count = 0.0, 0
     for got, want in zip(values, truth, strict=True):
         rows = np.asarray(got, np.float64)

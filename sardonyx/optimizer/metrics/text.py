@@ -21,8 +21,8 @@ def edit_distance(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
 
 
 def character_error_rate(values: Sequence[Any], truth: Sequence[Any]) -> float:
-    """Edits / length of the truth, over all runs. Scores [..., T, C] are decoded: best class, repeats, then blanks, out."""
-    return _rate([line for value in values for line in lines(value)], [line for value in truth for line in lines(value)])
+    """Edits / length of the truth, over all runs; scores [..., T, C] are decoded first, see `ctc`."""
+    return _rate(*([line for value in side for line in lines(value)] for side in (values, truth)))
 
 
 def word_error_rate(values: Sequence[Any], truth: Sequence[Any]) -> float:
@@ -31,7 +31,7 @@ def word_error_rate(values: Sequence[Any], truth: Sequence[Any]) -> float:
     def words(value: Any) -> list[Sequence[Hashable]]:
         return [line.split() if isinstance(line, str) else line for line in lines(value)]
 
-    return _rate([line for value in values for line in words(value)], [line for value in truth for line in words(value)])
+    return _rate(*([line for value in side for line in words(value)] for side in (values, truth)))
 
 
 def _rate(got: Sequence[Sequence[Hashable]], want: Sequence[Sequence[Hashable]]) -> float:

@@ -73,7 +73,9 @@ def prepare(path: Path, size: tuple[int, int] | None, channels: int, options: Da
     try:
         from PIL import Image
     except ImportError:
-        raise ProviderError("pictures are read by Pillow, which is missing", hint="pip install 'sardonyx[optimize]'") from None
+        raise ProviderError(
+            "pictures are read by Pillow, which is missing", hint="pip install 'sardonyx[optimize]'"
+        ) from None
     try:
         with Image.open(path) as opened:
             picture: Any = opened.convert("L" if channels == 1 else "RGB")
@@ -133,4 +135,6 @@ def _named(path: Path) -> dict[str, Any]:
         reader = csv.DictReader(file)
         if not {"file", "label"} <= set(reader.fieldnames or ()):
             raise InputError(f"{path.name} needs the columns file and label")
-        return {row["file"]: int(row["label"]) if row["label"].lstrip("-").isdigit() else row["label"] for row in reader}
+        return {
+            row["file"]: int(row["label"]) if row["label"].lstrip("-").isdigit() else row["label"] for row in reader
+        }

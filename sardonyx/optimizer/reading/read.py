@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import fields as fields_of
 from pathlib import Path
@@ -34,7 +34,7 @@ class DataOptions:
         labels: a file of labels (.npy, .txt or .csv, a row for each sample), or the column of a table.
         batch: rows in each run, where the model leaves its first dimension open.
         limit: take so many samples at most, the first ones.
-        resize: shorter side of a picture in pixels before the crop; 0: the picture is resized to the model's size as it is.
+        resize: shorter side of a picture before the middle is cut out; 0: it takes the model's size as a whole.
         mean, std: for each channel, of pixels between 0 and 1: ``(pixel - mean) / std``.
         scale: what a pixel of 255 becomes before `mean` and `std`.
         bgr: blue first.
@@ -66,7 +66,8 @@ class DataOptions:
         unknown = sorted(set(values) - set(names))
         if unknown:
             raise InputError(f"there is no option of data called {unknown[0]!r}", hint=f"known are {', '.join(names)}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
 
 
 def read_data(source: Any, inputs: Sequence[Input], options: DataOptions | None = None, seed: int = 0) -> Data:
@@ -105,7 +106,7 @@ def read_data(source: Any, inputs: Sequence[Input], options: DataOptions | None 
 
 def generated(inputs: Sequence[Input], seed: int, batch: int = 1, count: int = GENERATED) -> Data:
     """Made up: normal numbers, small integers. Open first dimensions are `batch`, others as the verifier chooses."""
-    named = {each.shape[0]: batch for each in inputs if each.shape and isinstance(each.shape[0], str)}
+    named: dict[Any, int] = {each.shape[0]: batch for each in inputs if each.shape and isinstance(each.shape[0], str)}
     fixed = [Input(i.name, i.dtype, tuple(named.get(d, d) for d in i.shape), i.low, i.high, i.choices) for i in inputs]
     feeds = [make_samples(fixed, seed=seed * 10_007 + number, corners=False)[0].feeds for number in range(count)]
     return Data(feeds, None, f"{count} samples that were made up", generated=True)
@@ -143,7 +144,11 @@ def digest(*parts: Data) -> str:
             for name in sorted(feeds):
                 array = np.asarray(feeds[name])
                 found.update(f"{name} {array.dtype} {array.shape}".encode())
-                raw = repr(array.tolist()).encode() if array.dtype.kind in "OSU" else np.ascontiguousarray(array).tobytes()
+                raw = (
+                    repr(array.tolist()).encode()
+                    if array.dtype.kind in "OSU"
+                    else np.ascontiguousarray(array).tobytes()
+                )
                 found.update(raw)
         found.update(repr([np.asarray(label).tolist() for label in part.labels or ()]).encode())
     return found.hexdigest()
@@ -166,15 +171,17 @@ def _from_path(path: Path, inputs: Sequence[Input], options: DataOptions) -> Dat
         if options.labels:
             arrays["labels"] = table.read_labels(Path(options.labels))
         return _from_arrays(arrays, inputs, options, path.name)
-    raise InputError(f"{str(path)!r} is no kind of data that is known", hint="known are .npz, .npy, .csv, and folders of pictures")
+    raise InputError(
+        f"{str(path)!r} is no kind of data that is known", hint="known are .npz, .npy, .csv, and folders of pictures"
+    )
 
 
 def _arrays(path: Path, inputs: Sequence[Input]) -> dict[str, np.ndarray]:
     try:
-        content: Any = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return {_only(inputs, path.name): content}
-        with content:
+        with open(path, "rb") as file:
+            content: Any = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return {_only(inputs, path.name): content}
             return {name: content[name] for name in content.files}
     except InputError:
         raise
@@ -195,8 +202,12 @@ def _from_arrays(arrays: dict[str, Any], inputs: Sequence[Input], options: DataO
     labels = next((np.asarray(arrays.pop(name)) for name in LABELS if name in arrays and name not in names), None)
     unknown, missing = sorted(set(arrays) - names), [each.name for each in inputs if each.name not in arrays]
     if unknown or missing:
-        what = f"an array for the input {missing[0]!r} is missing" if missing else f"the model has no input {unknown[0]!r}"
-        raise InputError(f"{origin}: {what}", hint=f"inputs are {', '.join(names)}; labels are called {', '.join(LABELS)}")
+        what = (
+            f"an array for the input {missing[0]!r} is missing" if missing else f"the model has no input {unknown[0]!r}"
+        )
+        raise InputError(
+            f"{origin}: {what}", hint=f"inputs are {', '.join(names)}; labels are called {', '.join(LABELS)}"
+        )
     cuts = {each.name: _cut(np.asarray(arrays[each.name]), each, options.batch) for each in inputs}
     counts = {name: len(cut) for name, cut in cuts.items() if len(cut) > 1}
     if len(set(counts.values())) > 1:
@@ -289,8 +300,7 @@ def _array(array: np.ndarray, each: Input, number: int) -> np.ndarray:
     if array.dtype != wanted and not np.can_cast(array.dtype, wanted, "same_kind"):
         raise InputError(f"{where}: {array.dtype}, the model takes {wanted}", hint="convert it with .astype()")
     if array.dtype.kind == "f" and np.isnan(array).any():
-        raise InputError(f"{where}: {int(np.isnan(array).sum())} of {array.size} numbers are NaN", hint="leave such samples out")
+        raise InputError(
+            f"{where}: {int(np.isnan(array).sum())} of {array.size} numbers are NaN", hint="leave such samples out"
+        )
     return np.ascontiguousarray(array, wanted)
-
-
-Reader = Callable[[Path, Sequence[Input], DataOptions], Data]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class Bench:
         """Of the outputs."""
         return [port.name for port in self.original.outputs]
 
-    def make(self, steps: Sequence[dict[str, Any]], path: Path) -> dict[str, Any]:
+    def make(self, steps: Sequence[Mapping[str, Any]], path: Path) -> dict[str, Any]:
         """Apply `steps`, write the model to `path`, and check it.
 
         Returns:
@@ -110,7 +110,11 @@ class Bench:
         for _ in range(PROFILED_RUNS):
             session.run(feeds)
         times = {row.name: row.nanoseconds / 1e3 for row in session.profile().operators()}
-        return {"nodes": dict(sorted(counts.items(), key=lambda item: -item[1])), "microseconds": times, "size": size_of(path)}
+        return {
+            "nodes": dict(sorted(counts.items(), key=lambda item: -item[1])),
+            "microseconds": times,
+            "size": size_of(path),
+        }
 
     def _session(self, path: Path) -> Session:
         if path == self.path:
@@ -123,7 +127,7 @@ class Bench:
         return self._open[1]
 
 
-def apply_steps(model: Any, steps: Sequence[dict[str, Any]], context: Context) -> tuple[Any, list[str], bool]:
+def apply_steps(model: Any, steps: Sequence[Mapping[str, Any]], context: Context) -> tuple[Any, list[str], bool]:
     """The model after all `steps`, what they said, and whether any changed anything.
 
     Raises:
@@ -150,7 +154,7 @@ def check_standard(path: Path, domains: set[str]) -> None:
     """Refuse what other runtimes would not read.
 
     Raises:
-        OptimizationError: the file breaks the standard, or uses operators of domains that neither it nor the original knows.
+        OptimizationError: the file breaks the standard, or has operators of a domain that the original has not.
     """
     import onnx
 

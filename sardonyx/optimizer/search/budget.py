@@ -176,7 +176,12 @@ class Limits:
 
     def problem(self, figures: Figures) -> str:
         """Why a model with `figures` is outside of the budget; "" where it is inside. What is None is not looked at."""
-        found = [self.metric_problem(figures), self.size_problem(figures), self._memory(figures), self._latency(figures)]
+        found = [
+            self.metric_problem(figures),
+            self.size_problem(figures),
+            self._memory(figures),
+            self._latency(figures),
+        ]
         return next(filter(None, found), "")
 
     def metric_problem(self, figures: Figures) -> str:
@@ -195,7 +200,8 @@ class Limits:
                 limit = self.original.size
         if figures.size <= limit:
             return ""
-        return f"{figures.size} bytes, {'allowed are' if given else 'the original has'} {limit if given else self.original.size}"
+        known = f"allowed are {limit}" if given else f"the original has {self.original.size}"
+        return f"{figures.size} bytes, {known}"
 
     def _memory(self, figures: Figures) -> str:
         limit = self.budget.max_memory
@@ -218,7 +224,8 @@ class Limits:
             return figures.ratio is not None and figures.ratio[2] < 1 - self.noise
         if self.budget.objective == "size":
             return figures.size < self.original.size
-        return None not in (figures.memory, self.original.memory) and figures.memory < self.original.memory  # type: ignore[operator]
+        memory, before = figures.memory, self.original.memory
+        return memory is not None and before is not None and memory < before
 
     def cost(self, figures: Figures) -> float:
         """What is to be made small, as a part of the original's."""
@@ -229,7 +236,7 @@ class Limits:
         return math.inf if figures.memory is None else figures.memory / max(1, self.original.memory or 1)
 
     def beats(self, one: Figures, other: Figures) -> bool:
-        """Whether `one` is the better choice of two within the budget; what is equal within noise is decided by size."""
+        """Whether `one` is the better of two within the budget; what is equal within noise is decided by size."""
         a, b = self.cost(one), self.cost(other)
         noise = self.noise if self.budget.objective == "latency" else 0.0
         if abs(a - b) > noise * max(a, b):

@@ -80,7 +80,9 @@ def plot(result: Result) -> str:
         words = f"{each.title}\n{number(a)} ms, {number(b)}, {bytes_(each.figures.size)}\n{each.reason or each.verdict}"
         circle = f"cx={x(a):.1f} cy={y(max(min(b, top), low)):.1f} r={radius:.1f} fill={_COLOUR[each.verdict]}"
         lines.append(f"<circle {circle} fill-opacity=.55{ring}><title>{escape(words)}</title></circle>")
-    lines.append("</svg><p><small>Green: within the budget; red: outside; area: size of the file; line: the front.</small></p>")
+    lines.append(
+        "</svg><p><small>Green: within the budget; red: outside; area: size of the file; line: the front.</small></p>"
+    )
     return "\n".join(lines)
 
 
@@ -163,4 +165,9 @@ def _ranking(ranking: Sequence[dict]) -> str:
         lines.append(f"<text x=370 y={y} text-anchor=end>{escape(row['node'][-56:])}</text>")
         lines.append(f"<rect class=bar x=380 y={y - 11} width={width:.1f} height=14 />")
         lines.append(f"<text x={390 + width:.1f} y={y}>{row['snr']:.1f} dB</text>")
-    return "\n".join([*lines, "</svg><p><small>Signal-to-noise ratio of the output with one layer quantised; worst first.</small></p>"])
+    return "\n".join(
+        [
+            *lines,
+            "</svg><p><small>Signal-to-noise ratio of the output with one layer quantised; worst first.</small></p>",
+        ]
+    )

@@ -159,7 +159,9 @@ class Result:
 
     def _shown(self) -> list[Candidate]:
         rest = [each for each in self.candidates if each is not self.best]
-        rest.sort(key=lambda each: (each.verdict != "verified", each.verdict == "failed", self.limits.cost(each.figures)))
+        rest.sort(
+            key=lambda each: (each.verdict != "verified", each.verdict == "failed", self.limits.cost(each.figures))
+        )
         first = [self.original] if not self.improved else [self.original, self.best]
         return first + rest[: SHOWN - len(first)]
 

@@ -385,7 +385,9 @@ def import_optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise ProviderError("the search needs Optuna, which is missing", hint="pip install 'sardonyx[optimize]'") from None
+        raise ProviderError(
+            "the search needs Optuna, which is missing", hint="pip install 'sardonyx[optimize]'"
+        ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

@@ -18,21 +18,34 @@ from sardonyx.optimizer.step import Step, make_step
 Point = dict[str, Any]
 Guesses = Generator[Point, Candidate, None]
 
-CALIBRATED = ("static-int8",)
 ROUNDED = ("static-int8", "dynamic-int8", "weights-int8", "weights-int4")
 
 # Choices by name; the first one is what happens where nothing is said.
 KNOBS: dict[str, tuple[Any, ...]] = {
     "prune": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
-    "criterion": ("activation", "weight", "second-order"),
+    "importance": ("obs", "activation", "l2"),
     "rank": (0.0, 0.5, 0.3, 0.7),
     "sparse": ("", "2:4"),
-    "prepare": ("", "equalize", "smooth-quant"),
     "numbers": ("", *ROUNDED, "float16", "bfloat16"),
+    "prepare": ("", "equalize", "smooth-quant"),
     "calibration": ("minmax", "percentile", "entropy", "mse"),
     "weight_scale": ("max", "mse"),
     "kept": (0.0, 0.05, 0.1, 0.2, 0.35, 0.5),
+    "convolutions": (False, True),
+    "method": ("hqq", "gptq", "rtn"),
+    "block": (32, 64, 128, 16),
     "palette": (0, 4, 6),
+}
+# Formats for which a choice means something; choices that are not here always do.
+MATTERS = {
+    "prepare": ("static-int8", "dynamic-int8"),
+    "calibration": ("static-int8",),
+    "weight_scale": ("static-int8", "dynamic-int8", "weights-int8"),
+    "kept": ROUNDED,
+    "convolutions": ("dynamic-int8",),
+    "method": ("weights-int4",),
+    "block": ("weights-int4",),
+    "palette": ("",),
 }
 
 
@@ -64,7 +77,7 @@ class Space:
     def _open(self, name: str) -> tuple[Any, ...]:
         """The values of a knob that mean something here."""
         values = KNOBS[name]
-        needed = {"prune": "prune-channels", "criterion": "prune-channels", "rank": "low-rank", "sparse": "sparsity"}
+        needed = {"prune": "prune-channels", "importance": "prune-channels", "rank": "low-rank", "sparse": "sparsity"}
         if name in needed and (needed[name] not in self.steps or not self.calibrated):
             return ()
         if name == "palette":
@@ -85,33 +98,31 @@ class Space:
 
     def _matters(self, name: str, point: Point) -> bool:
         numbers = point.get("numbers", "")
-        if name == "criterion":
+        if name == "importance":
             return point.get("prune", 0.0) > 0
-        if name == "prepare":
-            return True
-        if name in ("calibration", "weight_scale"):
-            return numbers in CALIBRATED
-        return name != "kept" or numbers in ROUNDED
+        return name not in MATTERS or numbers in MATTERS[name]
 
     def make(self, point: Point) -> list[dict[str, Any]]:
         """The steps that a point stands for, as a recipe has them; none where nothing is done."""
         chosen = {name: values[0] for name, values in KNOBS.items()} | point
         numbers = chosen["numbers"]
         steps = [
-            chosen["prune"] and self._step("prune-channels", amount=chosen["prune"], criterion=chosen["criterion"]),
+            chosen["prune"] and self._pruning(chosen),
             chosen["rank"] and self._step("low-rank", share=chosen["rank"]),
             chosen["sparse"] and self._step("sparsity"),
-            chosen["prepare"] and numbers in ROUNDED[:2] and self._step(chosen["prepare"]),
+            chosen["prepare"] and numbers in MATTERS["prepare"] and self._step(chosen["prepare"]),
             numbers and self._numbers(numbers, chosen),
             chosen["palette"] and not numbers and self._step("palette", bits=chosen["palette"]),
         ]
         return [step for step in steps if step]
 
+    def _pruning(self, chosen: Point) -> dict[str, Any] | None:
+        share = "parameters" if self.objective == "size" else "flops"
+        return self._step("prune-channels", **{share: chosen["prune"]}, importance=chosen["importance"])
+
     def _numbers(self, name: str, chosen: Point) -> dict[str, Any] | None:
-        wanted: Point = {"skip": self._kept(chosen["kept"])} if name in ROUNDED else {}
-        if name in CALIBRATED:
-            wanted |= {"calibration": chosen["calibration"], "weight_scale": chosen["weight_scale"]}
-        return self._step(name, **wanted)
+        wanted = {key: value for key, value in chosen.items() if name in MATTERS.get(key, ())}
+        return self._step(name, skip=self._kept(chosen["kept"]), **wanted)
 
     def _kept(self, share: float) -> tuple[str, ...]:
         return tuple(self.ranking[: math.ceil(share * len(self.ranking))])
@@ -134,6 +145,8 @@ class Space:
         results: dict[str, Candidate] = {}
         for name in formats:
             results[name] = yield {"numbers": name}
+        if "dynamic-int8" in formats:
+            yield {"numbers": "dynamic-int8", "convolutions": True}
         if "static-int8" in formats:
             results["static-int8"] = yield from self._tuned(results["static-int8"])
         yield from self._pruned([name for name in formats if results[name].verdict == "verified"])

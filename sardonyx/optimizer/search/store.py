@@ -1,10 +1,10 @@
 """The folder of a search: every candidate with what was measured of it, on disk as soon as it is known.
 
-    search.json             what is searched: model, data, metric, seed
-    ranking.json            how much each layer suffers from quantisation
-    study.db                Optuna's trials
-    candidates/0007.json    what was done and measured
-    candidates/0007.onnx    the model, where it is verified
+- search.json: what is searched: model, data, metric, seed
+- ranking.json: how much each layer suffers from quantisation
+- study.db: Optuna's trials
+- candidates/0007.json: what was done and measured
+- candidates/0007.onnx: the model, where it is verified
 """
 
 from __future__ import annotations

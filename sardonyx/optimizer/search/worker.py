@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -42,10 +42,10 @@ class Worker:
         self._progress = progress
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by __exit__)
         self.deadline: float | None = None  # time.monotonic() at which a call is given up
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -143,7 +143,9 @@ class Worker:
 
 def _plain(data: Data) -> Data:
     """`data` without labels of the user's own types, which another process may not know."""
-    plain = data.labels is not None and all(isinstance(x, np.ndarray | np.generic | int | float | str) for x in data.labels)
+    plain = data.labels is not None and all(
+        isinstance(x, np.ndarray | np.generic | int | float | str) for x in data.labels
+    )
     return Data(list(data.feeds), list(data.labels) if plain and data.labels else None, data.origin, data.generated)
 
 
@@ -161,7 +163,7 @@ def serve(pipe: Connection) -> None:
             return
         try:
             if bench is None:
-                bench = Bench(*arguments, progress=lambda text: pipe.send(("progress", text)))
+                bench = Bench(*arguments, lambda text: pipe.send(("progress", text)))
             reply = "result", getattr(bench, name)(*given)
         except Exception as error:
             reply = "error", _sendable(error)

@@ -95,7 +95,7 @@ def test_what_is_slower_is_never_returned(tmp_path, model, data):
     import contextlib
 
     def slow(arguments, progress):
-        return contextlib.nullcontext(Slow(*arguments, progress=progress))
+        return contextlib.nullcontext(Slow(*arguments, progress))
 
     for objective in ("latency", "size"):
         result = task(model, tmp_path / "out.onnx", data, max_drop=0.5, bench=slow, objective=objective).run()
@@ -112,7 +112,7 @@ def test_what_was_only_lucky_when_it_was_measured_is_not_returned(tmp_path, mode
             return type(super().time(path, seconds))(ratio, ratio, ratio, ratio, 1.0, 9)
 
     def lucky(arguments, progress):
-        return contextlib.nullcontext(Lucky(*arguments, progress=progress))
+        return contextlib.nullcontext(Lucky(*arguments, progress))
 
     result = task(model, tmp_path / "out.onnx", data, max_drop=0.5, bench=lucky).run()
     assert not result.improved
@@ -247,7 +247,9 @@ def test_a_search_that_is_killed_goes_on_where_it_was(tmp_path, model, data):
     assert first.exists(), (tmp_path / "log").read_text()
     sardonyx.load(output)
     written = first.stat().st_mtime_ns
-    done = subprocess.run([*command, "--resume", "--trials", "1", "--json"], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [*command, "--resume", "--trials", "1", "--json"], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert first.stat().st_mtime_ns == written or document["best"]["number"] == 1  # the best is measured again
