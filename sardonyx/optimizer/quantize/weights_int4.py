@@ -1,0 +1,186 @@
+"""``weights-int4``: weights of products as 4 bits, in blocks; what they are multiplied by stays float.
+
+MatMul and Gemm become com.microsoft.MatMulNBits, which ONNX Runtime, OpenVINO and Sardonyx run, or, as "qdq", the
+standard's DequantizeLinear in blocks (opset 21). With data, "gptq" chooses integers by what they do to the outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from sardonyx.errors import OptimizationError
+from sardonyx.optimizer.quantize.blocks import MIDDLE, Blocks, gptq_blocks, half_quadratic, nearest, pack
+from sardonyx.optimizer.quantize.feeds import check_data
+from sardonyx.optimizer.quantize.gram import grams, matrix
+from sardonyx.optimizer.quantize.graph import (
+    add_constant,
+    add_node,
+    array_of,
+    editable,
+    finish,
+    int_of,
+    is_op,
+    replace_output,
+    summary,
+)
+from sardonyx.optimizer.quantize.parameters import one_of
+from sardonyx.optimizer.quantize.plan import Product
+from sardonyx.optimizer.step import Applied, Context, Step, step
+
+__all__ = ["WeightsInt4"]
+
+MICROSOFT = "com.microsoft"
+
+
+@step("weights-int4")
+@dataclass(frozen=True)
+class WeightsInt4(Step):
+    """Weights of 4 bits in blocks.
+
+    Attributes:
+        method: "rtn" (nearest), "hqq" (half-quadratic), "gptq" (needs data).
+        block: inputs that share a scale: 16, 32, 64, 128 or 256.
+        symmetric: no zero points: a little smaller, a little less exact.
+        form: "nbits": MatMulNBits; "qdq": DequantizeLinear with blocks.
+        smallest: weights with fewer elements stay in float.
+        skip: names of nodes whose weights stay in float.
+    """
+
+    method: str = "hqq"
+    block: int = 32
+    symmetric: bool = False
+    form: str = "nbits"
+    smallest: int = 4096
+    skip: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        one_of("method", self.method, ("rtn", "hqq", "gptq"))
+        one_of("block", self.block, (16, 32, 64, 128, 256))
+        one_of("form", self.form, ("nbits", "qdq"))
+
+    def apply(self, model: ir.Model, context: Context) -> Applied:
+        """See `Step.apply`.
+
+        Raises:
+            OptimizationError: "gptq" without data.
+        """
+        work = editable(model, 21 if self.form == "qdq" else 7)
+        products, kept = [], list[tuple[str, str]]()
+        for node in work.graph:
+            reason = self._why_not(node)
+            if reason is None:
+                products.append(Product(node, (0,), 1, None))
+            elif reason:
+                kept.append((str(node.name), reason))
+        notes = summary(kept)
+        if not products:
+            return Applied(model, False, [*notes, "there is no weight to store as int4"])
+        for product, blocks in self._rounded(work, products, context):
+            self._write(product.node, blocks)
+        if self.form == "nbits":
+            work.opset_imports[MICROSOFT] = 1
+        return Applied(finish(work), True, [*notes, f"{len(products)} weights are stored as int4"])
+
+    def _why_not(self, node: ir.Node) -> str | None:
+        """None: it can be stored; "": it is no product of a constant."""
+        if not is_op(node, "MatMul", "Gemm"):
+            return ""
+        array = array_of(node.inputs[1])
+        if array is None:
+            return ""
+        if node.name in self.skip:
+            return "as asked"
+        if array.dtype != np.float32 or array.ndim != 2:
+            return "its weight is no float32 matrix"
+        if is_op(node, "Gemm") and int_of(node, "transA"):
+            return "its input is transposed"
+        if array.size < self.smallest:
+            return "its weight is small"
+        return None if np.isfinite(array).all() else "its weight holds NaN or infinity"
+
+    def _rounded(self, model: ir.Model, products: list[Product], context: Context) -> Iterator[tuple[Product, Blocks]]:
+        rows = {product.node: matrix(product, _weight(product.node))[0] for product in products}
+        if self.method != "gptq":
+            method = nearest if self.method == "rtn" else half_quadratic
+            yield from ((product, method(rows[product.node], self.block, self.symmetric)) for product in products)
+            return
+        if context.data is None:
+            hint = "Give data, or choose method hqq, which needs none."
+            raise OptimizationError("gptq needs calibration data", hint=hint)
+        check_data(model, context.data)
+        # All matrices come from the model as it was, so writing may begin only when the last one is known.
+        found = []
+        for number, (product, H) in enumerate(grams(model, products, context.data)):
+            context.progress(f"gptq {number + 1}/{len(products)}")
+            found.append((product, gptq_blocks(rows[product.node], H[0], self.block, self.symmetric)))
+        yield from found
+
+    def _write(self, node: ir.Node, blocks: Blocks) -> None:
+        graph, old = node.graph, node.outputs[0]
+        assert isinstance(graph, ir.Graph)
+        name = str(node.inputs[1].name)  # type: ignore[union-attr]
+        if self.form == "qdq":
+            node.replace_input_with(1, self._block_weight(node, name, blocks))
+            return
+        rows, _, block = blocks.integers.shape
+        inputs = [
+            node.inputs[0],
+            add_constant(graph, f"{name}.int4", pack(blocks.integers)),
+            add_constant(graph, f"{name}.scale", blocks.scale.reshape(-1)),
+        ]
+        if not self.symmetric:
+            inputs.append(add_constant(graph, f"{name}.zero", pack(blocks.zero).reshape(-1)))
+        attributes = {"K": blocks.columns, "N": rows, "bits": 4, "block_size": block}
+        result = add_node(node, "MatMulNBits", inputs, f"{node.name}.int4", attributes, domain=MICROSOFT, like=old)
+        for factor, value, operator in _rest_of_gemm(node):
+            result = add_node(node, operator, [result, value], f"{node.name}.{factor}", like=old)
+        replace_output(old, result)
+        graph.remove(node, safe=True)
+
+    def _block_weight(self, node: ir.Node, name: str, blocks: Blocks) -> ir.Value:
+        """The weight in its own orientation, as 4-bit integers and the DequantizeLinear that widens them."""
+        graph = node.graph
+        assert isinstance(graph, ir.Graph)
+        transposed = bool(is_op(node, "Gemm") and int_of(node, "transB"))
+        axis = 1 if transposed else 0
+        integers = blocks.integers.reshape(len(blocks.integers), -1)[:, : blocks.columns]
+        dtype, offset = (ml_dtypes.int4, MIDDLE) if self.symmetric else (ml_dtypes.uint4, 0)
+        arrays = [(integers.astype(np.int8) - offset).astype(dtype), blocks.scale,
+                  (blocks.zero.astype(np.int8) - offset).astype(dtype)]  # fmt: skip
+        arrays = [array if transposed else np.ascontiguousarray(array.T) for array in arrays]
+        inputs = [
+            add_constant(graph, f"{name}.{part}", array) for part, array in zip(("int4", "scale", "zero"), arrays)
+        ]
+        value = node.inputs[1]
+        assert value is not None
+        attributes = {"axis": axis, "block_size": self.block}
+        return add_node(node, "DequantizeLinear", inputs, f"{name}.rounded", attributes, like=value)
+
+
+def _weight(node: ir.Node) -> np.ndarray:
+    array = array_of(node.inputs[1])
+    assert array is not None
+    return array
+
+
+def _rest_of_gemm(node: ir.Node) -> Iterator[tuple[str, ir.Value, str]]:
+    """What a Gemm does to the product: times alpha, plus beta * bias; as (name, operand, operator)."""
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    if not is_op(node, "Gemm"):
+        return
+    alpha, beta = (node.attributes.get_float(key, 1.0) for key in ("alpha", "beta"))
+    if alpha != 1.0:
+        yield "alpha", add_constant(graph, f"{node.name}.alpha", np.asarray(alpha, np.float32)), "Mul"
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is None:
+        return
+    if beta != 1.0:
+        factor = add_constant(graph, f"{node.name}.beta", np.asarray(beta, np.float32))
+        bias = add_node(node, "Mul", [bias, factor], f"{node.name}.bias", like=bias)
+    yield "sum", bias, "Add"
