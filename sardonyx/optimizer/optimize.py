@@ -15,7 +15,7 @@ from sardonyx.model.load import load
 from sardonyx.optimizer.data import Data
 from sardonyx.optimizer.metrics.metric import Metric, find_metric
 from sardonyx.optimizer.reading.read import CALIBRATION_SHARE, DataOptions, digest, read_data, split
-from sardonyx.optimizer.search.bench import Bench, apply_steps, check_standard, sha256
+from sardonyx.optimizer.search.bench import apply_steps, check_standard, sha256
 from sardonyx.optimizer.search.budget import Budget, Candidate, Limits, parse_drop
 from sardonyx.optimizer.search.recipe import Recipe, read_recipe
 from sardonyx.optimizer.search.result import Result
@@ -264,10 +264,3 @@ def replay(
     else:
         replace_model(Path(model), Path(output))
     return Replay(Path(output), sha256(Path(output)), notes + said)
-
-
-def local_bench(arguments: Sequence[Any], progress: Callable[[str], None]) -> Any:
-    """A `Bench` in this process, in the place of a `Worker`."""
-    import contextlib
-
-    return contextlib.nullcontext(Bench(*arguments, progress))

@@ -22,6 +22,7 @@ __all__ = ["Applied", "Context", "Step", "make_step", "registered_steps", "step"
 
 # Modules that register steps; listed, never searched for.
 FAMILIES: tuple[str, ...] = (
+    "sardonyx.optimizer.prune.channels",
     "sardonyx.optimizer.quantize.dynamic_int8",
     "sardonyx.optimizer.quantize.static_int8",
     "sardonyx.optimizer.quantize.weights_int4",

@@ -109,11 +109,11 @@ def boxes(value: Any) -> Boxes:
     if rows is not None:
         sure = rows[:, 4] if rows.shape[1] == 6 else np.ones(len(rows))
         return Boxes(rows[:, :4].astype(np.float64), sure.astype(np.float64), rows[:, -1])
-    places = [each for each in flat if each.ndim == 2 and each.shape[1] == 4][:1]
-    rest = [each.reshape(-1) for each in flat if not any(each is one for one in places)]
-    if not places or any(each.size != len(places[0]) for each in rest) or not 1 <= len(rest) <= 2:
+    found = [each for each in flat if each.ndim == 2 and each.shape[1] == 4][:1]
+    rest = [each.reshape(-1) for each in flat if not any(each is one for one in found)]
+    if not found or any(each.size != len(found[0]) for each in rest) or not 1 <= len(rest) <= 2:
         raise ValueError(f"no boxes in arrays of the shapes {[np.shape(each) for each in arrays]}")
-    return _told_apart(places[0].astype(np.float64), rest)
+    return _told_apart(found[0].astype(np.float64), rest)
 
 
 def _told_apart(places: np.ndarray, rest: Sequence[np.ndarray]) -> Boxes:

@@ -106,6 +106,7 @@ class Candidate:
         steps: how it is made, as a recipe has it.
         figures: what was measured.
         verdict: "verified" (within the budget), "rejected" (outside it) or "failed" (it could not be made or run).
+        stage: what showed it to be outside of the budget: size, glance, metric or time.
         reason: why it is not verified.
         notes: what the steps said.
         file: name of the model in the store; "" where it was not kept.
@@ -117,6 +118,7 @@ class Candidate:
     steps: list[dict[str, Any]]
     figures: Figures = field(default_factory=Figures)
     verdict: str = "failed"
+    stage: str = ""
     reason: str = ""
     notes: list[str] = field(default_factory=list)
     file: str = ""

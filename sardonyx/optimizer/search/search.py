@@ -242,12 +242,13 @@ class Search:
         candidate.notes, candidate.sha256, figures.size = made["notes"], made["sha256"], made["size"]
         if not made["modified"]:
             raise OptimizationError("there is nothing to do: " + "; ".join(candidate.notes))
-        for stage in (self._weigh, self._glance, self._evaluate, self._time):
+        stages = {"size": self._weigh, "glance": self._glance, "metric": self._evaluate, "time": self._time}
+        for name, stage in stages.items():
             problem = stage(path, figures)
             if problem:
-                candidate.verdict, candidate.reason = "rejected", problem
+                candidate.verdict, candidate.stage, candidate.reason = "rejected", name, problem
                 return
-        candidate.verdict = "verified"
+        candidate.verdict, candidate.stage, candidate.reason = "verified", "", ""
 
     def _weigh(self, path: Path, figures: Figures) -> str:
         return self.limits.size_problem(figures)
@@ -290,7 +291,7 @@ class Search:
         """Rejected by an earlier budget before all was measured, or without its file, and inside of this one."""
         if candidate.verdict != "rejected" or self.limits.problem(candidate.figures):
             return False
-        return not candidate.reason.startswith("far")
+        return candidate.stage != "glance"
 
     def _consider(self, candidate: Candidate) -> None:
         """Make it the best so far, if it is."""

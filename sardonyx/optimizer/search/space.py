@@ -16,6 +16,7 @@ from sardonyx.optimizer.search.budget import Candidate
 from sardonyx.optimizer.step import Step, make_step
 
 Point = dict[str, Any]
+Tried = tuple[Point, Candidate]
 Guesses = Generator[Point, Candidate, None]
 
 ROUNDED = ("static-int8", "dynamic-int8", "weights-int8", "weights-int4")
@@ -141,15 +142,17 @@ class Space:
 
     def guesses(self) -> Guesses:
         """Points to try first, the most promising first; each result is sent back and steers what follows."""
-        formats = self._formats()
-        results: dict[str, Candidate] = {}
-        for name in formats:
-            results[name] = yield {"numbers": name}
-        if "dynamic-int8" in formats:
-            yield {"numbers": "dynamic-int8", "convolutions": True}
-        if "static-int8" in formats:
-            results["static-int8"] = yield from self._tuned(results["static-int8"])
-        yield from self._pruned([name for name in formats if results[name].verdict == "verified"])
+        found: list[Tried] = []
+        for name in self._formats():
+            found.append((point := {"numbers": name}, (yield point)))
+        if "dynamic-int8" in self.steps:
+            found.append((point := {"numbers": "dynamic-int8", "convolutions": True}, (yield point)))
+        for point, candidate in list(found):
+            if point == {"numbers": "static-int8"} and _inaccurate(candidate):
+                found += yield from self._tuned(candidate)
+        working = [tried for tried in found if tried[1].verdict == "verified"]
+        working.sort(key=lambda tried: self._cost(tried[1]))
+        yield from self._pruned([point for point, _ in working])
         for name in ("rank", "sparse", "palette"):
             for value in self.knobs.get(name, ())[1:]:
                 yield {name: value}
@@ -160,45 +163,47 @@ class Space:
         order = first if self.objective == "latency" else small
         return [name for name in order if name in self.knobs.get("numbers", ())]
 
-    def _tuned(self, plain: Candidate) -> Generator[Point, Candidate, Candidate]:
-        """static-int8 that keeps within the budget: other ranges first, then more and more layers in float."""
-        if plain.verdict == "verified" or not _inaccurate(plain):
-            return plain
-        found = plain
-        best: Point = {"numbers": "static-int8"}
-        others: list[Point] = [{"calibration": value} for value in self.knobs.get("calibration", ())[1:]]
-        others += [{"prepare": value} for value in self.knobs.get("prepare", ())[1:]]
-        others += [{"weight_scale": value} for value in self.knobs.get("weight_scale", ())[1:]]
-        for other in others:
-            point = best | other
-            candidate = yield point
-            if _closer(candidate, found):
-                found, best = candidate, point
-            if candidate.verdict == "verified":
-                return candidate
-        for share in self.knobs.get("kept", ())[1:]:
-            candidate = yield best | {"kept": share}
-            if candidate.verdict == "verified":
-                return candidate
-        return found
+    def _cost(self, candidate: Candidate) -> float:
+        figures = candidate.figures
+        if self.objective == "latency":
+            return figures.ratio[1] if figures.ratio else math.inf
+        return float(figures.size)
 
-    def _pruned(self, formats: Sequence[str]) -> Guesses:
-        """The most that can be pruned within the budget, by halving; with the first format that works, and without."""
+    def _tuned(self, plain: Candidate) -> Generator[Point, Candidate, list[Tried]]:
+        """static-int8 that keeps within the budget: other ranges first, then more and more layers in float."""
+        nearest, best = plain, {"numbers": "static-int8"}
+        for name in ("calibration", "prepare", "weight_scale"):
+            for value in self.knobs.get(name, ())[1:]:
+                point = best | {name: value}
+                candidate = yield point
+                if not _inaccurate(candidate):
+                    return [(point, candidate)]
+                if _closer(candidate, nearest):
+                    nearest, best = candidate, point
+        for share in self.knobs.get("kept", ())[1:]:
+            point = best | {"kept": share}
+            candidate = yield point
+            if not _inaccurate(candidate):
+                return [(point, candidate)]
+        return []
+
+    def _pruned(self, working: Sequence[Point]) -> Guesses:
+        """The most that can be pruned within the budget, by halving: with the best format that works, and without."""
         shares = self.knobs.get("prune", ())[1:]
-        for numbers in [*formats[:1], ""] if shares else []:
+        for point in [*working[:1], {}] if shares else []:
             low, high = -1, len(shares)  # what is known to work, and what is known to fail
             while high - low > 1:
                 middle = (low + high) // 2
-                candidate = yield {"numbers": numbers, "prune": shares[middle]}
-                if candidate.verdict == "verified" or not _inaccurate(candidate):
-                    low = middle
-                else:
+                candidate = yield point | {"prune": shares[middle]}
+                if _inaccurate(candidate) or candidate.verdict == "failed":
                     high = middle
+                else:
+                    low = middle
 
 
 def _inaccurate(candidate: Candidate) -> bool:
     """Whether it was the metric that failed: the one thing that a milder setting helps."""
-    return candidate.verdict == "rejected" and candidate.figures.metric is not None and candidate.figures.ratio is None
+    return candidate.verdict == "rejected" and candidate.stage in ("glance", "metric")
 
 
 def _closer(one: Candidate, other: Candidate) -> bool:

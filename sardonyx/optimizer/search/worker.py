@@ -163,7 +163,8 @@ def serve(pipe: Connection) -> None:
             return
         try:
             if bench is None:
-                bench = Bench(*arguments, lambda text: pipe.send(("progress", text)))
+                model, calibration, evaluation, seed, threads = arguments
+                bench = Bench(model, calibration, evaluation, seed, threads, lambda text: pipe.send(("progress", text)))
             reply = "result", getattr(bench, name)(*given)
         except Exception as error:
             reply = "error", _sendable(error)
