@@ -87,5 +87,9 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     """The median and the order statistics that hold the true one between them in 95 % of all cases, low end first."""
     ordered = sorted(values)
     count = len(ordered)
-    outer = max(0, math.floor((count - 1.96 * math.sqrt(count)) / 2))
+    outer, below = 0, 0.0  # how many may be left out on each side, and how likely the median is beyond them
+    while below + math.comb(count, outer) / 2**count <= 0.025:
+        below += math.comb(count, outer) / 2**count
+        outer += 1
+    outer = max(0, outer - 1)
     return ordered[outer], float(np.median(ordered)), ordered[count - 1 - outer]

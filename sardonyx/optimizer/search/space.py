@@ -23,7 +23,7 @@ ROUNDED = ("static-int8", "dynamic-int8", "weights-int8", "weights-int4")
 
 # Choices by name; the first one is what happens where nothing is said.
 KNOBS: dict[str, tuple[Any, ...]] = {
-    "prune": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    "prune": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
     "importance": ("obs", "activation", "l2"),
     "rank": (0.0, 0.5, 0.3, 0.7),
     "sparse": ("", "2:4"),
@@ -142,11 +142,13 @@ class Space:
 
     def guesses(self) -> Guesses:
         """Points to try first, the most promising first; each result is sent back and steers what follows."""
-        found: list[Tried] = []
-        for name in self._formats():
-            found.append((point := {"numbers": name}, (yield point)))
+        plain: list[Point] = [{"numbers": name} for name in self._formats()]
         if "dynamic-int8" in self.steps:
-            found.append((point := {"numbers": "dynamic-int8", "convolutions": True}, (yield point)))
+            plain.append({"numbers": "dynamic-int8", "convolutions": True})
+        found: list[Tried] = []
+        for point in plain:
+            candidate = yield point
+            found.append((point, candidate))
         for point, candidate in list(found):
             if point == {"numbers": "static-int8"} and _inaccurate(candidate):
                 found += yield from self._tuned(candidate)
