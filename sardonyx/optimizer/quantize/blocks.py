@@ -70,11 +70,11 @@ def nearest(W: np.ndarray, block: int, symmetric: bool) -> Blocks:
 
 
 def half_quadratic(W: np.ndarray, block: int, symmetric: bool) -> Blocks:
-    """HQQ: needs no data. Zero points are moved so that ``sum |W - W'| ** 0.7`` falls, which outliers spoil less.
+    """HQQ: needs no data. Zero points and scales are moved so that ``sum |W - W'| ** 0.7`` falls: outliers spoil less.
 
-    H. Badri, A. Shaji, "Half-quadratic quantization of large machine learning models", 2023. As there, the errors are
-    split off by a shrinking threshold and the zero point follows in closed form; here it is an integer in the end, and
-    for symmetric blocks, which have no zero point to move, the scale is moved instead. Each block keeps the best seen.
+    H. Badri, A. Shaji, "Half-quadratic quantization of large machine learning models", 2023. As there, the largest
+    errors are split off by a shrinking threshold, and the zero point that suits the others follows in closed form. Here
+    it is an integer in the end, so the scale follows, too, by least squares. Each block keeps the best that was seen.
     """
     parts = _split(W, block)
     scale, zero = _ranges(parts, symmetric)
@@ -83,17 +83,15 @@ def half_quadratic(W: np.ndarray, block: int, symmetric: bool) -> Blocks:
     least = _cost(parts, best)
     for _ in range(_ROUNDS):
         q = np.clip(np.rint(parts / moving[..., None]) + np.rint(shift)[..., None], 0, LEVELS)
-        error = parts - (q - shift[..., None]) * moving[..., None]
+        error = parts - (q - np.rint(shift)[..., None]) * moving[..., None]
         size = np.abs(error)
         threshold = _NORM / penalty * np.maximum(size, 1e-12) ** (_NORM - 1)
         target = parts - np.sign(error) * np.maximum(size - threshold, 0)
-        if symmetric:
-            centred = q - MIDDLE
-            squares = np.sum(centred**2, axis=-1)
-            fitted = np.sum(centred * target, axis=-1) / np.maximum(squares, 1)
-            moving = np.where(fitted > SMALLEST, fitted, moving)
-        else:
+        if not symmetric:
             shift = np.clip(np.mean(q - target / moving[..., None], axis=-1), 0, LEVELS)
+        centred = q - np.rint(shift)[..., None]
+        fitted = np.sum(centred * target, axis=-1) / np.maximum(np.sum(centred**2, axis=-1), 1)
+        moving = np.where(fitted > SMALLEST, fitted, moving)
         penalty *= _GROWTH
         tried = Blocks(q, moving.astype(np.float32), np.rint(shift).astype(np.uint8), W.shape[1])
         tried.integers = _integers(parts, tried.scale, tried.zero)

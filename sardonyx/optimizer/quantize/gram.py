@@ -1,7 +1,7 @@
 """How the inputs of a layer belong together: the Gram matrices of what its weights are multiplied by.
 
-For a layer ``y = W x`` the mean squared error of rounding W to Q is ``tr((Q - W) H (Q - W)')`` with ``H = mean(x x')`` over
-data, where x is a row of the input of a product, or what one window of a convolution sees.
+For a layer ``y = W x`` the mean squared error of rounding W to Q is ``tr((Q - W) H (Q - W)')`` with ``H = mean(x x')``
+over data, where x is a row of the input of a product, or what one window of a convolution sees.
 """
 
 from __future__ import annotations

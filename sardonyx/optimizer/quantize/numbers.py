@@ -14,7 +14,7 @@ __all__ = ["LIMITS", "Grid", "channel_scales", "fit", "round_weight", "scale_sha
 
 LIMITS = {"uint8": (0, 255), "int8": (-128, 127), "uint4": (0, 15), "int4": (-8, 7)}
 SMALLEST = float(np.finfo(np.float32).tiny)  # a scale below it is subnormal, which some processors flush to zero
-_LARGEST = float(np.finfo(np.float32).max) / 512  # of a scale: q * scale has to stay finite
+_LARGEST = float(np.finfo(np.float32).max) * 0.99  # of an end: it is rounded outwards, and has to stay finite
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def fit(low: float, high: float, dtype: str, symmetric: bool = False) -> Grid:
         dtype: uint8 or int8.
         symmetric: the zero point is the middle (0 of int8, 128 of uint8).
     """
-    low, high = min(float(low), 0.0), max(float(high), 0.0)
+    low, high = max(min(float(low), 0.0), -_LARGEST), min(max(float(high), 0.0), _LARGEST)
     first, last = LIMITS[dtype]
     if symmetric:
         step, zero = max(-low, high) / 127, (first + last + 1) // 2
@@ -58,7 +58,7 @@ def fit(low: float, high: float, dtype: str, symmetric: bool = False) -> Grid:
 
 
 def _clean(step: float) -> np.float32:
-    return np.float32(1.0 if step == 0 else min(max(step, SMALLEST), _LARGEST))
+    return np.float32(1.0 if step == 0 else max(step, SMALLEST))
 
 
 def scale_shape(rank: int, axis: int | None) -> tuple[int, ...]:
@@ -98,7 +98,7 @@ def _rows(weight: np.ndarray, axis: int | None) -> np.ndarray:
 
 
 def _finish(scales: np.ndarray, axis: int | None) -> np.ndarray:
-    scales = np.where(scales > 0, np.clip(scales, SMALLEST, _LARGEST), 0.0).astype(np.float32)
+    scales = np.where(scales > 0, np.maximum(scales, SMALLEST), 0.0).astype(np.float32)
     return scales if axis is not None else scales[0]
 
 

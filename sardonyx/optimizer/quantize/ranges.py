@@ -109,6 +109,8 @@ def _divergence(sizes: np.ndarray, count: int, levels: int) -> float:
     bins = np.bincount(level, there, levels)
     coarse = np.where(there, (mass / np.maximum(bins, 1))[level], 0.0)
     kept[-1] += sizes[count:].sum()
+    if mass.sum() == 0:
+        return np.inf  # all that there is lies beyond
     p, q = kept / kept.sum(), coarse / coarse.sum()
     if np.any((p > 0) & (q == 0)):
         q = np.where((p > 0) & (q == 0), 1e-12, q)

@@ -95,12 +95,14 @@ def write_weight(before: ir.Node, name: str, integers: np.ndarray, scale: np.nda
 
 def _write_bias(product: Product, weight: Weight, grid: Grid) -> None:
     """In units of both scales, so that it can be added to the sums of integers."""
-    assert product.bias is not None
     assert weight.bias is not None
-    old = product.node.inputs[product.bias]
+    at = 2 if product.bias is None else product.bias
+    if len(product.node.inputs) <= at:
+        product.node.resize_inputs(at + 1)
+    old = product.node.inputs[at]
     scale = np.asarray(grid.scale * weight.scale, np.float32)
     limit = 2**31 - 1
     integers = np.clip(np.rint(weight.bias.astype(np.float64) / scale), -limit, limit).astype(np.int32)
     name = f"{product.node.name}.bias" if old is None else str(old.name)
     axis = None if weight.axis is None else 0
-    product.node.replace_input_with(product.bias, write_weight(product.node, name, integers, scale, axis))
+    product.node.replace_input_with(at, write_weight(product.node, name, integers, scale, axis))

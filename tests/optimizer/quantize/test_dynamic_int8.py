@@ -43,7 +43,9 @@ def test_convolutions_are_an_option() -> None:
 
 
 def test_lstm_is_an_option() -> None:
-    body = 'g (float[t,n,7] x) => (float[t,2,n,11] y) { y = LSTM <hidden_size = 11, direction = "bidirectional"> (x, w, r, b) }'
+    body = """g (float[t,n,7] x) => (float[t,2,n,11] y) {
+        y = LSTM <hidden_size = 11, direction = "bidirectional"> (x, w, r, b)
+    }"""
     model = model_of(body, w=normal(2, 44, 7, scale=0.3), r=normal(2, 44, 11, seed=3, scale=0.3), b=normal(2, 88))
     assert not apply("dynamic-int8", model).modified
     result = apply("dynamic-int8", model, recurrent=True)

@@ -319,3 +319,57 @@ def test_rounding_the_output_of_every_product_is_an_option() -> None:
 def test_weights_of_seven_bits_are_an_option() -> None:
     result = apply("static-int8", one(), batch(), reduce_range=True)
     assert np.abs(constants(result.model)["w.int8"]).max() == 63
+
+
+def few_levels() -> ir.Model:
+    """Weights that 8 bits with one scale for all round badly, and inputs that are positive."""
+    w = normal(5, 3, 3, 3, seed=1, scale=0.02)
+    w[0, 0, 0, 0] = 5
+    body = "g (float[n,3,9,7] x) => (float[n,5,9,7] y) { y = Conv <pads = [1,1,1,1]> (x, w, b) }"
+    return model_of(body, w=w, b=normal(5))
+
+
+def positive() -> Data:
+    return Data([{"x": np.abs(normal(3, 3, 9, 7, seed=60 + number)) + 1} for number in range(5)])
+
+
+def mean_error(result: ir.Model, model: ir.Model, data: Data) -> np.ndarray:
+    return np.mean([run(result, feeds)[0] - run(model, feeds)[0] for feeds in data], axis=(0, 1, 3, 4))
+
+
+def test_bias_correction_removes_the_mean_shift() -> None:
+    model, data = few_levels(), positive()
+    plain = mean_error(apply("static-int8", model, data, per_channel=False).model, model, data)
+    corrected = mean_error(
+        apply("static-int8", model, data, per_channel=False, bias_correction=True).model, model, data
+    )
+    assert np.abs(corrected).max() < 0.05 * np.abs(plain).max()
+
+
+def test_a_convolution_without_bias_gets_one_to_correct() -> None:
+    body = 'g (float[n,3,9,7] x) => (float[n,5,9,7] y) { y = Conv <auto_pad = "SAME_UPPER"> (x, w) }'
+    model, data = model_of(body, w=few_levels().graph.initializers["w"].const_value.numpy()), positive()
+    result = apply("static-int8", model, data, per_channel=False, bias_correction=True)
+    plain = mean_error(apply("static-int8", model, data, per_channel=False).model, model, data)
+    assert np.abs(mean_error(result.model, model, data)).max() < 0.05 * np.abs(plain).max()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "g (float[n,6,9,7] x) => (float[n,4,5,4] y) { y = Conv <group = 2, pads = [1,1,1,1], strides = [2,2]> (x, w) }",
+        'g (float[n,6,9,7] x) => (float[n,4,9,7] y) { y = Conv <group = 2, auto_pad = "SAME_LOWER"> (x, w) }',
+        "g (float[n,6,9,7] x) => (float[n,4,5,3] y) { y = Conv <group = 2, dilations = [2,2]> (x, w) }",
+    ],
+)
+def test_rounding_by_descent_is_better_on_inputs_that_go_together(body: str) -> None:
+    model = model_of(
+        body, w=normal(4, 3, 3, 3, seed=1) * np.linspace(0.01, 1, 4, dtype=np.float32)[:, None, None, None]
+    )
+    base = np.cumsum(normal(4, 1, 9, 7, seed=8), axis=-1) * np.ones((1, 6, 1, 1), np.float32)
+    data = Data([{"x": base + normal(4, 6, 9, 7, seed=9, scale=0.05)}])
+    feeds = data.feeds[0]
+    expected, settings = run(model, feeds)[0], {"per_channel": False, "reduce_range": True}
+    near = apply("static-int8", model, data, **settings).model
+    chosen = apply("static-int8", model, data, rounding="descent", **settings).model
+    assert snr(expected, run(chosen, feeds)[0]) > snr(expected, run(near, feeds)[0]) + 1
