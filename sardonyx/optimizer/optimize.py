@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,10 +184,12 @@ class Task:
             search = Search(bench, kept, judge, limits, space, publish, left, self.trials, self.reading.seed, progress)
             best = search.run()
             result = Result(self.model, self.output, limits, first, best or first, list(kept.candidates.values()))
-            result.stopped, result.notes, result.ranking = search.stopped, notes + search.notes, space.report
+            result.stopped, result.notes = search.stopped, notes
             result.recipe, result.store = self.recipe_path, kept.folder
             result.samples = len(calibration), len(evaluation)
-            self._profiles(bench, result)
+            if result.stopped != "interrupted":
+                result.ranking = self._ranking(bench, kept, notes)
+                self._profiles(bench, result)
         result.seconds = time.monotonic() - begin
         return result
 
@@ -195,17 +198,24 @@ class Task:
         return facts | {"metric output": self.metric_output, "seed": self.reading.seed}
 
     def _space(self, bench: Any, store: Store, calibration: Data, notes: list[str]) -> Space:
+        return Space(
+            registered_steps(),
+            self.budget.objective,
+            partial(self._ranking, bench, store, notes),
+            not calibration.generated,
+        )
+
+    def _ranking(self, bench: Any, store: Store, notes: list[str]) -> Sequence[dict[str, Any]]:
+        """How much each layer suffers from quantisation; empty where that cannot be found out."""
         try:
-            report = store.recall("ranking", bench.ranking)
+            return store.recall("ranking", bench.ranking)
         except SardonyxError as error:
             notes.append(f"layers could not be ranked: {error.message}")
-            report = []
-        return Space(registered_steps(), self.budget.objective, report, not calibration.generated)
+            store.recall("ranking", list)
+            return []
 
     def _profiles(self, bench: Any, result: Result) -> None:
         """What the model was and is made of; a report without it is better than none."""
-        if result.stopped == "interrupted":
-            return
         try:
             result.before = bench.profile(self.model)
             result.after = bench.profile(self.output) if result.improved else result.before

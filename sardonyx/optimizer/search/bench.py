@@ -14,6 +14,7 @@ from sardonyx.model.load import load
 from sardonyx.model.save import save
 from sardonyx.optimizer.data import Data
 from sardonyx.optimizer.search.measure import Ratio, compare_times
+from sardonyx.optimizer.sensitivity import sensitivity
 from sardonyx.optimizer.step import Context, make_step
 from sardonyx.runtime.options import SessionOptions
 from sardonyx.runtime.session import Session
@@ -94,8 +95,8 @@ class Bench:
         return compare_times(lambda: session.run(feeds), lambda: self.original.run(feeds), seconds)
 
     def ranking(self) -> list[dict[str, Any]]:
-        """How much each layer suffers from quantisation, the worst first; empty where nothing can be said."""
-        return []
+        """How much each layer suffers from quantisation, the worst first; see `sensitivity`."""
+        return [each.to_json() for each in sensitivity(self.model, self.context)]
 
     def profile(self, path: Path) -> dict[str, Any]:
         """What a model is made of: nodes by operator, bytes of weights, microseconds by operator."""

@@ -10,7 +10,7 @@ import errno
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -114,7 +114,6 @@ class Search:
     clock: Callable[[], float] = time.monotonic
     best: Candidate | None = None
     stopped: str = ""
-    notes: list[str] = field(default_factory=list)
     _begin: float = 0.0
     _tried: int = 0
 

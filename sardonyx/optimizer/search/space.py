@@ -7,9 +7,10 @@ not registered, and parameters that a step does not have, take no part.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import fields as fields_of
+from functools import cached_property
 from typing import Any
 
 from sardonyx.optimizer.search.budget import Candidate
@@ -57,23 +58,23 @@ class Space:
     Attributes:
         steps: registered steps by name.
         objective: what is wanted.
-        report: how much each layer (``node``) suffers from quantisation, the worst first.
+        rank: gives how much each layer (``node``) suffers from quantisation, the worst first; called when it matters.
         calibrated: there is data of the user's; without it, nothing is pruned.
     """
 
     steps: Mapping[str, type[Step]]
     objective: str = "latency"
-    report: Sequence[Mapping[str, Any]] = ()
+    rank: Callable[[], Sequence[Mapping[str, Any]]] = tuple
     calibrated: bool = True
     knobs: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.knobs.update({name: values for name in KNOBS if len(values := self._open(name)) > 1})
 
-    @property
+    @cached_property
     def ranking(self) -> list[str]:
         """Names of the nodes that suffer most from quantisation, the worst first."""
-        return [each["node"] for each in self.report]
+        return [each["node"] for each in self.rank()]
 
     def _open(self, name: str) -> tuple[Any, ...]:
         """The values of a knob that mean something here."""
@@ -83,8 +84,6 @@ class Space:
             return ()
         if name == "palette":
             return values if "palette" in self.steps and self.objective == "size" else ()
-        if name == "kept" and not self.ranking:
-            return ()
         if name in ("numbers", "prepare"):
             return tuple(value for value in values if not value or value in self.steps)
         return values
@@ -126,7 +125,7 @@ class Space:
         return self._step(name, skip=self._kept(chosen["kept"]), **wanted)
 
     def _kept(self, share: float) -> tuple[str, ...]:
-        return tuple(self.ranking[: math.ceil(share * len(self.ranking))])
+        return tuple(self.ranking[: math.ceil(share * len(self.ranking))]) if share else ()
 
     def _step(self, name: str, **wanted: Any) -> dict[str, Any] | None:
         """A step with those of the parameters that it has, and that differ from its defaults."""
