@@ -149,9 +149,19 @@ def _plain(data: Data) -> Data:
     return Data(list(data.feeds), list(data.labels) if plain and data.labels else None, data.origin, data.generated)
 
 
+def _fresh(data: Data) -> Data:
+    """`data` with numpy's own element types: arrays that travelled have equal ones, which take a run's slow path.
+
+    (Measured: 22 µs for a run that takes 8, with the digits.)
+    """
+    feeds = [{n: a if a.dtype.kind == "O" else np.array(a, np.dtype(a.dtype.name)) for n, a in f.items()} for f in data]
+    return Data(feeds, data.labels, data.origin, data.generated)
+
+
 def serve(pipe: Connection) -> None:
     """Do what the parent asks for until it is gone."""
-    parent, arguments = pipe.recv()
+    parent, (model, calibration, evaluation, seed, threads) = pipe.recv()
+    data = _fresh(calibration), _fresh(evaluation)
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     from sardonyx.optimizer.search.bench import Bench
 
@@ -163,8 +173,7 @@ def serve(pipe: Connection) -> None:
             return
         try:
             if bench is None:
-                model, calibration, evaluation, seed, threads = arguments
-                bench = Bench(model, calibration, evaluation, seed, threads, lambda text: pipe.send(("progress", text)))
+                bench = Bench(model, *data, seed, threads, lambda text: pipe.send(("progress", text)))
             reply = "result", getattr(bench, name)(*given)
         except Exception as error:
             reply = "error", _sendable(error)
