@@ -154,7 +154,7 @@ def _fresh(data: Data) -> Data:
 
     (Measured: 22 µs for a run that takes 8, with the digits.)
     """
-    feeds = [{n: a if a.dtype.kind == "O" else np.array(a, np.dtype(a.dtype.name)) for n, a in f.items()} for f in data]
+    feeds = [{n: a if a.dtype.kind == "O" else a.view(np.dtype(a.dtype.name)) for n, a in f.items()} for f in data]
     return Data(feeds, data.labels, data.origin, data.generated)
 
 
