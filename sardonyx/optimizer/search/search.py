@@ -28,7 +28,7 @@ from sardonyx.optimizer.search.store import Store, key
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 HOPELESS = -3.0  # dB of the first output against the original's on a few samples: noise is twice the signal
 FEW = 8
-TIMED_SECONDS = 1.0
+TIMED_SECONDS = 0.6
 CONFIRMED_SECONDS = 3.0
 CONFIRMED = 4  # candidates that are measured again at most before the original is returned
 SAME = 25  # proposals in a row that are known already: the space is exhausted
@@ -307,10 +307,10 @@ class Search:
 
     def _confirm(self) -> None:
         """Measure the best again, for longer: the best of many noisy numbers looks better than it is."""
-        for _ in range(CONFIRMED):
-            if self.best is None:
-                return
+        confirmed: set[int] = set()
+        while self.best is not None and self.best.number not in confirmed and len(confirmed) < CONFIRMED:
             candidate = self.best
+            confirmed.add(candidate.number)
             self._say(f"confirming: {candidate.title}")
             if hasattr(self.bench, "deadline"):
                 self.bench.deadline = None
@@ -321,21 +321,20 @@ class Search:
             except SardonyxError as error:
                 problem = str(error)
             if problem:
-                candidate.verdict, candidate.reason = "rejected", f"measured again: {problem}"
-                self.store.add(candidate)
-            else:
-                self.store.add(candidate)
-                if self._acceptable(candidate):
-                    return
-            self._choose_again()
+                candidate.verdict, candidate.stage, candidate.reason = "rejected", "time", f"measured again: {problem}"
+            self.store.add(candidate)
+            self._choose_again(confirmed)
 
-    def _choose_again(self) -> None:
+    def _choose_again(self, confirmed: set[int]) -> None:
+        """The best now; one that was only measured in short has to be better than those that were confirmed."""
         self.best = None
-        for candidate in self.store.candidates.values():
-            if self._acceptable(candidate) and (
-                self.best is None or self.limits.beats(candidate.figures, self.best.figures)
-            ):
+        known = sorted(self.store.candidates.values(), key=lambda each: each.number not in confirmed)
+        for candidate in filter(self._acceptable, known):
+            if self.best is None or self.limits.beats(candidate.figures, self.best.figures):
                 self.best = candidate
+        if len(confirmed) == CONFIRMED and self.best is not None and self.best.number not in confirmed:
+            rest = [each for each in known if each.number in confirmed and self._acceptable(each)]
+            self.best = rest[0] if rest else None
         self.publish(self.best)
 
     def _cost(self, candidate: Candidate | None) -> float:

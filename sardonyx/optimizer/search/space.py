@@ -22,10 +22,13 @@ Guesses = Generator[Point, Candidate, None]
 
 ROUNDED = ("static-int8", "dynamic-int8", "weights-int8", "weights-int4")
 
+PRUNING = ("prune", "importance", "multiple")
+
 # Choices by name; the first one is what happens where nothing is said.
 KNOBS: dict[str, tuple[Any, ...]] = {
     "prune": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
     "importance": ("obs", "activation", "l2"),
+    "multiple": (1, 8, 16),
     "rank": (0.0, 0.5, 0.3, 0.7),
     "sparse": ("", "2:4"),
     "numbers": ("", *ROUNDED, "float16", "bfloat16"),
@@ -79,7 +82,7 @@ class Space:
     def _open(self, name: str) -> tuple[Any, ...]:
         """The values of a knob that mean something here."""
         values = KNOBS[name]
-        needed = {"prune": "prune-channels", "importance": "prune-channels", "rank": "low-rank", "sparse": "sparsity"}
+        needed = dict.fromkeys(PRUNING, "prune-channels") | {"rank": "low-rank", "sparse": "sparsity"}
         if name in needed and (needed[name] not in self.steps or not self.calibrated):
             return ()
         if name == "palette":
@@ -98,7 +101,7 @@ class Space:
 
     def _matters(self, name: str, point: Point) -> bool:
         numbers = point.get("numbers", "")
-        if name == "importance":
+        if name in PRUNING[1:]:
             return point.get("prune", 0.0) > 0
         return name not in MATTERS or numbers in MATTERS[name]
 
@@ -118,7 +121,7 @@ class Space:
 
     def _pruning(self, chosen: Point) -> dict[str, Any] | None:
         share = "parameters" if self.objective == "size" else "flops"
-        return self._step("prune-channels", **{share: chosen["prune"]}, importance=chosen["importance"])
+        return self._step("prune-channels", **{share: chosen["prune"]}, importance=chosen["importance"], multiple=chosen["multiple"])
 
     def _numbers(self, name: str, chosen: Point) -> dict[str, Any] | None:
         wanted = {key: value for key, value in chosen.items() if name in MATTERS.get(key, ())}
