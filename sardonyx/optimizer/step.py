@@ -27,6 +27,7 @@ FAMILIES: tuple[str, ...] = (
     "sardonyx.optimizer.quantize.equalize",
     "sardonyx.optimizer.quantize.smooth_quant",
     "sardonyx.optimizer.quantize.static_int8",
+    "sardonyx.optimizer.quantize.storage",
     "sardonyx.optimizer.quantize.weights_int4",
     "sardonyx.optimizer.quantize.weights_int8",
 )

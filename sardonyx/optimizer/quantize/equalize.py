@@ -1,8 +1,8 @@
 """``equalize``: channels of neighbouring layers get weights of one size, and the model computes what it did.
 
-Between two layers with a function in between that does not mind a positive factor (Relu, LeakyRelu, pooling), channel i of
-the first can be divided by s and what reads it multiplied by s. With ``s = sqrt(r1 / r2)``, of the ranges of both, one
-scale suits all channels of both weights. M. Nagel et al., arXiv:1906.04721, section 4.1. Needs no data.
+Between two layers with a function in between that does not mind a positive factor (Relu, LeakyRelu, pooling), channel i
+of the first can be divided by s and what reads it multiplied by s. With ``s = sqrt(r1 / r2)``, of the ranges of both,
+one scale suits all channels of both weights. M. Nagel et al., arXiv:1906.04721, section 4.1. Needs no data.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _ENOUGH = 1e-3  # largest change of a factor after which a round counts as the l
 
 @dataclass
 class _Pair:
-    """Two layers, and how the channels between them lie in their weights."""
+    """Two layers of which the second alone reads the first."""
 
     first: ir.Node
     second: ir.Node
@@ -92,8 +92,6 @@ def _pair(first: ir.Node) -> _Pair | None:
             return _Pair(first, reader) if _channels(first) == _inputs(reader) else None
         flat = is_op(reader, "Flatten") and int_of(reader, "axis", 1) == 1 and _is_pixel(value)
         if not (flat or is_op(reader, *_THROUGH)) or reader.inputs[0] is not value:
-            return None
-        if is_op(reader, "PRelu", "Dropout") and any(array_of(v) is None for v in reader.inputs[1:] if v is not None):
             return None
         value = reader.outputs[0]
     return None
@@ -164,18 +162,16 @@ class _Weights:
         after = np.max(np.abs(parts), axis=(1, *inner)).reshape(-1)
         alive = (before > 0) & (after > 0)
         factor = np.where(alive, np.sqrt(np.where(alive, before, 1) / np.where(alive, after, 1)), 1.0)
-        self.weight[pair.first] = self._put(pair.first, one / factor.reshape(-1, *[1] * (one.ndim - 1)))
+        # `_rows` of a Gemm is a transposition, its own inverse.
+        self.weight[pair.first] = _rows(pair.first, one / factor.reshape(-1, *[1] * (one.ndim - 1)))
         if pair.first in self.bias:
             self.bias[pair.first] = self.bias[pair.first] / factor
         scaled = parts * factor.reshape(groups, 1, -1, *[1] * len(inner))
-        self.weight[pair.second] = self._put(pair.second, scaled.reshape(two.shape))
+        self.weight[pair.second] = _rows(pair.second, scaled.reshape(two.shape))
         change = float(np.max(np.abs(np.log(factor))))
         if change > 0:
             self.changed |= {pair.first, pair.second}
         return change
-
-    def _put(self, node: ir.Node, rows: np.ndarray) -> np.ndarray:
-        return _rows(node, rows)  # a transposition is its own inverse
 
     def store(self, graph: ir.Graph) -> None:
         """Write what changed, under new names."""

@@ -38,7 +38,7 @@ class _Group:
     Attributes:
         value: [..., channels].
         products: MatMul and Gemm with a constant on the right.
-        places: (node, position) of the constants that are divided, each a vector of the channels, or one number, widened.
+        places: (node, position) of the constants that are divided, vectors of the channels.
         insert: the value is read elsewhere, too, or computed otherwise: a Mul is put in front of the products.
     """
 
@@ -164,8 +164,8 @@ def _places(value: ir.Value, channels: int) -> list[tuple[ir.Node, int]]:
         if node is None or scale is None:
             return []
         places.append((node, scale))
-    fits = all((array := array_of(n.inputs[at])) is not None and array.dtype == np.float32 and array.shape in ((channels,), ())
-               for n, at in places)  # fmt: skip
+    arrays = [array_of(where.inputs[at]) for where, at in places]
+    fits = all(a is not None and a.dtype == np.float32 and a.shape == (channels,) for a in arrays)
     return places if fits else []
 
 
