@@ -62,10 +62,10 @@ def load(
     if isinstance(source, onnx.ModelProto):
         proto = _copy_proto(source)
     elif isinstance(source, (bytes, bytearray, memoryview)):
-        data = memoryview(source).cast("B")
+        data = _unpacked(memoryview(source).cast("B"))
         proto, spans = _parse(data, "the model")
     elif isinstance(source, (str, os.PathLike)):
-        data = _map(Path(source))
+        data = _unpacked(_map(Path(source)))
         folder = Path(source).resolve().parent if folder is None else folder
         proto, spans = _parse(data, repr(os.fspath(source)))
     else:
@@ -121,6 +121,15 @@ def _map(path: Path) -> mmap.mmap:
             raise
         reason = getattr(error, "strerror", None) or error
         raise ModelError(f"{str(path)!r} cannot be read: {reason}", hint="Give the path of an .onnx file.") from error
+
+
+def _unpacked(data: mmap.mmap | memoryview) -> mmap.mmap | memoryview:
+    """The ONNX file in a container of `sardonyx.optimizer.compress`; anything else as it is."""
+    if data[:4] != b"\x89SDX":
+        return data
+    from sardonyx.optimizer.compress.container import unpack
+
+    return memoryview(unpack(memoryview(data)))
 
 
 def _parse(data: mmap.mmap | memoryview, shown: str) -> tuple[onnx.ModelProto, dict[int, wire.Span]]:
@@ -303,7 +312,7 @@ def external_files(path: str | os.PathLike[str]) -> list[Path]:
     """Files beside the model file at `path` that hold its external data; none where the model can't be read."""
     try:
         with contextlib.closing(_map(Path(path))) as data:
-            proto, _ = _parse(data, str(path))
+            proto, _ = _parse(_unpacked(data), str(path))
     except (OSError, ModelError):
         return []
     tensors = [tensor for tensor in _all_tensors(proto) if tensor.data_location == onnx.TensorProto.EXTERNAL]

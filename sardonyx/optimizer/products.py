@@ -48,11 +48,10 @@ class Product:
 
     @property
     def channel_axis(self) -> int:
-        """The axis of x over whose indices the product sums."""
+        """The axis of x over whose indices the product sums; -1: the last."""
         if self.node.op_type == "Conv":
             return 1
-        rank = 2 if self.node.op_type == "Gemm" else len(self.x.shape or ())
-        return 0 if self._flag("transA") else rank - 1
+        return 0 if self._flag("transA") else -1
 
     @property
     def output_axis(self) -> int:

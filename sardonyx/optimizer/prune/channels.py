@@ -116,7 +116,7 @@ class PruneChannels(Step):
         if context.data is None or not len(context.data):
             note = f"without data, importance is judged by the weights alone instead of {self.importance}"
             return Magnitude(flow, products, 2), [note]
-        read = [p for p in products if p.channel_axis in flow.labelled(p.x)]
+        read = [p for p in products if (flow.units(p.x, p.channel_axis) >= 0).any()]
         context.progress("measuring what layers read")
         covariance = covariances(model, read, context.data, context.seed)
         if self.importance == "activation":

@@ -125,7 +125,7 @@ class Flow:
 
     def units(self, value: ir.Value, axis: int) -> np.ndarray:
         """The unit of each index; -1: none."""
-        return self._roots(self._get(value, axis))
+        return self._roots(self._get(value, axis % len(self.shape(value) or (0,))))
 
     # What is known in the end.
 

@@ -6,7 +6,8 @@ Layer by layer in the order of the graph, from what the pruned model itself feed
 
 X are rows of the layer's inputs in the pruned model, Y of its outputs in the original. The ridge k pulls to the kept
 weights, not to zero, and is chosen by the error on a fifth of the rows that the fit does not see; no change at all is one
-of the choices, so that a layer with little data is left alone (after arXiv:1707.06168, which has neither).
+of the choices, so that a layer with little data is left alone. What is added to the outputs (the way around a residual block) has
+errors of its own in the pruned model: Y makes up for them (arXiv:1707.06168).
 """
 
 from __future__ import annotations
@@ -129,9 +130,10 @@ def walk(
         products = list(same)
         originals = [old[product.name, product.group] for product in products]
         ends = [product.y.producer() for product in originals]
-        ours.advance(ours.place_of(products[0].node), keep=[str(products[0].x.name)])
+        beside = [str(value.name) for value in map(partner, originals) if value is not None]
+        ours.advance(ours.place_of(products[0].node), keep=[str(products[0].x.name), *beside])
         places = [theirs.place_of(end) for end in ends if end is not None]
-        theirs.advance(max(places) + 1, keep=[str(product.y.name) for product in originals])
+        theirs.advance(max(places) + 1, keep=[str(product.y.name) for product in originals] + beside)
         yield products, originals, ours, theirs
 
 
@@ -178,11 +180,10 @@ def gather(
     outputs, features = product.matrix().shape
     rng = np.random.default_rng(seed)
     train, held = Rows.zeros(features, outputs), Rows.zeros(features, outputs)
-    inputs, targets = ours.values[str(product.x.name)], theirs.values[str(source.y.name)]
+    inputs, targets = ours.values[str(product.x.name)], _targets(product, source, ours, theirs, kept)
     most = -(-max(_MOST_ROWS, 6 * features) // len(inputs))
     for number, (x, y) in enumerate(zip(inputs, targets, strict=True)):
-        axis = 1 if product.node.op_type == "Conv" else y.ndim - 1
-        rows = product.rows(rng, most, x, np.compress(kept, y, axis))
+        rows = product.rows(rng, most, x, y)
         if len(inputs) >= _HELD_OUT:
             (held if number % _HELD_OUT == _HELD_OUT - 1 else train).add(*rows)
             continue
@@ -190,6 +191,30 @@ def gather(
         train.add(*(part[~judge] for part in rows))
         held.add(*(part[judge] for part in rows))
     return train, held
+
+
+def partner(product: Product) -> ir.Value | None:
+    """What is added to the outputs of `product`, if that is all that happens to them."""
+    users = list(product.y.uses())
+    if len(users) != 1 or users[0].node.op_type != "Add" or product.y.is_graph_output():
+        return None
+    other = users[0].node.inputs[1 - users[0].idx]
+    return None if other is None or other.const_value is not None else other
+
+
+def _targets(
+    product: Product, source: Product, ours: Segments, theirs: Segments, kept: np.ndarray
+) -> Iterator[np.ndarray]:
+    """What the outputs should be, for each sample."""
+    other = partner(source)
+    name = "" if other is None else str(other.name)
+    here, there = ours.values.get(name), theirs.values.get(name)
+    for number, y in enumerate(theirs.values[str(source.y.name)]):
+        axis = 1 if product.node.op_type == "Conv" else y.ndim - 1
+        target = np.compress(kept, y, axis)
+        if here is not None and there is not None and there[number].shape == y.shape:
+            target = target + np.compress(kept, there[number], axis) - here[number]
+        yield target
 
 
 def _part(product: Product, bias: ir.Value) -> np.ndarray:

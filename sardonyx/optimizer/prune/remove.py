@@ -33,7 +33,7 @@ def constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
     taken, count = name, 1
     while taken in model.graph.initializers:
         taken, count = f"{name}.{count}", count + 1
-    tensor = ir.Tensor(np.ascontiguousarray(array), name=taken)
+    tensor = ir.Tensor(np.array(array, order="C"), name=taken)
     value = ir.Value(name=taken, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
     model.graph.register_initializer(value)
     return value
@@ -53,7 +53,8 @@ class Removal:
 
     def mask(self, value: ir.Value | None, axis: int) -> np.ndarray | None:
         """True for the indices that stay; None: all do."""
-        return self._masks.get((value, axis)) if value is not None else None
+        shape = self.flow.shape(value)
+        return None if value is None or not shape else self._masks.get((value, axis % len(shape)))
 
     def changed(self, value: ir.Value | None) -> dict[int, np.ndarray]:
         """The axes of `value` that lose something -> what stays."""

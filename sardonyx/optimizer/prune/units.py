@@ -18,6 +18,9 @@ from sardonyx.optimizer.shapes import Shape, Shapes
 __all__ = ["Budget", "Pool", "find_units", "pools_of"]
 
 
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
 @dataclass
 class Pool:
     """Units that occur along the same axes, of which any may go.
@@ -106,10 +109,11 @@ def pools_of(flow: Flow) -> tuple[list[Pool], list[str]]:
 
 
 def _origin(axes: Iterable[Axis]) -> str:
-    """The first node that makes units: the one whose weights have them as outputs."""
+    """The layer whose outputs the units are: of those whose weights have them, the first."""
     for value, _ in axes:
-        if value.const_value is None and value.producer() is not None:
-            return str(value.producer().name)  # type: ignore[union-attr]
+        users = [node for node in value.consumers() if node.op_type in (*PRODUCTS, *GATES)]
+        if value.const_value is not None and users:
+            return str(users[0].name)
     return str(next(iter(axes))[0].name)
 
 
