@@ -37,7 +37,7 @@ $(VENV)/.bench: $(VENV)/.dev
 setup: $(VENV)/.dev ## Create .venv with everything for development
 
 .PHONY: demo
-demo: $(VENV)/.demo ## Train a small recogniser of digits, compile it, run it, check it
+demo: $(VENV)/.demo ## From scikit-learn to a small, fast model of digits, in a folder that runs by itself
 	$(BIN)/python examples/digits.py
 
 .PHONY: test

@@ -17,9 +17,11 @@ from sardonyx._version import __version__
 if TYPE_CHECKING:
     from sardonyx import errors
     from sardonyx.converters.convert import convert
+    from sardonyx.deployment.deploy import deploy
     from sardonyx.errors import SardonyxError
     from sardonyx.model import load, save
     from sardonyx.ops.custom import operator
+    from sardonyx.optimizer.optimize import optimize, replay
     from sardonyx.runtime.options import SessionOptions
     from sardonyx.runtime.session import Session
     from sardonyx.verifier.verify import verify
@@ -30,9 +32,12 @@ _EXPORTS = {
     "Session": "sardonyx.runtime.session:Session",
     "SessionOptions": "sardonyx.runtime.options:SessionOptions",
     "convert": "sardonyx.converters.convert:convert",
+    "deploy": "sardonyx.deployment.deploy:deploy",
     "errors": "sardonyx.errors",
     "load": "sardonyx.model:load",
     "operator": "sardonyx.ops.custom:operator",
+    "optimize": "sardonyx.optimizer.optimize:optimize",
+    "replay": "sardonyx.optimizer.optimize:replay",
     "save": "sardonyx.model:save",
     "verify": "sardonyx.verifier.verify:verify",
 }
@@ -43,9 +48,12 @@ __all__ = [
     "SessionOptions",
     "__version__",
     "convert",
+    "deploy",
     "errors",
     "load",
     "operator",
+    "optimize",
+    "replay",
     "save",
     "verify",
 ]

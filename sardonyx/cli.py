@@ -1,4 +1,4 @@
-"""The command line: ``sardonyx run | inspect | bench | profile | tune | ops | cache``.
+"""The command line: ``sardonyx run | inspect | convert | verify | optimize | deploy | bench | ...``.
 
 Every command prints tables for people and, with ``--json``, one JSON document for programs. What goes wrong is one
 clean message on standard error and exit code 1; ``--debug`` shows where. Heavy imports wait until they are needed.
@@ -15,12 +15,14 @@ import click
 from sardonyx._version import __version__
 from sardonyx.commands.convert import convert, verify
 from sardonyx.commands.measure import bench, profile, tune
+from sardonyx.commands.optimize import deploy, optimize
 from sardonyx.commands.support import (
     dims_option,
     inputs_option,
     json_option,
     model_argument,
     open_session,
+    parse_size,
     print_json,
     print_table,
     read_feeds,
@@ -30,8 +32,6 @@ from sardonyx.errors import InputError, SardonyxError
 
 if TYPE_CHECKING:
     from sardonyx.runtime.session import Session
-
-UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 class _Group(click.Group):
@@ -121,7 +121,7 @@ def inspect(model: str, threads: int | None, providers: Sequence[str], as_json: 
     click.echo(f"memory: {sizes}")
 
 
-for command in (convert, verify, bench, profile, tune):
+for command in (convert, verify, optimize, deploy, bench, profile, tune):
     cli.add_command(command)
 
 
@@ -206,7 +206,7 @@ def cache_prune(max_size: str) -> None:
     from sardonyx.compiler.cache import default
 
     store = default()
-    removed = store.prune(_parse_size(max_size))
+    removed = store.prune(parse_size(max_size))
     click.echo(f"removed {_bytes(removed)} from {store.root}, {_bytes(store.size())} left")
 
 
@@ -277,11 +277,3 @@ def _bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"
-
-
-def _parse_size(text: str) -> int:
-    number, unit = (text[:-1], text[-1:].upper()) if not text[-1:].isdigit() else (text, "")
-    try:
-        return int(float(number) * UNITS[unit])
-    except (ValueError, KeyError):
-        raise InputError(f"{text!r} is not a size", hint="write 500M, 2G or a number of bytes") from None

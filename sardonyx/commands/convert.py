@@ -63,9 +63,9 @@ def convert(
                 output,
                 kind=kind,
                 opset=opset,
-                dims={name: int(value) if value.isdigit() else value for name, value in _pairs(dims, "--dim")},
+                dims={name: int(value) if value.isdigit() else value for name, value in pairs(dims, "--dim")},
                 samples=[_arrays(path) for path in samples],
-                options=dict(_pairs(options, "--option")),
+                options=dict(pairs(options, "--option")),
                 trust=trust,
                 verify=not no_verify,
                 depth=report is not None,
@@ -109,7 +109,7 @@ def verify(
         found = run(
             stages,
             [_arrays(path) for path in samples],
-            options=dict(_pairs(options, "--option")),
+            options=dict(pairs(options, "--option")),
             trust=trust,
             depth=report is not None,
             progress=progress,
@@ -164,7 +164,8 @@ def _arrays(path: str) -> dict[str, np.ndarray]:
         raise InputError(f"{path} cannot be read as numpy arrays: {error}") from error
 
 
-def _pairs(texts: Sequence[str], option: str) -> Iterator[tuple[str, str]]:
+def pairs(texts: Sequence[str], option: str) -> Iterator[tuple[str, str]]:
+    """``NAME=VALUE`` as pairs."""
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name and equals):

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from sardonyx.runtime.native import Port
     from sardonyx.runtime.session import Session
 
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
 model_argument = click.argument("model", type=click.Path(exists=True, dir_okay=False))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 threads_option = click.option("--threads", type=click.IntRange(1), help="Number of threads.")
@@ -127,6 +129,32 @@ def batch_dims(infos: Sequence[Port], batch: int | None) -> list[str]:
             hint="sardonyx inspect shows the shapes",
         )
     return [f"{symbol}={batch}" for symbol in symbols]
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``500M``, ``2G`` or a number."""
+    number, unit = (text[:-1], text[-1:].upper()) if not text[-1:].isdigit() else (text, "")
+    return int(_scaled(text, number, unit, UNITS, "a size", "500M, 2G or a number of bytes"))
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds of ``90``, ``90s``, ``10m`` or ``1h``."""
+    number = text.rstrip("smh")
+    return _scaled(text, number, text[len(number) :], {"": 1, "s": 1, "m": 60, "h": 3600}, "a time", "90s, 10m or 1h")
+
+
+def parse_milliseconds(text: str) -> float:
+    """Milliseconds of ``5``, ``5ms``, ``200us`` or ``1s``."""
+    number = text.rstrip("ums")
+    units = {"": 1, "ms": 1, "us": 1e-3, "s": 1e3}
+    return _scaled(text, number, text[len(number) :], units, "a time", "5ms, 200us or 1s")
+
+
+def _scaled(text: str, number: str, unit: str, units: Mapping[str, float], what: str, hint: str) -> float:
+    try:
+        return float(number) * units[unit]
+    except (ValueError, KeyError):
+        raise InputError(f"{text!r} is not {what}", hint=f"write {hint}") from None
 
 
 def print_json(document: Any) -> None:

@@ -116,6 +116,10 @@ class Worker:
         found = self._read(self._call("run", feeds=self._write(feeds)))
         return [found[str(number)] for number in range(len(found))]
 
+    def time(self, feeds: Mapping[str, np.ndarray], seconds: float) -> list[int]:
+        """Nanoseconds of single runs of the source, for `seconds`."""
+        return self._call("time", feeds=self._write(feeds), seconds=seconds)
+
     def observe(self, feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
         """`Source.observe`."""
         return self._read(self._call("observe", feeds=self._write(feeds), names=list(names)))

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sardonyx.errors import InputError, ProviderError
 from sardonyx.runtime.options import SessionOptions
 
 if TYPE_CHECKING:
@@ -28,12 +29,13 @@ class Loader:
     """Gives the folder with the compiled form of one model.
 
     Args:
-        model: path of an .onnx file, its bytes, or a model in memory.
+        model: path of an .onnx file or of a bundle's folder, the bytes of a file, or a model in memory.
         options: of the session.
     """
 
     def __init__(self, model: Source, options: SessionOptions):
-        self._model = model
+        self._bundle = Path(model) if isinstance(model, str | os.PathLike) and os.path.isdir(model) else None
+        self._model = model if self._bundle is None else self._bundle / "model.onnx"
         self._options = options
 
     def load(self) -> ir.Model:
@@ -57,6 +59,8 @@ class Loader:
         from sardonyx.deployment.targets import find, host_target
 
         target = find(self._options.target) if self._options.target else host_target()
+        if self._bundle is not None and not assumptions:
+            return _checked_bundle(self._bundle)
         if not self._options.cache:
             return self._compile_aside(target, assumptions)
         store = default()
@@ -112,6 +116,28 @@ class Loader:
         with _Bar(self._options.progress) as progress:
             compile_model(self.load(), target, aside, dict(assumptions), progress=progress)
         return aside
+
+
+def _checked_bundle(folder: Path) -> Path:
+    """`folder`, if it is a bundle for this machine.
+
+    Raises:
+        InputError: it is no bundle.
+        ProviderError: it was built for another machine.
+    """
+    from sardonyx.deployment.targets import cpu_flags, find, host_target
+
+    try:
+        facts = json.loads((folder / "target.json").read_bytes())
+        target = find(facts["name"])
+    except (OSError, ValueError, KeyError):
+        hint = "give the path of an .onnx file, or of a folder that sardonyx deploy wrote"
+        raise InputError(f"{str(folder)!r} is a folder, but no compiled model", hint=hint) from None
+    host = host_target()
+    if (target.arch, target.system) != (host.arch, host.system) or not target.needs <= cpu_flags():
+        hint = "deploy it again there, or run its model.onnx"
+        raise ProviderError(f"{str(folder)!r} was built for {target.name}, this machine is {host.name}", hint=hint)
+    return folder
 
 
 def _version() -> str:

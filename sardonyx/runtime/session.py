@@ -39,7 +39,7 @@ class Session:
     """A model, compiled for this machine and ready to run; safe to use from many threads at once.
 
     Args:
-        model: path of an .onnx file, its bytes, or a model in memory.
+        model: path of an .onnx file, its bytes, a model in memory, or the folder that `deploy` wrote.
         options: see `SessionOptions`.
 
     Raises:

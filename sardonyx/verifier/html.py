@@ -10,7 +10,7 @@ from sardonyx._version import __version__
 from sardonyx.verifier.depth import Depth
 from sardonyx.verifier.report import Report
 
-_STYLE = """
+STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; width: 100%; font-size: 13px } th, td { padding: .3rem .6rem; text-align: left }
 th { border-bottom: 2px solid #888 } td { border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums }
@@ -27,7 +27,7 @@ def page(report: Report) -> str:
     verdict = "pass" if report.passed else "fail"
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
-        f"<title>Verification: {verdict}</title><style>{_STYLE}</style>",
+        f"<title>Verification: {verdict}</title><style>{STYLE}</style>",
         f"<h1>Verification: <span class={verdict}>{verdict}</span></h1>",
         f"<p>{escape(report.summary())}</p>",
         f"<p>Stages: {escape(', '.join(report.stages))}. The first is the truth.</p>",

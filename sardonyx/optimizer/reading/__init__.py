@@ -1,0 +1,1 @@
+"""Reading the user's data: files, folders, tables, iterables, or nothing."""

@@ -1,0 +1,186 @@
+"""The work on single models: make one by steps, check it, run it on the data, time it beside the original."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sardonyx.errors import OptimizationError, SardonyxError
+from sardonyx.model.load import load
+from sardonyx.model.save import save
+from sardonyx.optimizer.data import Data
+from sardonyx.optimizer.search.measure import Ratio, compare_times
+from sardonyx.optimizer.sensitivity import sensitivity
+from sardonyx.optimizer.step import Context, make_step
+from sardonyx.runtime.options import SessionOptions
+from sardonyx.runtime.session import Session
+
+STANDARD = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}  # what other runtimes read, too
+PROFILED_RUNS = 20
+
+
+class Bench:
+    """One original, its data, and any number of models made from it.
+
+    Args:
+        model: path of the original.
+        calibration: what steps look at.
+        evaluation: what models are judged by.
+        seed: of steps.
+        threads: of runs; None: all that may be used.
+        progress: called with a few words at each long stage.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        calibration: Data,
+        evaluation: Data,
+        seed: int = 0,
+        threads: int | None = None,
+        progress: Callable[[str], None] = lambda text: None,
+    ):
+        self.path, self.evaluation = model, evaluation
+        self.context = Context(calibration, seed, progress)
+        self.options = SessionOptions(threads=threads, progress=False)
+        self.model = load(model)
+        self.original = Session(str(model), self.options)
+        self._hosted = _hosted(self.original)
+        self._open: tuple[Path, Session] | None = None
+
+    def names(self) -> list[str]:
+        """Of the outputs."""
+        return [port.name for port in self.original.outputs]
+
+    def make(self, steps: Sequence[Mapping[str, Any]], path: Path) -> dict[str, Any]:
+        """Apply `steps`, write the model to `path`, and check it.
+
+        Returns:
+            ``notes``, ``sha256``, ``size``; ``modified`` is False where the steps found nothing to do.
+
+        Raises:
+            OptimizationError: a step cannot be done, or what it made breaks a rule of what is returned.
+        """
+        model, notes, modified = apply_steps(self.model, steps, self.context)
+        save(model, path)
+        check_standard(path, set(self.model.opset_imports))
+        return {"notes": notes, "modified": modified, "sha256": sha256(path), "size": size_of(path)}
+
+    def run(self, path: Path, count: int | None = None) -> list[list[np.ndarray]]:
+        """All outputs for each sample of the evaluation, or for the first `count` of them.
+
+        Raises:
+            OptimizationError: operators of the original that were native are not any more.
+            SardonyxError: it cannot be compiled or run.
+        """
+        session = self._session(path)
+        lost = sorted(_hosted(session) - self._hosted)
+        if lost:
+            raise OptimizationError(f"{', '.join(lost)} would not run natively")
+        return [session.run(dict(feeds)) for feeds in self.evaluation.feeds[:count]]
+
+    def memory(self, path: Path) -> int:
+        """Bytes of weights and arena of a session that has run."""
+        facts = self._session(path).memory()
+        return int(facts["weights"] or 0) + int(facts["arena"] or 0)
+
+    def time(self, path: Path, seconds: float) -> Ratio:
+        """Time of the model at `path` / time of the original, on the first sample of the evaluation."""
+        feeds = dict(self.evaluation.feeds[0])
+        session = self._session(path)
+        return compare_times(lambda: session.run(feeds), lambda: self.original.run(feeds), seconds)
+
+    def ranking(self) -> list[dict[str, Any]]:
+        """How much each layer suffers from quantisation, the worst first; see `sensitivity`."""
+        return [each.to_json() for each in sensitivity(self.model, self.context)]
+
+    def profile(self, path: Path) -> dict[str, Any]:
+        """What a model is made of: nodes by operator, bytes of weights, microseconds by operator."""
+        model = load(path)
+        counts: dict[str, int] = {}
+        for node in model.graph.all_nodes():
+            counts[node.op_type] = counts.get(node.op_type, 0) + 1
+        session = Session(str(path), SessionOptions(threads=self.options.threads, progress=False, profile=True))
+        feeds = dict(self.evaluation.feeds[0])
+        session.run(feeds)
+        session.reset_profile()
+        for _ in range(PROFILED_RUNS):
+            session.run(feeds)
+        times = {row.name: row.nanoseconds / 1e3 for row in session.profile().operators()}
+        return {
+            "nodes": dict(sorted(counts.items(), key=lambda item: -item[1])),
+            "microseconds": times,
+            "size": size_of(path),
+        }
+
+    def _session(self, path: Path) -> Session:
+        if path == self.path:
+            return self.original
+        if self._open is None or self._open[0] != path:
+            self._open = None
+            # Not into the user's cache: most candidates are never run again.
+            options = SessionOptions(threads=self.options.threads, progress=False, cache=False)
+            self._open = path, Session(str(path), options)
+        return self._open[1]
+
+
+def apply_steps(model: Any, steps: Sequence[Mapping[str, Any]], context: Context) -> tuple[Any, list[str], bool]:
+    """The model after all `steps`, what they said, and whether any changed anything.
+
+    Raises:
+        InputError: there is no such step or parameter.
+        OptimizationError: a step cannot be done.
+    """
+    notes: list[str] = []
+    modified = False
+    for each in steps:
+        ((name, parameters),) = each.items()
+        context.progress(name)
+        try:
+            applied = make_step(name, parameters).apply(model, context)
+        except SardonyxError:
+            raise
+        except Exception as error:  # a step that breaks on one model must not end the search
+            raise OptimizationError(f"step {name!r} failed: {type(error).__name__}: {error}") from error
+        model, modified = applied.model, modified or applied.modified
+        notes += applied.notes
+    return model, notes, modified
+
+
+def check_standard(path: Path, domains: set[str]) -> None:
+    """Refuse what other runtimes would not read.
+
+    Raises:
+        OptimizationError: the file breaks the standard, or has operators of a domain that the original has not.
+    """
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    foreign = {each.domain for each in model.opset_import} - STANDARD - domains
+    if foreign:
+        raise OptimizationError(f"operators of the domain {min(foreign)!r} are not standard ONNX")
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        raise OptimizationError(f"the result is no valid ONNX: {error}") from error
+
+
+def sha256(path: Path) -> str:
+    """Of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a model, with the weights that lie beside it."""
+    from sardonyx.model.load import external_files
+
+    return path.stat().st_size + sum(each.stat().st_size for each in external_files(path))
+
+
+def _hosted(session: Session) -> set[str]:
+    return {place.operator for place in session.placement() if place.provider != "native"}

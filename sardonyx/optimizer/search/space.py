@@ -1,0 +1,216 @@
+"""What is searched over: choices that become steps, first guesses in order, and how a guess follows from results.
+
+A point is a dictionary of choices. Those that are left out have the first value of their row in `KNOBS`. Steps that are
+not registered, and parameters that a step does not have, take no part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from dataclasses import fields as fields_of
+from functools import cached_property
+from typing import Any
+
+from sardonyx.optimizer.search.budget import Candidate
+from sardonyx.optimizer.step import Step, make_step
+
+Point = dict[str, Any]
+Tried = tuple[Point, Candidate]
+Guesses = Generator[Point, Candidate, None]
+
+ROUNDED = ("static-int8", "dynamic-int8", "weights-int8", "weights-int4")
+
+PRUNING = ("prune", "importance", "multiple")
+
+# Choices by name; the first one is what happens where nothing is said.
+KNOBS: dict[str, tuple[Any, ...]] = {
+    "prune": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
+    "importance": ("obs", "activation", "l2"),
+    "multiple": (1, 8, 16),
+    "rank": (0.0, 0.5, 0.3, 0.7),
+    "sparse": ("", "2:4"),
+    "numbers": ("", *ROUNDED, "float16", "bfloat16"),
+    "prepare": ("", "equalize", "smooth-quant"),
+    "calibration": ("minmax", "percentile", "entropy", "mse"),
+    "weight_scale": ("max", "mse"),
+    "kept": (0.0, 0.05, 0.1, 0.2, 0.35, 0.5),
+    "convolutions": (False, True),
+    "method": ("hqq", "gptq", "rtn"),
+    "block": (32, 64, 128, 16),
+    "palette": (0, 4, 6),
+}
+# Formats for which a choice means something; choices that are not here always do.
+MATTERS = {
+    "prepare": ("static-int8", "dynamic-int8"),
+    "calibration": ("static-int8",),
+    "weight_scale": ("static-int8", "dynamic-int8", "weights-int8"),
+    "kept": ROUNDED,
+    "convolutions": ("dynamic-int8",),
+    "method": ("weights-int4",),
+    "block": ("weights-int4",),
+    "palette": ("",),
+}
+
+
+@dataclass(frozen=True)
+class Space:
+    """The choices for one model.
+
+    Attributes:
+        steps: registered steps by name.
+        objective: what is wanted.
+        rank: gives how much each layer (``node``) suffers from quantisation, the worst first; called when it matters.
+        calibrated: there is data of the user's; without it, nothing is pruned.
+    """
+
+    steps: Mapping[str, type[Step]]
+    objective: str = "latency"
+    rank: Callable[[], Sequence[Mapping[str, Any]]] = tuple
+    calibrated: bool = True
+    knobs: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.knobs.update({name: values for name in KNOBS if len(values := self._open(name)) > 1})
+
+    @cached_property
+    def ranking(self) -> list[str]:
+        """Names of the nodes that suffer most from quantisation, the worst first."""
+        return [each["node"] for each in self.rank()]
+
+    def _open(self, name: str) -> tuple[Any, ...]:
+        """The values of a knob that mean something here."""
+        values = KNOBS[name]
+        needed = dict.fromkeys(PRUNING, "prune-channels") | {"rank": "low-rank", "sparse": "sparsity"}
+        if name in needed and (needed[name] not in self.steps or not self.calibrated):
+            return ()
+        if name == "palette":
+            return values if "palette" in self.steps and self.objective == "size" else ()
+        if name in ("numbers", "prepare"):
+            return tuple(value for value in values if not value or value in self.steps)
+        return values
+
+    def suggest(self, trial: Any) -> Point:
+        """A point that the optimiser proposes; choices that depend on others are asked for only where they matter."""
+        point: Point = {}
+        for name in self.knobs:
+            if self._matters(name, point):
+                point[name] = trial.suggest_categorical(name, self.knobs[name])
+        return point
+
+    def _matters(self, name: str, point: Point) -> bool:
+        numbers = point.get("numbers", "")
+        if name in PRUNING[1:]:
+            return point.get("prune", 0.0) > 0
+        return name not in MATTERS or numbers in MATTERS[name]
+
+    def make(self, point: Point) -> list[dict[str, Any]]:
+        """The steps that a point stands for, as a recipe has them; none where nothing is done."""
+        chosen = {name: values[0] for name, values in KNOBS.items()} | point
+        numbers = chosen["numbers"]
+        steps = [
+            chosen["prune"] and self._pruning(chosen),
+            chosen["rank"] and self._step("low-rank", share=chosen["rank"]),
+            chosen["sparse"] and self._step("sparsity"),
+            chosen["prepare"] and numbers in MATTERS["prepare"] and self._step(chosen["prepare"]),
+            numbers and self._numbers(numbers, chosen),
+            chosen["palette"] and not numbers and self._step("palette", bits=chosen["palette"]),
+        ]
+        return [step for step in steps if step]
+
+    def _pruning(self, chosen: Point) -> dict[str, Any] | None:
+        share = "parameters" if self.objective == "size" else "flops"
+        return self._step("prune-channels", **{share: chosen["prune"]}, importance=chosen["importance"], multiple=chosen["multiple"])
+
+    def _numbers(self, name: str, chosen: Point) -> dict[str, Any] | None:
+        wanted = {key: value for key, value in chosen.items() if name in MATTERS.get(key, ())}
+        return self._step(name, skip=self._kept(chosen["kept"]), **wanted)
+
+    def _kept(self, share: float) -> tuple[str, ...]:
+        return tuple(self.ranking[: math.ceil(share * len(self.ranking))]) if share else ()
+
+    def _step(self, name: str, **wanted: Any) -> dict[str, Any] | None:
+        """A step with those of the parameters that it has, and that differ from its defaults."""
+        if name not in self.steps:
+            return None
+        known = {each.name: each.default for each in fields_of(self.steps[name])}
+        given = {key: value for key, value in wanted.items() if key in known}
+        made = make_step(name, given).to_json()[name]
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in known.items()}
+        return {name: {key: value for key, value in made.items() if value != plain[key]}}
+
+    # First guesses.
+
+    def guesses(self) -> Guesses:
+        """Points to try first, the most promising first; each result is sent back and steers what follows."""
+        plain: list[Point] = [{"numbers": name} for name in self._formats()]
+        if "dynamic-int8" in self.steps:
+            plain.append({"numbers": "dynamic-int8", "convolutions": True})
+        found: list[Tried] = []
+        for point in plain:
+            candidate = yield point
+            found.append((point, candidate))
+        for point, candidate in list(found):
+            if point == {"numbers": "static-int8"} and _inaccurate(candidate):
+                found += yield from self._tuned(candidate)
+        working = [tried for tried in found if tried[1].verdict == "verified"]
+        working.sort(key=lambda tried: self._cost(tried[1]))
+        yield from self._pruned([point for point, _ in working])
+        for name in ("rank", "sparse", "palette"):
+            for value in self.knobs.get(name, ())[1:]:
+                yield {name: value}
+
+    def _formats(self) -> list[str]:
+        first = ("static-int8", "dynamic-int8", "weights-int8", "float16", "weights-int4", "bfloat16")
+        small = ("static-int8", "weights-int4", "weights-int8", "dynamic-int8", "float16", "bfloat16")
+        order = first if self.objective == "latency" else small
+        return [name for name in order if name in self.knobs.get("numbers", ())]
+
+    def _cost(self, candidate: Candidate) -> float:
+        figures = candidate.figures
+        if self.objective == "latency":
+            return figures.ratio[1] if figures.ratio else math.inf
+        return float(figures.size)
+
+    def _tuned(self, plain: Candidate) -> Generator[Point, Candidate, list[Tried]]:
+        """static-int8 that keeps within the budget: other ranges first, then more and more layers in float."""
+        nearest, best = plain, {"numbers": "static-int8"}
+        for name in ("calibration", "prepare", "weight_scale"):
+            for value in self.knobs.get(name, ())[1:]:
+                point = best | {name: value}
+                candidate = yield point
+                if not _inaccurate(candidate):
+                    return [(point, candidate)]
+                if _closer(candidate, nearest):
+                    nearest, best = candidate, point
+        for share in self.knobs.get("kept", ())[1:]:
+            point = best | {"kept": share}
+            candidate = yield point
+            if not _inaccurate(candidate):
+                return [(point, candidate)]
+        return []
+
+    def _pruned(self, working: Sequence[Point]) -> Guesses:
+        """The most that can be pruned within the budget, by halving: with the best format that works, and without."""
+        shares = self.knobs.get("prune", ())[1:]
+        for point in [*working[:1], {}] if shares else []:
+            low, high = -1, len(shares)  # what is known to work, and what is known to fail
+            while high - low > 1:
+                middle = (low + high) // 2
+                candidate = yield point | {"prune": shares[middle]}
+                if _inaccurate(candidate) or candidate.verdict == "failed":
+                    high = middle
+                else:
+                    low = middle
+
+
+def _inaccurate(candidate: Candidate) -> bool:
+    """Whether it was the metric that failed: the one thing that a milder setting helps."""
+    return candidate.verdict == "rejected" and candidate.stage in ("glance", "metric")
+
+
+def _closer(one: Candidate, other: Candidate) -> bool:
+    """Whether one is nearer to the original than the other."""
+    a, b = one.figures.fidelity, other.figures.fidelity
+    return a is not None and (b is None or a > b)
