@@ -19,6 +19,7 @@ from sardonyx.errors import ConversionError
 Operand = ir.Value | np.ndarray | float | int | None
 
 _FOLDED = 4096  # elements of a constant that is computed here
+_MOVES = {"Reshape", "Concat", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Flatten", "Split", "Cast"}
 _NOT_FOLDED = {"QuantizeLinear", "DequantizeLinear"}  # they say how a weight is stored
 
 
@@ -28,10 +29,12 @@ class Builder:
     Args:
         opset: version of the standard's operators.
         outer: the graph around this one, for the body of a loop or of a branch.
+        fold_weights: whether constants of any size are computed at once where they are only moved.
     """
 
-    def __init__(self, opset: int, outer: Builder | None = None):
+    def __init__(self, opset: int, outer: Builder | None = None, fold_weights: bool = False):
         self.opset = opset
+        self.fold_weights = fold_weights
         self.outer = outer
         self.nodes: list[ir.Node] = []
         self.inputs: list[ir.Value] = []
@@ -137,7 +140,8 @@ class Builder:
             return None
         if any(array is None for array, value in zip(arrays, inputs) if value is not None):
             return None
-        if sum(array.size for array in arrays if array is not None) > _FOLDED:
+        limit = _FOLDED if not (self.fold_weights and kind in _MOVES) else float("inf")
+        if sum(array.size for array in arrays if array is not None) > limit:
             return None
         if any(isinstance(value, ir.Graph) for value in attributes.values()):
             return None
@@ -148,7 +152,7 @@ class Builder:
             found = [np.asarray(value) for value in run_node(probe, arrays, {"": self.opset})]
         except Exception:  # whatever is wrong with it, the node itself will show
             return None
-        return found if sum(array.size for array in found) <= _FOLDED else None
+        return found if sum(array.size for array in found) <= limit else None
 
     def _infer(self, node: ir.Node) -> None:
         version = self.opset if not node.domain else 1
