@@ -90,7 +90,7 @@ def convert(
         kind = kind or kind_of(made)
     row = table.kind_called(kind or recognise(source))
     table.check_trust(row, source, trust)
-    table.require(row)
+    table.require(row, verify)
     request = Request(source, row.name, opset, dict(dims or {}), [dict(s) for s in samples], dict(options or {}), trust)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".convert-") as folder:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sardonyx.converters.onnx_file import model_inputs
+from sardonyx.converters.table import kind_called
 from sardonyx.errors import SardonyxError
 from sardonyx.model.load import load
 from sardonyx.verifier.blame import locate
@@ -129,11 +130,22 @@ def verify_conversion(
     progress: Callable[[str], None] = lambda text: None,
     depth: bool = False,
 ) -> Report:
-    """Compare a source with the ONNX file made from it, under the reference and under Sardonyx."""
+    """Compare a source with the ONNX file made from it, under the reference and under Sardonyx.
+
+    Where the source's framework is no longer to be had, these two are compared with each other, and a note says so.
+    """
     inputs = with_ranges(model_inputs(load(path)), source.inputs())
     given = [_named(sample, [each.name for each in inputs]) for sample in request.samples]
-    stages: list[Stage] = [SourceStage(request.kind, source), OnnxStage(path, "reference"), OnnxStage(path, "native")]
-    return verify_stages(stages, make_samples(inputs, given), output_tolerances(path), progress, depth)
+    kind = kind_called(request.kind)
+    stages: list[Stage] = [OnnxStage(path, "reference"), OnnxStage(path, "native")]
+    if kind.runnable:
+        stages.insert(0, SourceStage(request.kind, source))
+    report = verify_stages(stages, make_samples(inputs, given), output_tolerances(path), progress, depth)
+    if not kind.runnable:
+        report.notes.append(
+            f"{kind.runs[0]} is not installed: the result was not compared with the source, only two runtimes with each other"
+        )
+    return report
 
 
 def with_ranges(inputs: Sequence[Input], described: Sequence[Input]) -> list[Input]:
