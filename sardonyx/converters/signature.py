@@ -36,9 +36,9 @@ def parse_inputs(text: str) -> list[Input]:
 
 def example(inputs: Sequence[Input], sizes: Mapping[str, int] | None = None, seed: int = 0) -> dict[str, np.ndarray]:
     """Arrays that fit `inputs`, to trace with; dynamic dimensions get a size that is likely."""
-    from sardonyx.verifier.samples import fill
+    from sardonyx.verifier.samples import dims_in, fill
 
-    names = {dim for each in inputs for dim in each.shape if isinstance(dim, str)}
+    names = {name for each in inputs for dim in each.shape if isinstance(dim, str) for name in dims_in(dim)}
     return fill(inputs, {**{name: _SIZES.get(name, 8) for name in names}, **(sizes or {})}, seed)
 
 

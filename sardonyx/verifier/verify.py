@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sardonyx.converters.onnx_file import model_inputs
-from sardonyx.errors import SardonyxError
+from sardonyx.errors import InputError, SardonyxError
 from sardonyx.model.load import load
 from sardonyx.verifier.blame import locate
 from sardonyx.verifier.compare import compare
@@ -133,7 +133,9 @@ def verify_conversion(
     inputs = with_ranges(model_inputs(load(path)), source.inputs())
     given = [_named(sample, [each.name for each in inputs]) for sample in request.samples]
     stages: list[Stage] = [SourceStage(request.kind, source), OnnxStage(path, "reference"), OnnxStage(path, "native")]
-    return verify_stages(stages, make_samples(inputs, given), output_tolerances(path), progress, depth)
+    given = [sample for sample in given if {each.name for each in inputs} <= sample.keys()]  # those of this part
+    samples = make_samples(inputs, given, sizes=source.sizes())
+    return verify_stages(stages, samples, output_tolerances(path), progress, depth)
 
 
 def with_ranges(inputs: Sequence[Input], described: Sequence[Input]) -> list[Input]:
@@ -142,7 +144,7 @@ def with_ranges(inputs: Sequence[Input], described: Sequence[Input]) -> list[Inp
     found = []
     for each in inputs:
         more = known.get(each.name, each)
-        found.append(replace(each, low=more.low, high=more.high, choices=more.choices))
+        found.append(replace(more, dtype=each.dtype, shape=each.shape))
     return found
 
 
@@ -187,7 +189,8 @@ def verify(
             opened.append(OnnxStage(opened[0].path, "native"))
         inputs = opened[0].inputs()
         given = [_named(sample, [each.name for each in inputs]) for sample in samples]
-        return verify_stages(opened, make_samples(inputs, given), output_tolerances(opened[-1].path), progress, depth)
+        samples_of = make_samples(inputs, given, sizes=opened[0].sizes())
+        return verify_stages(opened, samples_of, output_tolerances(opened[-1].path), progress, depth)
 
 
 def _opened(
@@ -215,6 +218,11 @@ def _opened(
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sardonyx-verify-"))
     request = Request(text, kind.name, samples=[dict(sample) for sample in samples], options=options, trust=trust)
     worker = stack.enter_context(Worker(request, progress))
+    if worker.parts():
+        raise InputError(
+            f"{text!r} becomes several models: {', '.join(worker.parts())}",
+            hint=f"Say which of them is compared: --option part={worker.parts()[0]}.",
+        )
     fresh = Path(folder) / "fresh.onnx"
     worker.export(fresh)
     return SourceStage(text, worker, fresh)
