@@ -16,7 +16,7 @@ import numpy as np
 from sardonyx.converters import table
 from sardonyx.converters.factory import kind_of
 from sardonyx.converters.process import Exported, Worker
-from sardonyx.converters.recognise import recognise
+from sardonyx.converters.recognise import recognise, whole
 from sardonyx.converters.source import Dim, Request
 from sardonyx.converters.tidy import tidy
 from sardonyx.errors import VerificationError
@@ -92,7 +92,9 @@ def convert(
     source = os.fspath(source) if made is None else f"<{type(made).__name__}>"
     if made is not None:
         kind = kind or kind_of(made)
-    row = table.kind_called(kind or recognise(source))
+    if kind is None:
+        source, kind = whole(source, recognise(source), options or {})
+    row = table.kind_called(kind)
     table.check_trust(row, source, trust)
     table.require(row)
     request = Request(source, row.name, opset, dict(dims or {}), [dict(s) for s in samples], dict(options or {}), trust)

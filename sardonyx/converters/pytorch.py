@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from sardonyx.converters import torch_guess, torch_points
+from sardonyx.converters import torch_guess, torch_points, torch_script
 from sardonyx.converters.onnx_file import model_inputs
-from sardonyx.converters.signature import example, parse_inputs, with_dynamic
+from sardonyx.converters.signature import SIZES, example, parse_inputs, with_dynamic
 from sardonyx.converters.source import Input, Point, Request, Source
 from sardonyx.converters.torch_load import brief, load
 from sardonyx.errors import ConversionError, InputError
@@ -38,7 +38,14 @@ class PyTorch(Source):
     def open(self) -> None:
         """Read the module, and find out what it takes."""
         self.take(self.made if self.made is not None else load(self.request))
-        self._declared = self._inputs_declared()
+        if not is_script(self.module):
+            self._declared = self._inputs_declared()
+            return
+        inner, fixed = self.module, torch_script.fixed_arguments(self.module, self.request.options)
+        if fixed:
+            self.module = torch_script.wrapped(inner, fixed)
+        self.module, self._declared, notes = torch_script.explicit(inner, fixed, self._inputs_declared())
+        self.notes += notes
 
     def take(self, module: Any) -> None:
         """`module` is what is exported and run, in evaluation mode."""
@@ -107,9 +114,7 @@ class PyTorch(Source):
         return example(self._declared, likely | given)
 
     def _exporters(self) -> Iterator[tuple[str, Callable[[Path, Mapping[str, np.ndarray]], None]]]:
-        import torch
-
-        scripted = isinstance(self.module, (torch.jit.ScriptModule, torch.jit.ScriptFunction))
+        scripted = is_script(self.module)
         dynamic = any(isinstance(dim, str) for each in self._declared for dim in each.shape)
         if not scripted:
             yield "torch.export", lambda path, feeds: self._export_new(path, feeds, dynamic)
@@ -157,6 +162,8 @@ class PyTorch(Source):
         }
         if hasattr(self.module, "program"):
             raise ConversionError("an ExportedProgram has no TorchScript form")
+        opset = self.request.opset or 17
+        torch_script.register_symbolics(opset)
         torch.onnx.export(
             self.module,
             tuple(self._tensors(feeds).values()),
@@ -164,7 +171,7 @@ class PyTorch(Source):
             input_names=[each.name for each in self._declared],
             output_names=self._outputs,
             dynamic_axes=axes if dynamic else None,
-            opset_version=self.request.opset or 17,
+            opset_version=opset,
             dynamo=False,
         )
 
@@ -216,8 +223,8 @@ class PyTorch(Source):
         return [array(value) for value in tensors_in(outputs)]
 
     def sizes(self) -> Mapping[str, Sequence[int]]:
-        """A batch is also one: a size that exporters like to take for a constant."""
-        return {"batch": (3, 1)}
+        """By the usual names of dimensions."""
+        return SIZES
 
     def points(self) -> Sequence[Point]:
         """Outputs of the module's parts."""
@@ -243,10 +250,17 @@ def _parameters(module: Any) -> list[str]:
     target = getattr(module, "forward", module)
     if hasattr(module, "program"):
         return list(module.program.graph_signature.user_inputs)
-    if hasattr(module, "graph"):  # TorchScript
-        return [name.debugName().split(".")[0] for name in list(module.graph.inputs())[1:]]
+    if is_script(module):
+        return list(torch_script.arguments(module))
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
     return [each.name for each in inspect.signature(target).parameters.values() if each.kind in kinds]
+
+
+def is_script(module: Any) -> bool:
+    """Whether it is TorchScript."""
+    import torch
+
+    return isinstance(module, torch.jit.ScriptModule)
 
 
 def _any_number(module: Any) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 from sardonyx.converters.signature import example
 from sardonyx.converters.source import Input
 
-_SIDES = (224, 299, 64, 32, 28, 512)  # of images
-_LENGTHS = (16000, 1024, 128, 64)  # of one-dimensional signals
+_SIDES = (224, 256, 299, 384, 192, 160, 128, 112, 96, 64, 48, 32, 28, 24, 512)  # of images
+_LENGTHS = (16000, 1024, 512, 128, 64)  # of one-dimensional signals
 
 
 def guess(module: Any, names: Sequence[str]) -> list[Input] | None:
@@ -57,6 +57,8 @@ def _candidates(module: Any, names: Sequence[str]) -> Iterator[list[Input]]:
     if kind == "Conv2d":
         for side in _SIDES:
             yield [Input(name, "float32", ("batch", layer.in_channels, side, side))]
+        for length in _LENGTHS if layer.in_channels == 1 else ():
+            yield [Input(name, "float32", ("batch", length))]  # a signal, made a picture inside
     elif kind == "Conv1d":
         for length in _LENGTHS:
             yield [Input(name, "float32", ("batch", layer.in_channels, length))]
@@ -70,7 +72,7 @@ def _candidates(module: Any, names: Sequence[str]) -> Iterator[list[Input]]:
         yield [ids]
         yield [ids, *(Input(other, "int64", ("batch", 16), 1, 1) for other in names[1:2])]
     elif kind in ("LSTM", "GRU", "RNN"):
-        yield [Input(name, "float32", ("batch", 16, layer.input_size))]
+        yield [Input(name, "float32", ("batch", "length", layer.input_size))]
     elif kind in ("Linear", "LazyLinear"):
         yield [Input(name, "float32", ("batch", layer.in_features))]
         yield [Input(name, "float32", ("batch", 16, layer.in_features))]

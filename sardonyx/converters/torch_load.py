@@ -29,9 +29,11 @@ def load(request: Request) -> Any:
     Raises:
         SourceError: it is damaged, of another kind, or weights alone without a factory.
     """
+    path = request.source
+    if request.kind in ("safetensors", "torch-weights"):
+        _factory(request)
     import torch
 
-    path = request.source
     try:
         if request.kind == "torch-export":
             return Exported(torch.export.load(path))
@@ -53,17 +55,9 @@ def _with_weights(request: Request, weights: Any) -> Any:
     """The module that the factory makes, with these weights in it."""
     from sardonyx.converters.factory import make
 
-    factory = request.options.get("factory", "")
-    if not factory:
-        raise SourceError(
-            f"{request.source!r} holds weights alone, without the module that they belong to",
-            hint="Name a function that makes the module: --option factory=package.module:function.",
-        )
+    factory = _factory(request)
     module = make(factory)
-    for key in ("state_dict", "model_state_dict", "model", "net"):
-        if isinstance(weights, Mapping) and isinstance(weights.get(key), Mapping):
-            weights = weights[key]
-    weights = {re.sub(r"^(module|_orig_mod)\.", "", name): value for name, value in weights.items()}
+    weights = {re.sub(r"^(module|_orig_mod)\.", "", name): value for name, value in tensors_of(weights).items()}
     found = module.load_state_dict(weights, strict=False)
     problems = [f"missing {name}" for name in found.missing_keys] + [
         f"unknown {name}" for name in found.unexpected_keys
@@ -72,6 +66,44 @@ def _with_weights(request: Request, weights: Any) -> Any:
         shown = ", ".join(problems[:6]) + (f" and {len(problems) - 6} more" if len(problems) > 6 else "")
         raise SourceError(f"the weights do not fit the module that {factory} makes: {shown}")
     return module
+
+
+def _factory(request: Request) -> str:
+    """The function that makes the module, which must be named where a file holds weights alone."""
+    if "factory" not in request.options:
+        raise SourceError(
+            f"{request.source!r} holds weights alone, without the module that they belong to",
+            hint="Name a function that makes the module: --option factory=package.module:function.",
+        )
+    return request.options["factory"]
+
+
+def tensors_of(checkpoint: Any) -> Mapping[str, Any]:
+    """The weights in a checkpoint: itself, or the only mapping in it that holds nothing but tensors.
+
+    Training scripts keep the weights beside an optimizer's state, a step and more, each under a name of its own.
+
+    Raises:
+        SourceError: there is none, or more than one.
+    """
+    if not isinstance(checkpoint, Mapping):
+        raise SourceError(f"the file holds a {type(checkpoint).__name__}, neither weights nor a module")
+    if _all_tensors(checkpoint):
+        return checkpoint
+    found = {key: value for key, value in checkpoint.items() if isinstance(value, Mapping) and _all_tensors(value)}
+    for usual in ("state_dict", "model_state_dict", "model_state", "model", "net"):
+        if usual in found:
+            return found[usual]
+    if len(found) != 1:
+        raise SourceError(
+            f"which weights of the checkpoint are the module's cannot be told: it holds {', '.join(map(str, checkpoint))}",
+            hint="Save the weights alone: torch.save(module.state_dict(), file).",
+        )
+    return next(iter(found.values()))
+
+
+def _all_tensors(values: Mapping[Any, Any]) -> bool:
+    return bool(values) and all(hasattr(value, "detach") for value in values.values())
 
 
 def brief(problem: Exception) -> str:
