@@ -1,8 +1,8 @@
 """Models of Transformers as modules that take and give tensors in a fixed order, as exporters want it.
 
-A decoder's memory of earlier tokens (the keys and values of each attention, ``past_key_values``) becomes inputs, and what
-it has grown to becomes outputs (``present``), under the names that are usual for such files. A past of length 0 starts
-a text.
+A decoder's memory of earlier tokens (the keys and values of each attention, ``past_key_values``) becomes inputs, and
+what it has grown to becomes outputs (``present``), under the names that are usual for such files. A past of length 0
+starts a text.
 """
 
 from __future__ import annotations

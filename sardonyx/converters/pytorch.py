@@ -22,6 +22,7 @@ from sardonyx.converters.signature import SIZES, example, parse_inputs, with_dyn
 from sardonyx.converters.source import Input, Point, Request, Source
 from sardonyx.converters.torch_load import brief, load
 from sardonyx.errors import ConversionError, InputError
+from sardonyx.verifier.samples import dims_in
 
 
 class PyTorch(Source):
@@ -44,8 +45,12 @@ class PyTorch(Source):
         inner, fixed = self.module, torch_script.fixed_arguments(self.module, self.request.options)
         if fixed:
             self.module = torch_script.wrapped(inner, fixed)
-        self.module, self._declared, notes = torch_script.explicit(inner, fixed, self._inputs_declared())
+        own = self._inputs_declared()
+        self.module, self._declared, notes = torch_script.explicit(inner, fixed, own)
         self.notes += notes
+        memory = [f"next_{each.name}" for each in self._declared[len(own) :]]
+        count = len(self.run(self._feeds())) - len(memory)
+        self._outputs = [*(f"output_{n}" if count > 1 else "output" for n in range(count)), *memory]
 
     def take(self, module: Any) -> None:
         """`module` is what is exported and run, in evaluation mode."""
@@ -160,6 +165,7 @@ class PyTorch(Source):
             each.name: {axis: dim for axis, dim in enumerate(each.shape) if isinstance(dim, str)}
             for each in self._declared
         }
+        outputs = self._output_axes(feeds)
         if hasattr(self.module, "program"):
             raise ConversionError("an ExportedProgram has no TorchScript form")
         opset = self.request.opset or 17
@@ -169,11 +175,37 @@ class PyTorch(Source):
             tuple(self._tensors(feeds).values()),
             str(path),
             input_names=[each.name for each in self._declared],
-            output_names=self._outputs,
-            dynamic_axes=axes if dynamic else None,
+            output_names=list(outputs),
+            dynamic_axes={**axes, **outputs} if dynamic else None,
             opset_version=opset,
             dynamo=False,
         )
+
+    def _output_axes(self, feeds: Mapping[str, np.ndarray]) -> dict[str, dict[int, str]]:
+        """Names of the outputs, and which of their axes change with the sizes of the inputs.
+
+        The TorchScript exporter would give outputs the sizes of the sample.
+        """
+        first = [value.shape for value in self.run(feeds)]
+        names = self._outputs or (
+            [f"output_{number}" for number in range(len(first))] if len(first) > 1 else ["output"]
+        )
+        try:
+            second = [value.shape for value in self.run(self._other_feeds())]
+        except Exception:  # whatever a module raises on sizes that it was not made for
+            second = first
+        return {
+            name: {axis: f"{name}_{axis}" for axis, (a, b) in enumerate(zip(one, two, strict=False)) if a != b}
+            for name, one, two in zip(names, first, second, strict=False)
+        }
+
+    def _other_feeds(self) -> Mapping[str, np.ndarray]:
+        """Inputs of other sizes than those of `_feeds`: the second sample, or what is made up."""
+        if len(self.request.samples) > 1:
+            return self.request.samples[1]
+        known = self.sizes()
+        names = {name for each in self._declared for dim in each.shape if isinstance(dim, str) for name in dims_in(dim)}
+        return example(self._declared, {name: known[name][1] if len(known.get(name, ())) > 1 else 9 for name in names})
 
     def _name_dims(self, model: Any) -> None:
         """Give the exporter's symbols (s77) the names that were declared."""

@@ -88,7 +88,7 @@ def wrapped(module: Any, fixed: Mapping[str, Any], state: Sequence[str] = ()) ->
             self.inner = module
             self.define("\n".join(lines) + "\n")
 
-    return Wrapper()
+    return Wrapper().eval()
 
 
 def memory(module: Any, fixed: Mapping[str, Any], runs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Input]:

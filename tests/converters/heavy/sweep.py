@@ -52,7 +52,9 @@ def sweep(cases: list[Case], again: tuple[str, ...] = ()) -> list[dict[str, Any]
         if case.model in again or (not again and row_of(case) is None):
             row = attempt(case)
             record(row, PART)
-            print(f"{row.model}: {row.verdict or 'not converted'} {row.error} {row.seconds:.0f} s {row.notes}", flush=True)
+            print(
+                f"{row.model}: {row.verdict or 'not converted'} {row.error} {row.seconds:.0f} s {row.notes}", flush=True
+            )
     return [row for row in map(row_of, cases) if row is not None]
 
 
