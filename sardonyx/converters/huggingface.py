@@ -2,9 +2,8 @@
 
 What the model is for is told by its architecture, or asked for (``--option task=text-classification``). A model that
 reads one text, or sound, and writes another becomes three files: NAME_encoder, NAME_decoder (the first tokens) and
-NAME_decoder_with_past (those that follow), as is usual; they hold no control flow, which a merged decoder would. One that
-only writes is a single file with its past as inputs and outputs; a past of length 0 begins. ``--option past=no`` leaves
-the past out.
+NAME_decoder_with_past (those that follow), as is usual; a merged decoder would hold control flow. One that only writes
+is a single file with its past as inputs and outputs; a past of length 0 begins. ``--option past=no`` leaves it out.
 """
 
 from __future__ import annotations

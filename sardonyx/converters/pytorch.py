@@ -50,7 +50,7 @@ class PyTorch(Source):
         self.notes += notes
         memory = [f"next_{each.name}" for each in self._declared[len(own) :]]
         count = len(self.run(self._feeds())) - len(memory)
-        self._outputs = [*(f"output_{n}" if count > 1 else "output" for n in range(count)), *memory]
+        self._outputs = [*_output_names(count), *memory]
 
     def take(self, module: Any) -> None:
         """`module` is what is exported and run, in evaluation mode."""
@@ -187,9 +187,7 @@ class PyTorch(Source):
         The TorchScript exporter would give outputs the sizes of the sample.
         """
         first = [value.shape for value in self.run(feeds)]
-        names = self._outputs or (
-            [f"output_{number}" for number in range(len(first))] if len(first) > 1 else ["output"]
-        )
+        names = self._outputs or _output_names(len(first))
         try:
             second = [value.shape for value in self.run(self._other_feeds())]
         except Exception:  # whatever a module raises on sizes that it was not made for
@@ -286,6 +284,10 @@ def _parameters(module: Any) -> list[str]:
         return list(torch_script.arguments(module))
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
     return [each.name for each in inspect.signature(target).parameters.values() if each.kind in kinds]
+
+
+def _output_names(count: int) -> list[str]:
+    return [f"output_{number}" for number in range(count)] if count > 1 else ["output"]
 
 
 def is_script(module: Any) -> bool:

@@ -76,9 +76,9 @@ def _folder(path: Path) -> str | None:
 def whole(source: str, kind: str, options: Mapping[str, str]) -> tuple[str, str]:
     """Source and kind, where a file of weights lies in a Hugging Face folder and no factory is named: the folder."""
     folder = Path(source).parent
-    if kind in ("safetensors", "torch-weights") and "factory" not in options and (folder / "config.json").is_file():
-        if _folder(folder) == "huggingface":
-            return str(folder), "huggingface"
+    alone = kind in ("safetensors", "torch-weights") and "factory" not in options
+    if alone and (folder / "config.json").is_file() and _folder(folder) == "huggingface":
+        return str(folder), "huggingface"
     return source, kind
 
 

@@ -10,6 +10,7 @@ from sardonyx.converters.source import Input
 
 _LAYERS = ("Conv1d", "Conv2d", "Conv3d", "Embedding", "LSTM", "GRU", "RNN", "Linear")
 _SIDES = (224, 256, 299, 384, 192, 160, 128, 112, 96, 64, 48, 32, 28, 24, 512)  # of images
+_VOLUMES = [(16, 112, 112), (32, 112, 112)]
 _LENGTHS = (16000, 1024, 512, 128, 64)  # of one-dimensional signals
 
 
@@ -55,19 +56,11 @@ def _candidates(module: Any, names: Sequence[str]) -> Iterator[list[Input]]:
     if layer is None:
         return
     kind = _kind(layer)
-    if kind == "Conv2d":
-        for side in _SIDES:
-            yield [Input(name, "float32", ("batch", layer.in_channels, side, side))]
-        for length in _LENGTHS if layer.in_channels == 1 else ():
-            yield [Input(name, "float32", ("batch", length))]  # a signal, made a picture inside
-    elif kind == "Conv1d":
-        for length in _LENGTHS:
-            yield [Input(name, "float32", ("batch", layer.in_channels, length))]
-            if layer.in_channels == 1:
-                yield [Input(name, "float32", ("batch", length))]
-    elif kind == "Conv3d":
-        for depth in (16, 32):
-            yield [Input(name, "float32", ("batch", layer.in_channels, depth, 112, 112))]
+    if kind.startswith("Conv"):
+        sizes = {"Conv1d": [(n,) for n in _LENGTHS], "Conv2d": [(n, n) for n in _SIDES], "Conv3d": _VOLUMES}[kind]
+        yield from ([Input(name, "float32", ("batch", layer.in_channels, *size))] for size in sizes)
+        # A signal that becomes one channel, or a picture, inside.
+        yield from ([Input(name, "float32", ("batch", n))] for n in _LENGTHS if layer.in_channels == 1)
     elif kind == "Embedding":
         ids = Input(name, "int64", ("batch", 16), 0, layer.num_embeddings - 1)
         yield [ids]

@@ -96,7 +96,7 @@ def tensors_of(checkpoint: Any) -> Mapping[str, Any]:
             return found[usual]
     if len(found) != 1:
         raise SourceError(
-            f"which weights of the checkpoint are the module's cannot be told: it holds {', '.join(map(str, checkpoint))}",
+            f"which of the checkpoint's parts are the weights cannot be told: {', '.join(map(str, checkpoint))}",
             hint="Save the weights alone: torch.save(module.state_dict(), file).",
         )
     return next(iter(found.values()))

@@ -1,4 +1,4 @@
-"""TorchScript that takes more than tensors, or remembers: arguments get fixed values, memory becomes inputs and outputs.
+"""TorchScript that takes more than tensors, or remembers: fixed arguments, and memory as inputs and outputs.
 
 A recurrent network for streams often keeps its state in attributes between calls. ONNX has no memory: what ``forward``
 assigns to attributes is found in its graph, and a wrapper in TorchScript takes each tensor among them as an input and
@@ -68,7 +68,7 @@ def attribute(module: Any, path: str) -> Any:
 
 
 def wrapped(module: Any, fixed: Mapping[str, Any], state: Sequence[str] = ()) -> Any:
-    """`module` as one that takes tensors alone: its own inputs, then the attributes `state`, which it also gives back."""
+    """`module` as one that takes tensors alone: its own, then the attributes `state`, which it also gives back."""
     import torch
 
     own = [name for name in arguments(module) if name not in fixed]

@@ -53,8 +53,10 @@ def make_samples(
     samples.append(Sample("typical", _fill(inputs, first, rng, "typical")))
     for name in names:
         likely = first[name] + 1 if first[name] < 64 else first[name] // 2
-        for size in hints.get(name, ())[1:] or (likely,):
-            samples.append(Sample(f"{name} = {size}", _fill(inputs, {**first, name: size}, rng, "typical")))
+        samples += [
+            Sample(f"{name} = {size}", _fill(inputs, {**first, name: size}, rng, "typical"))
+            for size in hints.get(name, ())[1:] or (likely,)
+        ]
     if corners:
         samples += [Sample(style, _fill(inputs, first, rng, style)) for style in ("zeros", "large", "tiny")]
     return samples

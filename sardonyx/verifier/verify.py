@@ -86,8 +86,9 @@ def conditioned(
 ) -> dict[str, Tolerance]:
     """`outputs` with the amplification of rounding that the model itself shows on this sample.
 
-    It differs between samples: large inputs saturate a softmax, whose scores then decide by their last bits. The inputs are moved by a unit in the last place, up or down at random; what that does to the outputs is what
-    rounding in the first layers does to any form of the model.
+    The inputs are moved by a unit in the last place, up or down at random; what that does to the outputs is what
+    rounding in the first layers does to any form of the model. It differs between samples: large inputs saturate a
+    softmax, whose scores then decide by their last bits.
     """
     rng = np.random.default_rng(0)
     moved = {

@@ -157,7 +157,10 @@ MODELS: dict[str, tuple[str, Callable[[], Any]]] = {
     ),
     "gemma": ("GemmaForCausalLM", _config("GemmaConfig", **_DECODER)),
     "phi": ("PhiForCausalLM", _config("PhiConfig", **_TEXT, **_SPECIAL)),
-    "bloom": ("BloomForCausalLM", _config("BloomConfig", vocab_size=99, hidden_size=32, n_layer=2, n_head=4, **_SPECIAL)),
+    "bloom": (
+        "BloomForCausalLM",
+        _config("BloomConfig", vocab_size=99, hidden_size=32, n_layer=2, n_head=4, **_SPECIAL),
+    ),
     "pegasus": ("PegasusForConditionalGeneration", _config("PegasusConfig", **_BART)),
     "mbart": ("MBartForConditionalGeneration", _config("MBartConfig", **_BART)),
     "hubert": ("HubertForCTC", _config("HubertConfig", **_SPEECH)),
