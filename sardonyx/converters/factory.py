@@ -12,6 +12,7 @@ from sardonyx.errors import SourceError
 
 # A class among the bases of the object -> kind; compared by name, so that no framework is imported to ask.
 _BASES = (
+    ("transformers.modeling_utils.PreTrainedModel", "huggingface"),
     ("torch.nn.modules.module.Module", "torch-module"),
     ("keras.src.models.model.Model", "keras-model"),
     ("tf_keras.src.engine.training.Model", "keras-model"),

@@ -51,7 +51,7 @@ _ALL = (
     Kind("torch-weights", "PyTorch weights (state_dict)", "pytorch", _TORCH, "torch"),
     Kind("torch-pickle", "pickled PyTorch module", "pytorch", _TORCH, "torch", pickled=True),
     Kind("safetensors", "safetensors weights", "pytorch", (*_TORCH, "safetensors"), "torch"),
-    Kind("huggingface", "Hugging Face folder", "", (*_TORCH, "transformers"), "transformers"),
+    Kind("huggingface", "Hugging Face folder", "huggingface", (*_TORCH, "transformers"), "transformers"),
     Kind("saved-model", "TensorFlow SavedModel", "tensorflow", _TF, "tensorflow"),
     Kind("graphdef", "TensorFlow frozen graph", "tensorflow", _TF, "tensorflow"),
     Kind("tf-checkpoint", "TensorFlow checkpoint", "tensorflow", _TF, "tensorflow"),
