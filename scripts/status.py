@@ -405,8 +405,8 @@ def converters(folder: Path) -> list[str]:
         found += report["rows"] if report else []
     rows = [_conversion(row) for row in sorted(found, key=lambda row: (row["source"], row["package"], row["model"]))]
     text = [
-        f"Each compared with its framework, under the reference and under Sardonyx; `{CONVERT}`. The error is the largest",
-        "of any output, relative to its largest value; native is the share of nodes that run in C.",
+        f"Each compared with its framework, under the reference and under Sardonyx; `{CONVERT}`. The error is the",
+        "largest of any output, relative to its largest value; native is the share of nodes that run in C.",
     ]
     head = "| source | package | model | converted | verdict | notes | error | native | seconds |"
     lines = table(head, rows, right=3)
