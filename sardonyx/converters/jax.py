@@ -42,8 +42,8 @@ class Jax(Source):
         self.function, arguments = found if isinstance(found, tuple) else (found, None)
         if not callable(self.function):
             raise SourceError(f"a {type(self.function).__name__} is no function", hint="Return (function, arguments).")
-        if hasattr(self.function, "eval"):  # Flax NNX: dropout and batch statistics at rest
-            self.function.eval()
+        if _is_nnx(self.function):
+            self.function = _pure(self.function)
         self._inputs, self._structure = self._described(arguments)
         self._compiled: Any = None
 
@@ -61,6 +61,7 @@ class Jax(Source):
         for (side, first, *rest), leaf in paths:
             name = names[first.idx] if side.idx == 0 else str(first.key)
             found.append(_input(".".join([name, *map(_key, rest)]), leaf))
+        self._fixed = found
         return self._with_dims(found), structure
 
     def _declared(self) -> dict[str, np.ndarray]:
@@ -85,7 +86,9 @@ class Jax(Source):
         if "inputs" in self.request.options:
             declared = {each.name: each for each in parse_inputs(self.request.options["inputs"])}
             inputs = [
-                replace(each, shape=declared[each.name].shape, low=declared[each.name].low, high=declared[each.name].high)
+                replace(
+                    each, shape=declared[each.name].shape, low=declared[each.name].low, high=declared[each.name].high
+                )
                 if each.name in declared
                 else each
                 for each in inputs
@@ -107,21 +110,32 @@ class Jax(Source):
         import onnx
 
         notes = [f"converted by jax2onnx {version('jax2onnx')}"]
-        fixed = [replace(each, shape=tuple(d if isinstance(d, int) else 1 for d in each.shape)) for each in self._inputs]
         try:
+            self._check_sizes()
             model = self._exported(self._inputs)
         except Exception as problem:
-            if fixed == self._inputs:
+            if self._fixed == self._inputs:
                 raise _refused(problem) from problem
             try:
-                model = self._exported(fixed)
+                model = self._exported(self._fixed)
             except Exception as second:
                 raise _refused(second) from second
             notes.append(f"with fixed sizes, since dynamic ones are refused: {_brief(problem)}")
-            self._inputs = fixed
+            self._inputs = self._fixed
         onnx.save(model, path)
         self._check_names(path)
         return notes
+
+    def _check_sizes(self) -> None:
+        """Trace the function with two sizes of each dynamic dimension: not every size that it needs stops symbols."""
+        import jax
+
+        names = sorted({dim for each in self._inputs for dim in each.shape if isinstance(dim, str)})
+        for more in (0, 1) if names else ():
+            sizes = {name: 2 + number + more for number, name in enumerate(names)}
+            shapes = [tuple(d if isinstance(d, int) else sizes[d] for d in each.shape) for each in self._inputs]
+            specs = [jax.ShapeDtypeStruct(shape, each.dtype) for shape, each in zip(shapes, self._inputs, strict=True)]
+            jax.eval_shape(self._tree, *specs)
 
     def _exported(self, inputs: Sequence[Input]) -> Any:
         """The ONNX model for inputs of these shapes."""
@@ -178,7 +192,8 @@ class Jax(Source):
 
         if self._compiled is None:
             self._compiled = jax.jit(self._flat)
-        leaves = [feeds.get(each.name, np.zeros(_sizes(each.shape), each.dtype)) for each in self._inputs]
+        unused = {each.name: np.zeros(each.shape, each.dtype) for each in self._fixed}
+        leaves = [feeds.get(each.name, unused[each.name]) for each in self._inputs]
         return [np.asarray(value) for value in self._compiled(*leaves)]
 
 
@@ -187,6 +202,28 @@ def _made(request: Request) -> Any:
     if "inputs" in request.options or request.samples:
         return imported(request.source)
     return make(request.source)
+
+
+def _is_nnx(function: Any) -> bool:
+    return any(base.__module__.startswith("flax.nnx") and base.__name__ == "Module" for base in type(function).__mro__)
+
+
+def _pure(module: Any) -> Callable[..., Any]:
+    """A Flax NNX module at rest, as a function: states that it changes (counters of random numbers) are its own."""
+    import jax
+    from flax import nnx
+
+    module.eval()
+    graph, state = nnx.split(module)
+    # Keys as plain numbers: what only typed keys hold cannot be a constant of the exporter, used or not.
+    typed = jax.dtypes.prng_key
+    state = jax.tree.map(lambda v: jax.random.key_data(v) if jax.dtypes.issubdtype(v.dtype, typed) else v, state)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        return nnx.merge(graph, state, copy=True)(*arguments, **named)
+
+    call.__signature__ = inspect.signature(module)  # type: ignore[attr-defined]
+    return call
 
 
 def _parameters(function: Any, count: int) -> list[str]:
@@ -219,10 +256,6 @@ def _common_first(inputs: Sequence[Input]) -> list[Input]:
     if len(firsts) != 1 or None in firsts:
         return list(inputs)
     return [replace(each, shape=("batch", *each.shape[1:])) for each in inputs]
-
-
-def _sizes(shape: Sequence[int | str]) -> tuple[int, ...]:
-    return tuple(dim if isinstance(dim, int) else 1 for dim in shape)
 
 
 def _brief(problem: Exception) -> str:
