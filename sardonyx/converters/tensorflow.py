@@ -99,19 +99,19 @@ class TensorFlow(Source):
         except Exception as problem:
             raise SourceError(f"no frozen graph: {problem}") from problem
         set_constants(graph_def, self.request.options.get("constants", ""))
+        declared = {each.name: each for each in parse_inputs(self.request.options.get("shapes", ""))}
+        for node in graph_def.node:
+            if node.name in declared and node.op == "Placeholder":
+                sizes = [d if isinstance(d, int) else None for d in declared[node.name].shape]
+                node.attr["shape"].shape.CopyFrom(tf.TensorShape(sizes).as_proto())
         inputs, outputs = frozen_ends(graph_def, self.request.options)
         wrapped = tf.compat.v1.wrap_function(lambda: tf.compat.v1.import_graph_def(graph_def, name=""), [])
         pruned = wrapped.prune(
             [wrapped.graph.get_tensor_by_name(n) for n in inputs],
             [wrapped.graph.get_tensor_by_name(n) for n in outputs],
         )
-        declared = {each.name: each for each in parse_inputs(self.request.options.get("shapes", ""))}
         for name, tensor in zip(inputs, pruned.inputs, strict=True):
-            short = name.partition(":")[0]
-            shape = declared[short].shape if short in declared else tensor.shape
-            self.specs.append(
-                self._fixed(tf.TensorSpec([d if isinstance(d, int) else None for d in shape], tensor.dtype, name=short))
-            )
+            self.specs.append(self._fixed(tf.TensorSpec(tensor.shape, tensor.dtype, name=name.partition(":")[0])))
         self.names = [name.partition(":")[0] for name in outputs]
         self.function = lambda *arguments: list(pruned(*arguments))
 
@@ -165,7 +165,7 @@ class TensorFlow(Source):
 
     @staticmethod
     def _set_captured(model: Any, concrete: Any) -> None:
-        """Tensors that a function captured, other than variables: tf2onnx makes inputs of them, but they are weights."""
+        """Tensors that a function captured, other than variables: weights, of which tf2onnx makes inputs."""
         import onnx
 
         values = {

@@ -39,8 +39,6 @@ def name_nodes(model: ir.Model) -> None:
 
 # What exporters write for a dimension that they know nothing of.
 _MADE_UP = re.compile(r"DynamicDimension\.\d+|unk__\d+|unk_\d+|\?|None|-1")
-    r"DynamicDimension\.\d+|unk__\d+|unk_\d+|\?|None|-1"
-)  # what exporters write for a dimension that they know nothing of
 
 
 def name_dims(model: ir.Model) -> None:
