@@ -101,7 +101,7 @@ class TensorFlow(Source):
         set_constants(graph_def, self.request.options.get("constants", ""))
         declared = {each.name: each for each in parse_inputs(self.request.options.get("shapes", ""))}
         for node in graph_def.node:
-            if node.name in declared and node.op == "Placeholder":
+            if node.name in declared and node.op.startswith("Placeholder"):
                 sizes = [d if isinstance(d, int) else None for d in declared[node.name].shape]
                 node.attr["shape"].shape.CopyFrom(tf.TensorShape(sizes).as_proto())
         inputs, outputs = frozen_ends(graph_def, self.request.options)

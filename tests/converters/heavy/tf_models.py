@@ -92,12 +92,9 @@ def chars2vec() -> keras.Model:
     assert spec.submodule_search_locations is not None
     weights = Path(spec.submodule_search_locations[0], "trained_models", "eng_50", "weights.h5")
     letters = keras.Input((None, _letters(weights)), name="letters")
-    embedding = keras.Model(letters, keras.layers.LSTM(50)(keras.layers.LSTM(50, return_sequences=True)(letters)))
-    left, right = (keras.Input((None, letters.shape[-1])) for _ in range(2))
-    x = keras.layers.Subtract()([embedding(left), embedding(right)])
-    pair = keras.Model([left, right], keras.layers.Dense(1, activation="sigmoid")(keras.layers.Dot(1)([x, x])))
-    pair.load_weights(weights)
-    return embedding
+    model = keras.Model(letters, keras.layers.LSTM(50)(keras.layers.LSTM(50, return_sequences=True)(letters)))
+    model.load_weights(weights)
+    return model
 
 
 def _letters(weights: Path) -> int:
