@@ -192,7 +192,7 @@ class Jax(Source):
 
         if self._compiled is None:
             self._compiled = jax.jit(self._flat)
-        unused = {each.name: np.zeros(each.shape, each.dtype) for each in self._fixed}
+        unused = {each.name: np.zeros([int(dim) for dim in each.shape], each.dtype) for each in self._fixed}
         leaves = [feeds.get(each.name, unused[each.name]) for each in self._inputs]
         return [np.asarray(value) for value in self._compiled(*leaves)]
 

@@ -27,7 +27,7 @@ class Input:
         name: its name in the ONNX model.
         dtype: numpy's name of the element type; "string" for text.
         shape: sizes; a string names a dynamic dimension.
-        low: smallest sensible value; None: unknown.
+        low: smallest sensible value, or one for each element of the last axis; None: unknown.
         high: largest sensible value, inclusive: the last index of an embedding, say.
         choices: texts that make sense, for text.
     """
@@ -35,8 +35,8 @@ class Input:
     name: str
     dtype: str
     shape: tuple[Dim, ...]
-    low: float | None = None
-    high: float | None = None
+    low: float | Sequence[float] | None = None
+    high: float | Sequence[float] | None = None
     choices: tuple[str, ...] = ()
 
     @classmethod

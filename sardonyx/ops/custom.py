@@ -39,7 +39,7 @@ __all__ = ["Custom", "Type", "digest", "find", "operator"]
 
 
 class Type(NamedTuple):
-    """Element type (``float32``, ``int64``, ``bool``, ``string``, ...) and dims of a tensor; a dim is a number or a name.
+    """Element type (``float32``, ``int64``, ``bool``, ``string``, ...) and dims of a tensor: numbers or names.
 
     A name that an input's type has stands for the same number; any other is known once the function has run.
     """

@@ -1,11 +1,13 @@
 """Text operators: TfIdfVectorizer over integers; all others work on strings.
 
 Strings are Python objects here: they have no native layout, so that StringConcat, StringSplit, StringNormalizer,
-RegexFullMatch and com.microsoft's Tokenizer run on the host. What follows them in a graph (embeddings, classifiers) is native again.
+RegexFullMatch and com.microsoft's Tokenizer run on the host. What follows them in a graph (embeddings, classifiers) is
+native again.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 
@@ -137,11 +139,11 @@ def _splitter(expression: str, separators: Sequence[str]) -> Callable[[str], lis
 def _between(pattern: re.Pattern[str], text: str) -> list[str]:
     """What lies between the matches; unlike `re.split`, groups of the pattern are no pieces."""
     ends = [(0, 0), *(found.span() for found in pattern.finditer(text)), (len(text), len(text))]
-    return [text[before[1] : after[0]] for before, after in zip(ends, ends[1:], strict=False)]
+    return [text[before[1] : after[0]] for before, after in itertools.pairwise(ends)]
 
 
 def _in_python(pattern: str) -> str:
-    """A pattern of RE2, whose letters and numbers of all scripts, and ``_``, are Python's ``\\w``."""
+    """A pattern of RE2, whose letters and numbers of all scripts together with ``_`` are Python's word characters."""
     for letters in (r"\p{L}", r"\pL"):
         for numbers in (r"\p{N}", r"\pN"):
             pattern = pattern.replace(f"{letters}{numbers}_", r"\w")

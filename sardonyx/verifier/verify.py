@@ -116,10 +116,36 @@ def compare_stage(
         failed = compare(np.ones(1), nothing, Tolerance(0, 0))
         return [Row(stage.name, sample.title, "", type(failed)(**{**failed.__dict__, "reason": problem.message}))]
     rows = []
+    actual = settle_ties(expected, actual, list(outputs.values()))
     for number, (name, tolerance) in enumerate(outputs.items()):
         pair = [side[number] if number < len(side) else nothing for side in (expected, actual)]
         rows.append(Row(stage.name, sample.title, name, compare(pair[0], pair[1], tolerance)))
     return rows
+
+
+def settle_ties(
+    expected: Sequence[np.ndarray], actual: Sequence[np.ndarray], allowed: Sequence[Tolerance]
+) -> list[np.ndarray]:
+    """`actual`, where a label that differs because of a tie is the expected one.
+
+    Scores [rows, classes] that agree within their tolerance decide on labels [rows] (integers or text). Where the two
+    best are closer than rounding may move them, either label is right.
+    """
+    found = list(actual)
+    pairs = list(zip(expected, actual, allowed, strict=False))
+    scores = [
+        (e, 2 * t.allowed(float(np.abs(e).max())))
+        for e, a, t in pairs
+        if e.dtype.kind == "f" and e.ndim == 2 and e.shape[1] > 1 and e.size and not compare(e, a, t).failed
+    ]
+    for number, (e, a, _) in enumerate(pairs):
+        if e.ndim != 1 or e.dtype.kind not in "iuOU" or e.shape != a.shape:
+            continue
+        for values, gap in scores:
+            if len(values) == len(e):
+                best = np.sort(values, axis=1)[:, -2:]
+                found[number] = np.where(best[:, 1] - best[:, 0] <= gap, e, found[number])
+    return found
 
 
 def verify_conversion(
