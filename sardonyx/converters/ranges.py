@@ -54,8 +54,11 @@ def of_trees(model: ir.Model, width: int) -> Range | None:
 
 def _reads_input(node: ir.Node, graph_input: ir.Value) -> bool:
     value = node.inputs[0]
-    while value is not None and value.producer() is not None and value.producer().op_type in ("Cast", "Identity"):
-        value = value.producer().inputs[0]
+    while value is not None:
+        maker = value.producer()
+        if maker is None or maker.op_type not in ("Cast", "Identity"):
+            break
+        value = maker.inputs[0]
     return value is graph_input
 
 

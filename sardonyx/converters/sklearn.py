@@ -63,7 +63,7 @@ class ScikitLearn(Source):
                 model = self._converted(types, {"": opset, "ai.onnx.ml": 3})
         except Exception as problem:
             raise _refused(problem) from problem
-        finish(model, len(self._functions()), self._classifies())
+        finish(model, len(self._functions()))
         path.write_bytes(model.SerializeToString())
         self._read_trees(path)
         return [f"converted by skl2onnx {skl2onnx.__version__}"]
@@ -260,16 +260,16 @@ def _without_flattening(steps: Sequence[Any]) -> Iterator[None]:
             step.flatten_transform = True
 
 
-def finish(model: Any, count: int, labels: bool) -> None:
-    """Drop outputs that the estimator has no method for; labels are a vector, whatever shape they come in."""
+def finish(model: Any, count: int) -> None:
+    """Drop outputs that the estimator has no method for; labels, the first of two, are a vector whatever they were."""
     import onnx
 
     graph = model.graph
     del graph.output[count:]
-    dims = graph.output[0].type.tensor_type.shape.dim
-    if not labels or count < 2 or len(dims) == 1:
-        return
     output = graph.output[0]
+    maker = next((node.op_type for node in graph.node if output.name in node.output), "")
+    if count < 2 or maker.endswith("Classifier"):  # those give a vector by definition
+        return
     inner, name = f"{output.name}_of_any_shape", output.name
     for node in graph.node:
         node.output[:] = [inner if each == name else each for each in node.output]

@@ -62,6 +62,9 @@ def verify_stages(
             outputs = conditioned(truth, sample, expected, outputs)
         for stage in others:
             rows = compare_stage(stage, sample, expected, outputs)
+            if sample.title != "typical" and any(row.difference.failed for row in rows):
+                # Is it the model that magnifies rounding here, where it does not for typical values?
+                rows = compare_stage(stage, sample, expected, conditioned(truth, sample, expected, outputs))
             report.rows += rows
             if report.suspect is None and any(row.difference.failed for row in rows):
                 progress(f"looking for the first node that differs in {stage.name}")
@@ -101,7 +104,7 @@ def conditioned(
     for (name, tolerance), e, a in zip(outputs.items(), expected, again, strict=False):
         difference = compare(e, a, tolerance)
         noise = difference.relative if np.isfinite(difference.relative) else 0.0
-        found[name] = replace(tolerance, noise=noise)
+        found[name] = replace(tolerance, noise=max(tolerance.noise, noise))
     return {**outputs, **found}
 
 
