@@ -27,7 +27,7 @@ class Input:
         name: its name in the ONNX model.
         dtype: numpy's name of the element type; "string" for text.
         shape: sizes; a string names a dynamic dimension, or is a sum of such names and numbers (``past + length``).
-        low: smallest sensible value; None: unknown.
+        low: smallest sensible value, or one for each element of the last axis; None: unknown.
         high: largest sensible value, inclusive: the last index of an embedding, say.
         choices: texts that make sense, for text.
         ascending: the values of the last axis ascend, as the corners of a box do.
@@ -37,8 +37,8 @@ class Input:
     name: str
     dtype: str
     shape: tuple[Dim, ...]
-    low: float | None = None
-    high: float | None = None
+    low: float | Sequence[float] | None = None
+    high: float | Sequence[float] | None = None
     choices: tuple[str, ...] = ()
     padding: str = ""
     ascending: bool = False

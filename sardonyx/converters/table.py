@@ -61,7 +61,7 @@ _ALL = (
     Kind("keras-model", "Keras model in memory", "keras", _TF, "tensorflow"),
     Kind("tflite", "TensorFlow Lite model", "tflite", extra="tflite", runs=("ai_edge_litert", "tensorflow")),
     Kind("mxnet", "MXNet symbol and parameters", "mxnet", runs=("mxnet",), alone=True),
-    Kind("jax", "JAX function", "", ("jax", "jax2onnx"), "jax"),
+    Kind("jax", "JAX function", "jax", ("jax", "jax2onnx"), "jax"),
     Kind("sklearn", "scikit-learn model (joblib, pickle)", "sklearn", ("sklearn", "skl2onnx"), "sklearn", pickled=True),
     Kind("skops", "scikit-learn model (skops)", "sklearn", ("sklearn", "skl2onnx", "skops"), "sklearn"),
     Kind("sklearn-model", "scikit-learn model in memory", "sklearn", ("sklearn", "skl2onnx"), "sklearn"),
@@ -69,7 +69,7 @@ _ALL = (
     Kind("xgboost", "XGBoost model", "boosting", ("xgboost", "onnxmltools"), "xgboost"),
     Kind("lightgbm", "LightGBM model", "boosting", ("lightgbm", "onnxmltools"), "lightgbm"),
     Kind("catboost", "CatBoost model", "boosting", ("catboost",), "catboost"),
-    Kind("paddle", "PaddlePaddle program and parameters", "", ("paddle", "paddle2onnx"), "paddle"),
+    Kind("paddle", "PaddlePaddle program and parameters", "paddle", ("paddle", "paddle2onnx"), "paddle"),
 )
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
 

@@ -110,7 +110,7 @@ def _values(each: Input, sizes: Mapping[str, int], rng: np.random.Generator, sty
         return np.zeros(shape, dtype) if style == "zeros" else rng.integers(0, 2, shape).astype(dtype)
     low, high = each.low, each.high
     if dtype.kind in "iu":
-        low, high = int(low or 0), int(1 if high is None else high)
+        low, high = int(np.min(low or 0)), int(1 if high is None else np.max(high))
         if style in ("zeros", "large"):
             return np.full(shape, high if style == "large" else min(max(0, low), high), dtype)
         drawn = rng.integers(low, high, shape, endpoint=True).astype(dtype)

@@ -61,11 +61,13 @@ def verify_stages(
                 f"{truth.name} gives other values when run again: it is random (dropout, sampling), or keeps a state"
             )
             return report
-        allowed = conditioned(truth, sample, expected, outputs)
         if sample.title == "typical":
-            outputs = allowed  # the least for the samples that follow: zeros show nothing when they are moved
+            outputs = conditioned(truth, sample, expected, outputs)
         for stage in others:
-            rows = compare_stage(stage, sample, expected, allowed)
+            rows = compare_stage(stage, sample, expected, outputs)
+            if sample.title != "typical" and any(row.difference.failed for row in rows):
+                # Is it the model that magnifies rounding here, where it does not for typical values?
+                rows = compare_stage(stage, sample, expected, conditioned(truth, sample, expected, outputs))
             report.rows += rows
             if report.suspect is None and any(row.difference.failed for row in rows):
                 progress(f"looking for the first node that differs in {stage.name}")
@@ -106,7 +108,7 @@ def conditioned(
     for (name, tolerance), e, a in zip(outputs.items(), expected, again, strict=False):
         difference = compare(e, a, tolerance)
         noise = difference.relative if np.isfinite(difference.relative) else 0.0
-        found[name] = replace(tolerance, noise=max(noise, tolerance.noise))
+        found[name] = replace(tolerance, noise=max(tolerance.noise, noise))
     return {**outputs, **found}
 
 
@@ -121,10 +123,36 @@ def compare_stage(
         failed = compare(np.ones(1), nothing, Tolerance(0, 0))
         return [Row(stage.name, sample.title, "", type(failed)(**{**failed.__dict__, "reason": problem.message}))]
     rows = []
+    actual = settle_ties(expected, actual, list(outputs.values()))
     for number, (name, tolerance) in enumerate(outputs.items()):
         pair = [side[number] if number < len(side) else nothing for side in (expected, actual)]
         rows.append(Row(stage.name, sample.title, name, compare(pair[0], pair[1], tolerance)))
     return rows
+
+
+def settle_ties(
+    expected: Sequence[np.ndarray], actual: Sequence[np.ndarray], allowed: Sequence[Tolerance]
+) -> list[np.ndarray]:
+    """`actual`, where a label that differs because of a tie is the expected one.
+
+    Scores [rows, classes] that agree within their tolerance decide on labels [rows] (integers or text). Where the two
+    best are closer than rounding may move them, either label is right.
+    """
+    found = list(actual)
+    pairs = list(zip(expected, actual, allowed, strict=False))
+    scores = [
+        (e, 2 * t.allowed(float(np.abs(e).max())))
+        for e, a, t in pairs
+        if e.dtype.kind == "f" and e.ndim == 2 and e.shape[1] > 1 and e.size and not compare(e, a, t).failed
+    ]
+    for number, (e, a, _) in enumerate(pairs):
+        if e.ndim != 1 or e.dtype.kind not in "iuOU" or e.shape != a.shape:
+            continue
+        for values, gap in scores:
+            if len(values) == len(e):
+                best = np.sort(values, axis=1)[:, -2:]
+                found[number] = np.where(best[:, 1] - best[:, 0] <= gap, e, found[number])
+    return found
 
 
 def verify_conversion(
