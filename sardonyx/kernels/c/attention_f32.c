@@ -107,10 +107,29 @@ static float row_max(const float *x, int64_t n) {
 }
 
 static float exp_and_sum(float *x, int64_t n, float top) {
-    for (int64_t i = 0; i < n; i++) x[i] = exp_negative_f32(x[i] - top);
     f32x16 sum = {};
-    for (int64_t i = 0; i < n; i += 16) sum += load16(x + i);
+    for (int64_t i = 0; i < n; i += 16) {
+        SX_EACH_LANE
+        for (int64_t l = i; l < i + 16; l++) x[l] = exp_negative_f32(x[l] - top);
+        sum += load16(x + i);
+    }
     return fold_sum(sum);
+}
+
+// s * scale + mask (NULL: none), which rounds twice, for `keys` scores, -inf up to `n`; the largest, all in one pass.
+static float plain_scores(float *s, float scale, const float *mask, int64_t keys, int64_t n) {
+    const int64_t whole = keys / 16 * 16;
+    f32x16 top = set16(-INFINITY_F32);
+    for (int64_t j = 0; j < whole; j += 16) {
+        f32x16 x = load16(s + j) * scale;
+        if (mask) x += load16(mask + j);
+        store16(s + j, x);
+        top = max_lanes(top, x);
+    }
+    if (whole == n) return fold_max(top);
+    for (int64_t j = whole; j < keys; j++) s[j] = mask ? s[j] * scale + mask[j] : s[j] * scale;
+    for (int64_t j = keys; j < n; j++) s[j] = -INFINITY_F32;
+    return fold_max(max_lanes(top, load16(s + whole)));
 }
 
 // s * scale + mask, which rounds twice.
@@ -148,6 +167,8 @@ static float finish_scores(const attention_f32_args *a, float *s, int64_t b, int
     const float scale = *a->scale;
     const seen_t seen = seen_keys(a, b, i);
     const float *const mask = a->mask ? a->mask + b * a->mask_batch + head * a->mask_head + i * a->mask_row : 0;
+    if (!wanted && !(a->softcap > 0) && seen.lo == 0 && seen.hi == a->keys && (!mask || a->mask_col == 1))
+        return plain_scores(s, scale, mask, a->keys, n);
     const int plain = !mask || a->softcap > 0 || (wanted && a->stage < 2);
     if (plain)
         for (int64_t j = 0; j < a->keys; j++) s[j] *= scale;
