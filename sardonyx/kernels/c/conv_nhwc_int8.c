@@ -18,6 +18,9 @@
 #ifndef ROWS_BYTES
 #define ROWS_BYTES 49152 // of laid out rows, or of x read in place, in a task: they are read once for each pair of panels
 #endif
+#ifndef MOST_ROWS_BYTES
+#define MOST_ROWS_BYTES 196608 // where there are twice as many of weights, which are read once for each range of rows
+#endif
 #ifndef FLAT_BYTES
 #define FLAT_BYTES 49152 // likewise of 1x1 convolutions
 #endif
@@ -61,7 +64,8 @@ SX_INLINE int64_t plane_rows(const conv_nhwc_int8_args *a, int64_t rows) {
 static void cut(const conv_nhwc_int8_args *a, conv_plan *p) {
     const int window = !p->in_place && !p->tiled;
     const int64_t fixed = window ? plane_rows(a, 1) * p->line * p->phases : 0, each = p->line * p->phases;
-    const int64_t fit = most(window ? 1 : ceil_div(64, p->row), ((window ? ROWS_BYTES : FLAT_BYTES) - fixed) / each);
+    const int64_t room = window ? most(ROWS_BYTES, least(p->panels * p->w_panel / 2, MOST_ROWS_BYTES)) : FLAT_BYTES;
+    const int64_t fit = most(window ? 1 : ceil_div(64, p->row), (room - fixed) / each);
     const int64_t images = a->n * a->groups, work = images * p->oh * p->row * p->ocg * p->segments * p->length;
     const int64_t wanted = least(most(work / TASK_WORK, 1), MOST_TASKS);
     p->ranges = ceil_div(p->oh, fit);
