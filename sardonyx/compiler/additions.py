@@ -14,7 +14,6 @@ from sardonyx.compiler.index import Dim
 from sardonyx.compiler.program import Buffer, Kernel, Pointer, Store
 
 KERNEL = "conv_nhwc_int8"
-LANES = 16  # channels of a block that is whole
 MOST = 65536.0  # of quotients: beyond, rounding needs care that the kernel does not take
 
 
@@ -31,10 +30,9 @@ def absorb_addition(kernel: Kernel) -> None:
     if kernel.name != KERNEL or "scale" not in kernel.fields or kernel.epilogue is None or len(kernel.output) != 1:
         return
     (store,) = kernel.epilogue.stages
-    channels, groups = kernel.domain[3], kernel.fields["groups"]
-    if not isinstance(channels, int) or channels % (groups * LANES) or not isinstance(store, Store):
+    if not isinstance(store, Store) or store.buffer is not kernel.output[0]:
         return
-    found = _addition(store.value, kernel.output[0]) if store.buffer is kernel.output[0] else None
+    found = _addition(store.value, kernel.output[0])
     if found is None:
         return
     own, other, divisor, inverse, zero = found

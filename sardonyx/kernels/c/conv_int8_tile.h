@@ -82,7 +82,7 @@ TILE(1, 1) TILE(1, 2) TILE(2, 1) TILE(2, 2)
 // them: its scheduler is full of loads and products that wait.
 #define SOME(SIGNED, OTHER)                                                                                 \
     for (int64_t n = m->each; n > 0 && m->groups > 0; n--, m->groups--, m->sums += 64, m->at += 2)          \
-        requantize_64(m->sums, 2, 32, m->y, OTHER, m->at, &v, SIGNED, 0);
+        requantize_64(m->sums, 2, 32, m->y, m->at, OTHER, m->at, &v, SIGNED, 0);
 #define BUSY_TILE(NAME, DOT, SIGNED, OTHER)                                                                 \
     static void conv_int8_busy_##NAME(const conv_int8_work *t) {                                            \
         conv_int8_meanwhile *const m = t->meanwhile;                                                        \

@@ -261,6 +261,20 @@ static void find_places(const conv_nhwc_int8_args *a, const conv_plan *p, const 
     }
 }
 
+// Up to 31 bytes, in two pieces that overlap.
+SX_INLINE void copy_few(uint8_t *to, const uint8_t *from, int64_t count) {
+    typedef uint64_t u64_unaligned __attribute__((aligned(1), may_alias));
+    if (count >= 16) {
+        *(i8x16_unaligned *)to = *(const i8x16_unaligned *)from;
+        *(i8x16_unaligned *)(to + count - 16) = *(const i8x16_unaligned *)(from + count - 16);
+    } else if (count >= 8) {
+        *(u64_unaligned *)to = *(const u64_unaligned *)from;
+        *(u64_unaligned *)(to + count - 8) = *(const u64_unaligned *)(from + count - 8);
+    } else {
+        for (int64_t c = 0; c < count; c++) to[c] = from[c];
+    }
+}
+
 // The sums of `count` positions from `lo` on, of `channels` (in rows of `width`) from `column` of the group on, to where they
 // belong.
 static void put(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_task *t, int64_t lo, int64_t count,
@@ -276,14 +290,13 @@ static void put(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_tas
     if (a->other) r.other = (const uint8_t *)a->other + first;
     uint8_t *const y = (uint8_t *)a->y + first;
     if (channels == width) {
-        requantize(t->sums, count, width, y, at, &r);
+        requantize(t->sums, count, width, y, at, at, &r);
         return;
     }
     int64_t aside[CONV_ROWS];
     for (int64_t i = 0; i < count; i++) aside[i] = i * width;
-    requantize(t->sums, count, width, t->beside, aside, &r);
-    for (int64_t i = 0; i < count; i++)
-        for (int64_t c = 0; c < channels; c++) y[at[i] + c] = t->beside[i * width + c];
+    requantize(t->sums, count, width, t->beside, aside, at, &r);
+    for (int64_t i = 0; i < count; i++) copy_few(y + at[i], t->beside + i * width, channels);
 }
 
 // One pair of panels for all positions of a task.
