@@ -175,9 +175,9 @@ static void widen_panel(const int8_t *from, int64_t segments, int64_t quads, int
 // What one thread works with.
 typedef struct {
     int64_t image, group, row_lo, rows, col_lo, col_hi; // output channels of the group
-    int32_t *sums, *bias; // [CONV_ROWS][GROUP]; [columns]
+    int32_t *sums, *bias; // [MR][GROUP]; [columns]
     float *scale;         // [columns]
-    uint8_t *beside;      // [CONV_ROWS][GROUP] bytes: the last channels
+    uint8_t *beside;      // [MR][GROUP] bytes: the last channels
     int64_t *places;      // of each position, in y
     char *rows_at;        // laid out rows
     char *w;              // widened weights of a block
@@ -185,15 +185,15 @@ typedef struct {
     requantization r;
 } conv_task;
 
-#define SUMS_BYTES (CONV_ROWS * GROUP * 4 + 256)
-#define BESIDE_BYTES (CONV_ROWS * GROUP)
+#define SUMS_BYTES (MR * GROUP * 4 + 256)
+#define BESIDE_BYTES (MR * GROUP)
 
 static int64_t places_bytes(const conv_plan *p) { return ceil_div(p->most * p->row, 8) * 64; }
 
 static int64_t rows_bytes(const conv_nhwc_int8_args *a, const conv_plan *p) {
     if (p->in_place) return 0;
     if (p->tiled) return ceil_div(p->most * p->row, 16) * 16 * p->step;
-    return ceil_div(p->phases * plane_rows(a, p->most) * p->line + (CONV_ROWS + 1) * p->step + SLACK, 64) * 64;
+    return ceil_div(p->phases * plane_rows(a, p->most) * p->line + (MR + 1) * p->step + SLACK, 64) * 64;
 }
 
 // Bias and scale of each channel of the task. The zero point's share is the same for all positions, since padding has it too.
@@ -293,7 +293,7 @@ static void put(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_tas
         requantize(t->sums, count, width, y, at, at, &r);
         return;
     }
-    int64_t aside[CONV_ROWS];
+    int64_t aside[MR];
     for (int64_t i = 0; i < count; i++) aside[i] = i * width;
     requantize(t->sums, count, width, t->beside, aside, at, &r);
     for (int64_t i = 0; i < count; i++) copy_few(y + at[i], t->beside + i * width, channels);
@@ -324,7 +324,7 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
         if (p->in_place) lo = least(lo, positions - all);
         used = least(all, positions - lo);
 #else
-    const int64_t tiles = ceil_div(positions, CONV_ROWS);
+    const int64_t tiles = ceil_div(positions, MR);
     for (int64_t i = 0, lo = 0, used; i < tiles; i++, lo += used) {
         used = part(positions, tiles, i + 1) - lo;
 #endif
