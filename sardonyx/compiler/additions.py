@@ -38,7 +38,7 @@ def absorb_addition(kernel: Kernel) -> None:
     own, other, divisor, inverse, zero = found
     base = _distance(other.load, own.load)
     bound = 255 * (abs(own.scale) + abs(other.scale)) / abs(divisor)
-    if own.load.value[1] != store.offset or base is None or bound >= MOST:
+    if own.load.value[1] != store.offset or base is None or bound >= MOST or own.zero != _number(kernel.fields["y_zero"]):
         return
     kernel.fields |= {
         "other": Pointer(other.load.value[0], base), "own_zero": own.zero, "other_zero": other.zero,
@@ -46,6 +46,11 @@ def absorb_addition(kernel: Kernel) -> None:
         "y_zero": f"(const int8_t[]){{(int8_t){zero}}}",
     }  # fmt: skip
     kernel.epilogue, kernel.target = None, ""
+
+
+def _number(zero: Pointer) -> int | None:
+    """A zero point, if it is known."""
+    return None if zero.buffer.data is None else int(zero.buffer.data.reshape(-1)[0])
 
 
 def _addition(value: Expr, buffer: Buffer) -> tuple[_Term, _Term, float, float, int] | None:

@@ -182,7 +182,12 @@ class Lowering:
     def channels_last(self, tensor: Tensor) -> tuple[Pointer, Dim, Dim]:
         """``(address, elements from image to image, from pixel to pixel)`` of `tensor` in memory as NHWC."""
         layout = tensor.layout if isinstance(tensor.layout, ChannelsLast) else ChannelsLast(tensor.shape)
-        return Pointer(self.materialize(tensor, layout), layout.base), *layout.steps()
+        buffer = tensor.copies.get(self.block)
+        if buffer is None or tensor.layout == layout:
+            buffer = self.materialize(tensor, layout)
+        if tensor.layout != layout:
+            tensor.copies[self.block] = buffer
+        return Pointer(buffer, layout.base), *layout.steps()
 
     def cheap(self, tensor: Tensor, limit: int = 0) -> Tensor:
         """`tensor`, in memory if computing an element anew costs more than `limit` operations."""
