@@ -25,6 +25,7 @@
 #define FLAT_BYTES 49152 // likewise of 1x1 convolutions
 #endif
 #define TASK_WORK (SX_TILES ? 1 << 25 : 1 << 23) // products that are worth a task
+#define SHARED_WORK (1 << 21) // products that are worth four tasks
 #define MOST_TASKS 16       // because of this rule
 #define PART_PANELS 4       // fewest panels of a part: each part lays out its rows anew
 #define SLACK 64            // bytes that tiles may read beyond rows
@@ -67,7 +68,7 @@ static void cut(const conv_nhwc_int8_args *a, conv_plan *p) {
     const int64_t room = window ? most(ROWS_BYTES, least(p->panels * p->w_panel / 2, MOST_ROWS_BYTES)) : FLAT_BYTES;
     const int64_t fit = most(window ? 1 : ceil_div(64, p->row), (room - fixed) / each);
     const int64_t images = a->n * a->groups, work = images * p->oh * p->row * p->ocg * p->segments * p->length;
-    const int64_t wanted = least(most(work / TASK_WORK, 1), MOST_TASKS);
+    const int64_t wanted = least(most(work / TASK_WORK, work >= SHARED_WORK ? 4 : 1), MOST_TASKS);
     p->ranges = ceil_div(p->oh, fit);
     p->parts = 1;
     while (images * p->ranges * p->parts < wanted && p->panels >= 2 * PART_PANELS * p->parts) p->parts *= 2;
