@@ -38,7 +38,9 @@ def absorb_addition(kernel: Kernel) -> None:
     own, other, divisor, inverse, zero = found
     base = _distance(other.load, own.load)
     bound = 255 * (abs(own.scale) + abs(other.scale)) / abs(divisor)
-    if own.load.value[1] != store.offset or base is None or bound >= MOST or own.zero != _number(kernel.fields["y_zero"]):
+    if own.load.value[1] != store.offset or own.zero != _number(kernel.fields["y_zero"]):
+        return
+    if base is None or bound >= MOST:
         return
     kernel.fields |= {
         "other": Pointer(other.load.value[0], base), "own_zero": own.zero, "other_zero": other.zero,
@@ -76,7 +78,9 @@ def _term(value: Expr) -> _Term | None:
     if number.op == "sub" and number.dtype == "int32" and number.args[1].op == "const":
         zero, number = int(number.args[1].value), number.args[0]
     load = number.args[0] if number.op == "cast" and number.dtype == "int32" else number
-    return _Term(load, zero, float(value.args[1].value)) if load.op == "load" and load.dtype in ("int8", "uint8") else None
+    if load.op != "load" or load.dtype not in ("int8", "uint8"):
+        return None
+    return _Term(load, zero, float(value.args[1].value))
 
 
 def _distance(x: Expr, y: Expr) -> Dim | None:

@@ -143,7 +143,8 @@ class Lowering:
     ) -> Buffer:
         """Make sure that `tensor` is in memory (in `layout` and in `target`, when given) and return its buffer.
 
-        Without a layout, one that is already there is kept, and a lazy tensor takes the layout of what it is computed from. `adopt`: the tensor lies in `target` from now on, and nowhere else.
+        Without a layout, one that is already there is kept, and a lazy tensor takes the layout of what it is computed
+        from. `adopt`: the tensor lies in `target` from now on, and nowhere else.
         """
         if tensor.is_object:
             raise Unsupported(f"{tensor.dtype} values have no native layout")

@@ -124,8 +124,8 @@ class Blocked:
 class ChannelsLast:
     """NHWC: ``[N][spatial...][C]``, the layout of bytes.
 
-    As a part of something larger it begins at `base`, with `image` elements from image to image and `pitch` from pixel to
-    pixel.
+    As a part of something larger it begins at `base`, with `image` elements from image to image and `pitch` from pixel
+    to pixel.
     """
 
     shape: tuple[Dim, ...]

@@ -38,7 +38,8 @@ def test_a_known_divisor_divides_exactly_without_a_division():
     for divisor in np.float32(divisors):
         numbers = np.arange(-600, 601, dtype=np.float32)[:, None] + np.float32([0, 0.5, -0.5])
         near = (numbers.reshape(-1, 1) * divisor).view(np.int32) + np.arange(-4, 5, dtype=np.int32)  # around the ties
-        x = np.concatenate([near.view(np.float32).reshape(-1), (rng.standard_normal(20000) * 300 * divisor)]).astype(np.float32)
+        more = (rng.standard_normal(20000) * 300 * divisor).astype(np.float32)
+        x = np.concatenate([near.view(np.float32).reshape(-1), more])
         x = x[np.isfinite(x) & (np.abs(x) < 2.0**60) & ((x == 0) | (np.abs(x) > 2.0**-80))]
         y = np.empty_like(x)
         lib.quotients(ctypes.c_void_p(x.ctypes.data), ctypes.c_float(divisor),

@@ -34,7 +34,7 @@ class Network:
     def zero(self) -> np.ndarray:
         return np.asarray(self.rng.integers(1, 20), self.kind)
 
-    def conv(self, x: str, shape: tuple[int, ...], *, w_kind=np.int8, w_zero: int = 0, bias: bool = True, **attributes) -> str:
+    def conv(self, x: str, shape: tuple[int, ...], *, w_kind=np.int8, w_zero=0, bias=True, **attributes) -> str:
         """QLinearConv with weights of `shape`, a scale for each channel."""
         outputs = shape[0]
         low = 0 if w_kind == np.uint8 else -128
@@ -42,7 +42,8 @@ class Network:
         spread = F32(0.15 / np.sqrt(w[0].size))
         inputs = [x, self.constant(F32(0.02)), self.constant(self.zero()), self.constant(w),
                   self.constant((self.rng.uniform(0.5, 1.5, outputs) * spread).astype(F32)),
-                  self.constant(np.full(outputs, w_zero, w_kind)), self.constant(F32(0.05)), self.constant(self.kind(7))]  # fmt: skip
+                  self.constant(np.full(outputs, w_zero, w_kind)), self.constant(F32(0.05)),
+                  self.constant(self.kind(7))]  # fmt: skip
         if bias:
             inputs.append(self.constant(self.rng.integers(-900, 900, outputs, np.int32)))
         return self.add("QLinearConv", *inputs, **attributes)
@@ -171,8 +172,10 @@ def test_geometry():
 
 def test_one_dimension_and_symbolic_sizes():
     net = Network(["n", 9, "length"])
-    net.check(net.integer_conv("x", (11, 9, 5), strides=[2], pads=[2, 2]),
-              net.integer_conv("x", (9, 1, 3), group=9, dilations=[2]), net.add("MaxPool", "x", kernel_shape=[3]), sizes=(3, 9, 31))  # fmt: skip
+    wide = net.integer_conv("x", (11, 9, 5), strides=[2], pads=[2, 2])
+    alone = net.integer_conv("x", (9, 1, 3), group=9, dilations=[2])
+    program = net.check(wide, alone, net.add("MaxPool", "x", kernel_shape=[3]), sizes=(3, 9, 31))
+    assert kernels(program) == [CONV, DEPTHWISE, POOL]
 
 
 def test_three_dimensions_and_computed_weights_take_the_other_way():
@@ -204,7 +207,8 @@ def test_a_zero_point_that_is_computed():
 def test_transposed_convolutions_without_overlap_are_spread(bias):
     net = Network([1, 6, 4, 5])
     w = net.add("DequantizeLinear", net.constant(net.rng.integers(-128, 128, (6, 7, 2, 2)).astype(np.int8)),
-                net.constant(net.rng.uniform(0.001, 0.01, 7).astype(F32)), net.constant(np.zeros(7, np.int8)), axis=1)  # fmt: skip
+                net.constant(net.rng.uniform(0.001, 0.01, 7).astype(F32)), net.constant(np.zeros(7, np.int8)),
+                axis=1)  # fmt: skip
     inputs = [net.floats("x", 0.02, 9), w]
     if bias:
         inputs.append(net.add("DequantizeLinear", net.constant(net.rng.integers(-99, 99, 7, np.int32)),
