@@ -93,6 +93,18 @@ _ALL = (
         hot=r"pmaddwd|vpdp|smull|sdot|vwmacc",
     ),
     Kernel(
+        "matmul_nbits_f32",
+        "C = A W with weights kept in 4 or 8 bits, with an epilogue",
+        "A rows; W words of 32 bits in panels of 16 columns, scales alike (packing_bits); C rows",
+        "k ascending, from 0, as matmul_f32",
+        f"{_TASKS}; rows of A and C contiguous; blocks of whole words",
+        "kernels/test_matmul_nbits_f32.py",
+        tile=_ROWS,
+        tiles=_ROW_TILES,
+        hot=_FMA,
+        hot_in="matmul_tile",
+    ),
+    Kernel(
         "conv_nchw16c_f32",
         "direct convolution, grouped, with an epilogue",
         f"{_BLOCKED}; weights packing.pack_conv",

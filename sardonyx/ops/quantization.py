@@ -186,9 +186,10 @@ def dynamically_quantized(ctx: Lowering, x: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def _range_stages(ends: dict[str, Buffer], count: Dim, scale: Buffer, zero: Buffer, numbers: Buffer) -> list:
-    """From the extremes of rows to scale and zero point; and what elements are computed with: power of two to multiply
-    by, scale times that, one over it, zero point.
-    """  # fmt: skip
+    """From the extremes of rows to scale, zero point, and the `numbers` that elements are computed with.
+
+    These are: a power of two to multiply by, the scale times that, one over it, and the zero point.
+    """
     (k,), (m,) = variables((count,), "k"), variables((count,), "m")
     nought = ex.constant(0.0, "float32")
     stages: list = [Reduce("high", "max", ex.load(ends["max"], k), (k,), "float32")]
