@@ -193,7 +193,8 @@ class NestEmitter:
             f"    {ROW_LOOP}",
             f"    for (; k + {LANES} <= hi3; k += {LANES}) {{",
             f"      {LANE_LOOP}",
-            f"      for (int64_t i3 = k; i3 < k + {LANES}; ++i3) {{",
+            f"      for (int lane = 0; lane < {LANES}; ++lane) {{",  # a count that the compiler knows
+            "        const int64_t i3 = k + lane;",
             *(f"  {line}" for line in body),
             "      }",
             "    }",

@@ -16,6 +16,7 @@ import numpy as np
 from sardonyx import errors
 from sardonyx.compiler import expr as ex
 from sardonyx.compiler import index as ix
+from sardonyx.compiler.additions import absorb_addition
 from sardonyx.compiler.dtypes import dtype_of_array, is_native, itemsize, numpy_dtype
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.failures import Unsupported as Unsupported
@@ -181,7 +182,12 @@ class Lowering:
     def channels_last(self, tensor: Tensor) -> tuple[Pointer, Dim, Dim]:
         """``(address, elements from image to image, from pixel to pixel)`` of `tensor` in memory as NHWC."""
         layout = tensor.layout if isinstance(tensor.layout, ChannelsLast) else ChannelsLast(tensor.shape)
-        return Pointer(self.materialize(tensor, layout), layout.base), *layout.steps()
+        buffer = tensor.copies.get(self.block)
+        if buffer is None or tensor.layout == layout:
+            buffer = self.materialize(tensor, layout)
+        if tensor.layout != layout:
+            tensor.copies[self.block] = buffer
+        return Pointer(buffer, layout.base), *layout.steps()
 
     def cheap(self, tensor: Tensor, limit: int = 0) -> Tensor:
         """`tensor`, in memory if computing an element anew costs more than `limit` operations."""
@@ -259,6 +265,7 @@ class Lowering:
             self._moved[store.buffer] = buffer
             store.buffer = buffer
         kernel.epilogue = None if is_copy(epilogue) else epilogue
+        absorb_addition(kernel)
         buffer.pending = None
         self._emit_kernel(kernel)
 

@@ -11,7 +11,7 @@ from sardonyx.compiler import index as ix
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
-from sardonyx.compiler.tensor import Plain, Position, Tensor
+from sardonyx.compiler.tensor import ChannelsLast, Plain, Position, Tensor
 from sardonyx.ops.binary import broadcast, broadcast_shape
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
@@ -201,7 +201,9 @@ def depth_to_space(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
         own = channel * (b * b) + block if column_row else block * depth + channel
         return image, own, ix.floordiv(y, b), ix.floordiv(x_, b)
 
-    return moved(ctx, x, (n, depth, h * b, w * b), origin)
+    view = moved(ctx, x, (n, depth, h * b, w * b), origin)
+    view.prefers = Plain if column_row or x.prefers is not ChannelsLast else ChannelsLast  # where channels stay neighbours
+    return view
 
 
 @operator("SpaceToDepth")

@@ -13,7 +13,7 @@ ENGINES = [
     pytest.param({"isa": "icelake_server", "defines": {"SX_DOT_GROUP": 2}}, id="avx512bw",
                  marks=pytest.mark.isa("avx512bw")),
     pytest.param({"isa": "x86_64_v3"}, id="avx2", marks=pytest.mark.isa("avx2")),
-    pytest.param({"isa": "x86_64_v2"}, id="sse"),
+    pytest.param({"isa": "x86_64_v2", "defines": {"SX_PORTABLE": None}}, id="sse"),
     pytest.param({"isa": "x86_64_v3", "defines": {"SX_DOT_GROUP": 4, "SX_DOT_A_UNSIGNED": 0, "SX_DOT_FALLBACK": None,
                                                   "SX_NARROW_FALLBACK": None}}, id="signed-quads",
                  marks=pytest.mark.isa("avx2")),

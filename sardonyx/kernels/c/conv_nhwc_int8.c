@@ -18,7 +18,13 @@
 #ifndef ROWS_BYTES
 #define ROWS_BYTES 49152 // of laid out rows, or of x read in place, in a task: they are read once for each pair of panels
 #endif
-#define TASK_WORK (1 << 23) // products that are worth a task
+#ifndef MOST_ROWS_BYTES
+#define MOST_ROWS_BYTES 196608 // where there are twice as many of weights, which are read once for each range of rows
+#endif
+#ifndef FLAT_BYTES
+#define FLAT_BYTES 49152 // likewise of 1x1 convolutions
+#endif
+#define TASK_WORK (SX_TILES ? 1 << 25 : 1 << 23) // products that are worth a task
 #define MOST_TASKS 16       // because of this rule
 #define PART_PANELS 4       // fewest panels of a part: each part lays out its rows anew
 #define SLACK 64            // bytes that tiles may read beyond rows
@@ -37,6 +43,7 @@ typedef struct {
     int64_t segments, length, words;      // of the window; elements and words of a segment
     int64_t w_segment, w_panel;           // bytes of packed weights
     int64_t in_place, flip;               // x is read where it is; its bytes are moved by 128
+    int64_t tiled;                        // positions are laid out as tiles
     int64_t oh, ow, row;                  // output rows and columns as tasks see them; positions from row to row
     int64_t step, line, phases;           // bytes from position to position, of a laid out row; planes
     int64_t ranges, most, parts, columns; // of rows; rows of a range at most; of panels; output channels of a part at most
@@ -55,14 +62,16 @@ SX_INLINE int64_t plane_rows(const conv_nhwc_int8_args *a, int64_t rows) {
 }
 
 static void cut(const conv_nhwc_int8_args *a, conv_plan *p) {
-    const int64_t fixed = p->in_place ? 0 : plane_rows(a, 1) * p->line * p->phases, each = p->line * p->phases;
-    const int64_t fit = most(p->in_place ? 64 : 1, (ROWS_BYTES - fixed) / each);
+    const int window = !p->in_place && !p->tiled;
+    const int64_t fixed = window ? plane_rows(a, 1) * p->line * p->phases : 0, each = p->line * p->phases;
+    const int64_t room = window ? most(ROWS_BYTES, least(p->panels * p->w_panel / 2, MOST_ROWS_BYTES)) : FLAT_BYTES;
+    const int64_t fit = most(window ? 1 : ceil_div(64, p->row), (room - fixed) / each);
     const int64_t images = a->n * a->groups, work = images * p->oh * p->row * p->ocg * p->segments * p->length;
     const int64_t wanted = least(most(work / TASK_WORK, 1), MOST_TASKS);
     p->ranges = ceil_div(p->oh, fit);
     p->parts = 1;
     while (images * p->ranges * p->parts < wanted && p->panels >= 2 * PART_PANELS * p->parts) p->parts *= 2;
-    while (images * p->ranges * p->parts < wanted && p->oh >= 2 * p->ranges * (p->in_place ? 32 : 2)) p->ranges *= 2;
+    while (images * p->ranges * p->parts < wanted && p->oh >= 2 * p->ranges * (window ? 2 : ceil_div(32, p->row))) p->ranges *= 2;
     p->most = ceil_div(p->oh, p->ranges);
     p->columns = ceil_div(ceil_div(p->panels, PANELS), p->parts) * GROUP;
 }
@@ -78,9 +87,17 @@ static conv_plan plan_of(const conv_nhwc_int8_args *a) {
     p.w_panel = p.segments * p.w_segment;
     p.flip = !SX_TILES && !WIDE && SX_DOT_GROUP == 4 && X_UNSIGNED == (a->x_signed != 0);
     if (a->n * a->oh * a->ow * a->oc == 0) return p;
-    p.in_place = !WIDE && !p.flip && a->kh * a->kw == 1 && a->stride_h * a->stride_w == 1 && a->oh == a->ih &&
-                 a->ow == a->iw && !a->pad_top && !a->pad_left && a->oh * a->ow >= 16;
-    if (p.in_place) {
+    const int pointwise = a->kh * a->kw == 1 && !a->pad_top && !a->pad_left && (a->oh - 1) * a->stride_h < a->ih &&
+                          (a->ow - 1) * a->stride_w < a->iw;
+    const int still = pointwise && a->stride_h * a->stride_w == 1 && a->ow == a->iw;
+    p.tiled = SX_TILES && pointwise && (!still || a->oh * a->ow < 16 || (p.icg >= 256 && p.ocg >= 256));
+    p.in_place = !p.tiled && !WIDE && !p.flip && still;
+    if (p.tiled) {
+        if (still) p.oh *= p.ow, p.ow = 1;
+        p.row = p.ow;
+        p.step = ceil_div(p.icg, 64) * 64;
+        p.line = p.row * p.step, p.phases = 1;
+    } else if (p.in_place) {
         p.oh *= p.ow, p.ow = p.row = 1;
         p.step = p.line = a->x_pitch, p.phases = 1;
     } else {
@@ -158,9 +175,9 @@ static void widen_panel(const int8_t *from, int64_t segments, int64_t quads, int
 // What one thread works with.
 typedef struct {
     int64_t image, group, row_lo, rows, col_lo, col_hi; // output channels of the group
-    int32_t *sums, *bias; // [CONV_ROWS][GROUP]; [columns]
+    int32_t *sums, *bias; // [MR][GROUP]; [columns]
     float *scale;         // [columns]
-    uint8_t *beside;      // [CONV_ROWS][GROUP] bytes: the last channels
+    uint8_t *beside;      // [MR][GROUP] bytes: the last channels
     int64_t *places;      // of each position, in y
     char *rows_at;        // laid out rows
     char *w;              // widened weights of a block
@@ -168,21 +185,25 @@ typedef struct {
     requantization r;
 } conv_task;
 
-#define SUMS_BYTES ((CONV_ROWS + 4) * GROUP * 4)
-#define BESIDE_BYTES (CONV_ROWS * GROUP)
+#define SUMS_BYTES (MR * GROUP * 4 + 256)
+#define BESIDE_BYTES (MR * GROUP)
 
 static int64_t places_bytes(const conv_plan *p) { return ceil_div(p->most * p->row, 8) * 64; }
 
 static int64_t rows_bytes(const conv_nhwc_int8_args *a, const conv_plan *p) {
     if (p->in_place) return 0;
-    return ceil_div(p->phases * plane_rows(a, p->most) * p->line + (CONV_ROWS + 1) * p->step + SLACK, 64) * 64;
+    if (p->tiled) return ceil_div(p->most * p->row, 16) * 16 * p->step;
+    return ceil_div(p->phases * plane_rows(a, p->most) * p->line + (MR + 1) * p->step + SLACK, 64) * 64;
 }
 
 // Bias and scale of each channel of the task. The zero point's share is the same for all positions, since padding has it too.
 static void prepare(const conv_nhwc_int8_args *a, const conv_plan *p, int32_t zero, conv_task *t) {
     const int64_t first = t->group * p->ocg;
     const int32_t seen = WIDE ? 0 : !p->flip ? zero : a->x_signed ? zero + 128 : zero - 128;
-    t->r = (requantization){.zero = byte_at(a->y_zero, a->y_signed), .is_signed = a->y_signed != 0};
+    t->r = (requantization){
+        .zero = byte_at(a->y_zero, a->y_signed), .is_signed = a->y_signed != 0, .own_zero = (int32_t)a->own_zero,
+        .other_zero = (int32_t)a->other_zero, .own_scale = a->own_scale, .other_scale = a->other_scale,
+        .divisor = a->divisor, .inverse = a->inverse};
     for (int64_t j = 0; j < t->col_hi - t->col_lo; j++) {
         const int64_t o = first + t->col_lo + j;
         const int inside = t->col_lo + j < p->ocg;
@@ -193,12 +214,29 @@ static void prepare(const conv_nhwc_int8_args *a, const conv_plan *p, int32_t ze
     }
 }
 
+// Lays out the positions of a task as tiles [16 positions][64 bytes], those of 64 channels after each other.
+static void lay_out_tiles(const conv_nhwc_int8_args *a, const conv_plan *p, const uint8_t *x, const conv_task *t) {
+    typedef uint64_t line __attribute__((vector_size(64), aligned(1), may_alias));
+    const int64_t row = p->ow == 1 ? a->x_pitch : a->stride_h * a->iw * a->x_pitch, count = t->rows * p->row;
+    for (int64_t i = 0, oh = t->row_lo, ow = 0; i < count; i++) {
+        const uint8_t *const from = x + oh * row + ow * a->stride_w * a->x_pitch;
+        char *const to = t->rows_at + i / 16 * 16 * p->step + i % 16 * 64;
+        for (int64_t c = 0; c < p->step; c += 64) *(line *)(to + c * 16) = *(const line *)(from + c);
+        if (++ow == p->row) ow = 0, oh++;
+    }
+}
+
 // Lays out the rows of a task, or finds them in x; lists the segments of the window.
 static const char *find_rows(const conv_nhwc_int8_args *a, const conv_plan *p, int32_t zero, conv_task *t) {
     const uint8_t *const x = (const uint8_t *)a->x + t->image * a->x_batch + t->group * p->icg;
     if (p->in_place) {
         t->segment[0] = 0;
         return (const char *)x + t->row_lo * p->step;
+    }
+    if (p->tiled) {
+        t->segment[0] = 0;
+        lay_out_tiles(a, p, x, t);
+        return t->rows_at;
     }
     const int64_t per_plane = plane_rows(a, t->rows), first = t->row_lo * a->stride_h - a->pad_top;
     for (int64_t phase = 0; phase < p->phases; phase++)
@@ -223,6 +261,20 @@ static void find_places(const conv_nhwc_int8_args *a, const conv_plan *p, const 
     }
 }
 
+// Up to 31 bytes, in two pieces that overlap.
+SX_INLINE void copy_few(uint8_t *to, const uint8_t *from, int64_t count) {
+    typedef uint64_t u64_unaligned __attribute__((aligned(1), may_alias));
+    if (count >= 16) {
+        *(i8x16_unaligned *)to = *(const i8x16_unaligned *)from;
+        *(i8x16_unaligned *)(to + count - 16) = *(const i8x16_unaligned *)(from + count - 16);
+    } else if (count >= 8) {
+        *(u64_unaligned *)to = *(const u64_unaligned *)from;
+        *(u64_unaligned *)(to + count - 8) = *(const u64_unaligned *)(from + count - 8);
+    } else {
+        for (int64_t c = 0; c < count; c++) to[c] = from[c];
+    }
+}
+
 // The sums of `count` positions from `lo` on, of `channels` (in rows of `width`) from `column` of the group on, to where they
 // belong.
 static void put(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_task *t, int64_t lo, int64_t count,
@@ -235,16 +287,16 @@ static void put(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_tas
     }
     requantization r = t->r;
     r.scale = t->scale + column - t->col_lo;
+    if (a->other) r.other = (const uint8_t *)a->other + first;
     uint8_t *const y = (uint8_t *)a->y + first;
     if (channels == width) {
-        requantize(t->sums, count, width, y, at, &r);
+        requantize(t->sums, count, width, y, at, at, &r);
         return;
     }
-    int64_t aside[CONV_ROWS];
+    int64_t aside[MR];
     for (int64_t i = 0; i < count; i++) aside[i] = i * width;
-    requantize(t->sums, count, width, t->beside, aside, &r);
-    for (int64_t i = 0; i < count; i++)
-        for (int64_t c = 0; c < channels; c++) y[at[i] + c] = t->beside[i * width + c];
+    requantize(t->sums, count, width, t->beside, aside, at, &r);
+    for (int64_t i = 0; i < count; i++) copy_few(y + at[i], t->beside + i * width, channels);
 }
 
 // One pair of panels for all positions of a task.
@@ -252,7 +304,7 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
     const int64_t panels = least(PANELS, p->panels - col / 16), width = 16 * panels;
     const int64_t channels = least(width, p->ocg - col);
     const int64_t positions = (t->rows - 1) * p->row + p->ow;
-    conv_int8_work work = {.step = p->step, .segment = t->segment, .segments = p->segments, .words = p->words,
+    conv_int8_work work = {.step = p->tiled ? 64 : p->step, .next = p->tiled ? 1024 : 64, .below = 16 * p->step, .segment = t->segment, .segments = p->segments, .words = p->words,
                            .w_panel = p->w_panel, .w_segment = p->w_segment, .bias = t->bias + col - t->col_lo,
                            .sums = t->sums, .x_signed = a->x_signed};
     work.w = (const char *)a->w + (t->group * p->panels + col / 16) * (p->w_panel / ITEM);
@@ -262,23 +314,40 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
                     p->w_segment / 128, (int32_t *)(t->w + i * p->w_panel));
     work.w = t->w;
 #endif
+    int64_t before = 0, computed = 0; // what the last tile has left in sums
+    requantization r = t->r;
+    r.scale = t->scale + col - t->col_lo;
+    if (a->other) r.other = (const uint8_t *)a->other + t->image * a->y_batch + t->group * p->ocg + col;
 #if SX_TILES // 16 or 32 positions; the last ones reach back where they would read beyond x
     for (int64_t lo = 0, used; lo < positions; lo += used) {
         const int64_t all = positions - lo > 16 && (positions >= 32 || !p->in_place) ? 32 : 16;
         if (p->in_place) lo = least(lo, positions - all);
         used = least(all, positions - lo);
 #else
-    const int64_t tiles = ceil_div(positions, CONV_ROWS);
+    const int64_t tiles = ceil_div(positions, MR);
     for (int64_t i = 0, lo = 0, used; i < tiles; i++, lo += used) {
         used = part(positions, tiles, i + 1) - lo;
 #endif
         work.x = x + lo * p->step;
+#if SX_TILES // while these sums are on their way, those before become bytes
+        if (used > 16 && computed % 2 == 0 && computed && channels == 32 && a->scale && !t->r.large) {
+            conv_int8_meanwhile other = {.sums = t->sums, .groups = computed / 2, .at = t->places + before, .r = &r};
+            other.y = (uint8_t *)a->y + t->image * a->y_batch + t->group * p->ocg + col;
+            other.each = ceil_div(other.groups, p->segments * ceil_div(p->words, 16));
+            work.meanwhile = &other;
+            conv_int8_busy_tile(&work);
+        } else {
+            conv_int8_tile(&work, used, panels);
+            if (computed) put(a, p, t, before, computed, width, col, channels);
+        }
+        conv_int8_store(&work, used, panels);
+#else
         conv_int8_tile(&work, used, panels);
         put(a, p, t, lo, used, width, col, channels);
+#endif
+        before = lo, computed = used;
     }
-    if (!a->epilogue) return;
-    const int64_t from = t->group * p->ocg + col, pixel = t->row_lo * p->ow;
-    a->epilogue(a->operands, a->dims, t->image, 0, pixel, pixel + t->rows * p->ow, from, from + channels);
+    if (SX_TILES) put(a, p, t, before, computed, width, col, channels);
 }
 
 int64_t conv_nhwc_int8_tasks(const conv_nhwc_int8_args *a) {
@@ -319,6 +388,10 @@ void conv_nhwc_int8(const void *args, int64_t lo, int64_t hi, void *scratch) {
         const char *const x = find_rows(a, &p, zero, &t);
         find_places(a, &p, &t);
         for (int64_t col = t.col_lo; col < least(t.col_hi, p.ocg); col += GROUP) run_block(a, &p, &t, x, col);
+        if (!a->epilogue) continue;
+        const int64_t first = t.group * p.ocg, pixel = t.row_lo * p.ow;
+        a->epilogue(a->operands, a->dims, t.image, 0, pixel, pixel + t.rows * p.ow, first + t.col_lo,
+                    first + least(t.col_hi, p.ocg));
     }
 #if SX_TILES
     tiles_end();

@@ -23,6 +23,8 @@ typedef struct {
 
 // First tap and number of taps inside 0 .. size - 1 of a window that begins at `at`.
 static int64_t taps_inside(int64_t at, int64_t size, int64_t count, int64_t dilation, int64_t *first) {
+    *first = 0;
+    if (at >= 0 && at + (count - 1) * dilation < size) return count; // the usual case, without a division
     *first = at < 0 ? ceil_div(-at, dilation) : 0;
     const int64_t end = at >= size ? 0 : least(count, ceil_div(size - at, dilation));
     return most(0, end - *first);
