@@ -106,6 +106,14 @@ _ALL = (
         hot_in="matmul_tile",
     ),
     Kernel(
+        "range_f32",
+        "the largest and the least of each block of numbers",
+        "contiguous numbers",
+        _ANY,
+        _TASKS,
+        "kernels/test_range_f32.py",
+    ),
+    Kernel(
         "conv_nhwc_int8",
         "convolution of bytes, grouped, as bytes again (plus others) or int32 sums, with an epilogue",
         f"{_NHWC}; weights packing_int8.pack_conv_nhwc",

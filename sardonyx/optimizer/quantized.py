@@ -151,8 +151,8 @@ def constant(model: ir.Model, name: str, content: np.ndarray | ir.Tensor) -> ir.
     while wanted in names:
         count += 1
         wanted = f"{name}_{count}"
-    if isinstance(content, np.ndarray):
-        content = ir.Tensor(np.ascontiguousarray(content).reshape(content.shape))
+    if not isinstance(content, ir.Tensor):
+        content = ir.Tensor(np.ascontiguousarray(content).reshape(np.shape(content)))
     content.name = wanted
     shape = ir.Shape(list(content.numpy().shape))
     value = ir.Value(name=wanted, type=ir.TensorType(content.dtype), shape=shape, const_value=content)
