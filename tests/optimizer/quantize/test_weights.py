@@ -77,6 +77,21 @@ def test_gptq_loses_less_of_the_outputs_than_the_nearest_integers() -> None:
         assert snr(exact, b) > snr(exact, a) + 2
 
 
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+def test_convolutions_of_four_bits_are_an_option(method: str) -> None:
+    body = "g (float[n,6,9,7] x) => (float[n,4,9,7] y) { y = Conv <group = 2, pads = [1,1,1,1]> (x, w) }"
+    model, w = model_of(body, w=normal(4, 3, 3, 3)), normal(4, 3, 3, 3)
+    data = Data([{"x": normal(3, 6, 9, 7, seed=4)}])
+    assert not apply("weights-int4", model, data, smallest=1).modified
+    result = apply("weights-int4", model, data, smallest=1, method=method, convolutions=True).model
+    q, scale = array(result, "w.int4").astype(np.float32), array(result, "w.scale")
+    assert np.abs(q).max() <= 7
+    assert snr(w, q * scale[:, None, None, None]) > 15
+    expected = run(model_of(body, w=q * scale[:, None, None, None]), data.feeds[0], "onnxruntime")[0]
+    for runtime in ("sardonyx", "onnxruntime"):
+        assert snr(expected, run(result, data.feeds[0], runtime)[0]) > 100
+
+
 def test_gptq_needs_data() -> None:
     with pytest.raises(OptimizationError, match="needs calibration data"):
         apply("weights-int4", products(), None, method="gptq", smallest=1)
