@@ -27,6 +27,7 @@ from sardonyx.optimizer.quantize.graph import (
     is_op,
     replace_output,
     summary,
+    unknown,
 )
 from sardonyx.optimizer.quantize.numbers import channel_scales, round_weight
 from sardonyx.optimizer.quantize.parameters import one_of
@@ -92,7 +93,7 @@ class WeightsInt4(Step):
                 products.append(Product(node, (0,), 1, None))
             elif reason:
                 kept.append((str(node.name), reason))
-        notes = summary(kept)
+        notes = [*unknown(work, self.skip), *summary(kept)]
         if not products:
             return Applied(model, False, [*notes, "there is no weight to store as int4"])
         # All matrices come from the model as it was, so writing may begin only when the last one is known.

@@ -21,6 +21,7 @@ from sardonyx.optimizer.quantize.graph import (
     is_op,
     replace_output,
     summary,
+    unknown,
 )
 from sardonyx.optimizer.quantize.numbers import channel_scales, round_weight
 from sardonyx.optimizer.quantize.parameters import one_of
@@ -79,7 +80,7 @@ class WeightsInt8(Step):
                 elif reason is None:
                     self._store(node, at, stored)
                     done += 1
-        notes = summary(kept)
+        notes = [*unknown(work, self.skip), *summary(kept)]
         if not done:
             return Applied(model, False, [*notes, "there is no weight to store as int8"])
         return Applied(finish(work), True, [*notes, f"{done} weights are stored as int8"])
