@@ -118,6 +118,10 @@ class WeightsInt4(Step):
             return "its input is transposed"
         if array.size < self.smallest:
             return "its weight is small"
+        value = node.inputs[1]
+        assert value is not None
+        if value.is_graph_output() or any(usage.idx != 1 for usage in value.uses()):
+            return "its weight is read elsewhere, too, as floats"
         return None if np.isfinite(array).all() else "its weight holds NaN or infinity"
 
     def _rounded(

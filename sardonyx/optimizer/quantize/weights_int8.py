@@ -95,6 +95,8 @@ class WeightsInt8(Step):
             return "as asked"
         if array.size < self.smallest:
             return ""
+        if not _only_weight(value):
+            return "its weight is read elsewhere, too, as floats"
         return None if np.isfinite(array).all() else "its weight holds NaN or infinity"
 
     def _store(self, node: ir.Node, at: int, stored: dict[tuple, ir.Value]) -> None:
@@ -142,3 +144,10 @@ class WeightsInt8(Step):
         replace_output(old, add_node(node, "Mul", [floats, factors], f"{node.name}.rows", like=old))
         graph.remove(node, safe=True)
         return True
+
+
+def _only_weight(value: ir.Value | None) -> bool:
+    """Whether the floats are needed by nothing but products."""
+    assert value is not None
+    places = [usage.idx in _PLACES.get(usage.node.op_type, ()) and not usage.node.domain for usage in value.uses()]
+    return all(places) and not value.is_graph_output()

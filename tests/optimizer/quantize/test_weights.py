@@ -123,6 +123,12 @@ def test_eight_bits_of_all_kinds_of_weights() -> None:
             assert snr(a, b) > 30
 
 
+@pytest.mark.parametrize("name", ["weights-int8", "weights-int4", "float16"])
+def test_a_weight_that_is_an_output_stays_as_it_is(name: str) -> None:
+    model = model_of("g (float[n,24] x) => (float[n,13] y, float[24,13] w) { y = MatMul(x, w) }", w=normal(24, 13))
+    assert not apply(name, model, smallest=10).modified
+
+
 def test_a_table_that_is_a_weight_as_well_stays_as_it_is() -> None:
     body = "g (int64[n] ids) => (float[n,53] y) { e = Gather(table, ids) t = Transpose(table) y = MatMul(e, t) }"
     assert not apply("weights-int8", model_of(body, table=normal(53, 24)), smallest=10).modified
