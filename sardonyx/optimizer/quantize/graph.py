@@ -15,7 +15,7 @@ from sardonyx.model.prepare import fix_names, fix_old_initializers, lift_constan
 
 __all__ = [
     "add_constant", "add_node", "array_of", "consumers", "editable", "finish", "fold_batch_norm", "int_of", "is_op",
-    "is_private", "replace_output", "summary",
+    "is_private", "replace_output", "summary", "unknown",
 ]  # fmt: skip
 
 _NAMES = "sardonyx.names"
@@ -26,7 +26,7 @@ def editable(model: ir.Model, opset: int = 7) -> ir.Model:
     """A copy with names, types and initializers for constants, whose opset is `opset` or newer.
 
     Raises:
-        OptimizationError: the model cannot be brought to that opset.
+        OptimizationError: the model cannot be brought to that opset, or mixes several.
     """
     copy = load(model)
     if copy.opset_imports.get("", opset) < opset:
@@ -34,6 +34,11 @@ def editable(model: ir.Model, opset: int = 7) -> ir.Model:
     copy.ir_version = max(copy.ir_version, _IR_OF_OPSET.get(opset, 4))
     fix_old_initializers(copy)
     inline_functions(copy)
+    if any(node.version is not None for node in copy.graph.all_nodes()):
+        raise OptimizationError(
+            "a function of the model is written for another opset than the model itself",
+            hint="Export the model again with one opset.",
+        )
     lift_constants(copy)
     fix_names(copy)
     infer_types(copy)
@@ -81,6 +86,12 @@ def summary(kept: Iterable[tuple[str, str]], what: str = "in float") -> list[str
         notes.append(f"{len(names)} nodes stay {what}, {reason}: {shown}" if len(names) > 1 else
                      f"{shown} stays {what}: {reason}")  # fmt: skip
     return notes
+
+
+def unknown(model: ir.Model, names: Iterable[str]) -> list[str]:
+    """A note for each of `names` that no node of the main graph has: nothing that was asked for is ignored silently."""
+    known = {node.name for node in model.graph}
+    return [f"there is no node called {name!r} to skip" for name in names if name not in known]
 
 
 def array_of(value: ir.Value | None) -> np.ndarray | None:
