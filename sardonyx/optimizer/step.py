@@ -21,7 +21,12 @@ from sardonyx.optimizer.data import Data
 __all__ = ["Applied", "Context", "Step", "make_step", "registered_steps", "step"]
 
 # Modules that register steps; listed, never searched for.
-FAMILIES: tuple[str, ...] = ("sardonyx.optimizer.prune.channels",)
+FAMILIES: tuple[str, ...] = (
+    "sardonyx.optimizer.prune.channels",
+    "sardonyx.optimizer.prune.weights",
+    "sardonyx.optimizer.compress.low_rank",
+    "sardonyx.optimizer.compress.palette",
+)
 
 
 @dataclass(frozen=True)
