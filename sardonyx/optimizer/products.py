@@ -204,6 +204,6 @@ def _added(output: ir.Value, size: int) -> tuple[ir.Value, ir.Value | None]:
         add = users[0].node
         bias = add.inputs[1 - users[0].idx]
         if bias is not None and bias.const_value is not None and not bias.is_graph_input():
-            if tuple(bias.const_value.shape) == (size,) and len(bias.uses()) == 1:
-                return add.outputs[0], bias
+            fits = tuple(bias.const_value.shape) == (size,) and len(bias.uses()) == 1
+            return (add.outputs[0], bias) if fits else (output, None)
     return output, None

@@ -15,15 +15,15 @@ from sardonyx.errors import InputError
 from sardonyx.model import load
 from sardonyx.model.save import save
 from sardonyx.optimizer.data import Data
+from sardonyx.optimizer.moments import measure
+from sardonyx.optimizer.products import find_products
 from sardonyx.optimizer.prune.channels import PruneChannels
 from sardonyx.optimizer.prune.importance import Activation, Surgeon
 from sardonyx.optimizer.prune.reconstruct import Rows, fit
 from sardonyx.optimizer.prune.units import Budget, find_units, pools_of
-from sardonyx.optimizer.moments import measure
-from sardonyx.optimizer.products import find_products
 from sardonyx.optimizer.shapes import Shapes, sizes_of
-from sardonyx.optimizer.tidy import tidied
 from sardonyx.optimizer.step import Context, make_step
+from sardonyx.optimizer.tidy import tidied
 
 SMALL = """<ir_version: 10, opset_import: ["" : 18]> g (float[11,5] x) => (float[11,3] y)
     <float[5,4] w1, float[4] b1, float[4,3] w2, float[3] b2> {
@@ -183,8 +183,15 @@ def test_savings_are_what_the_pruned_model_really_saves() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{}, {"flops": 0.5, "parameters": 0.5}, {"flops": 1.5}, {"flops": 0.5, "importance": "luck"}, {"flops": 0.5, "cap": 0}]
-)  # fmt: skip
+    "wrong",
+    [
+        {},
+        {"flops": 0.5, "parameters": 0.5},
+        {"flops": 1.5},
+        {"flops": 0.5, "importance": "?"},
+        {"flops": 0.5, "cap": 0},
+    ],
+)
 def test_parameters_that_make_no_sense_are_refused(wrong: dict) -> None:
     with pytest.raises(InputError):
         make_step("prune-channels", wrong)
