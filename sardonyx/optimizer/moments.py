@@ -12,6 +12,7 @@ import onnx_ir as ir
 from sardonyx.optimizer.activations import activations
 from sardonyx.optimizer.data import Data
 from sardonyx.optimizer.products import Product
+from sardonyx.runtime.options import SessionOptions
 
 __all__ = ["Moments", "measure"]
 
@@ -42,7 +43,8 @@ def measure(model: ir.Model, products: Sequence[Product], data: Data, seed: int)
     sums: dict[Product, np.ndarray] = {}
     totals: dict[Product, np.ndarray] = {}
     counts: dict[Product, int] = defaultdict(int)
-    for values in activations(model, [str(product.x.name) for product in products], data):
+    names = [str(product.x.name) for product in products]
+    for values in activations(model, names, data, SessionOptions(cache=False, progress=False)):
         for product in products:
             features = product.matrix().shape[1]
             most = -(-max(_MOST_ROWS, 4 * features) // len(data))

@@ -2,7 +2,8 @@
 
 The weights W [outputs, features] become A B with r columns in A. With calibration data it is not W that is
 approximated but what the layer gives: with the covariance H = L L' of its inputs, the best A B of rank r for
-``|W X - A B X|²`` comes from the singular values of W L, and their squares are the errors of leaving them out (as in arXiv:2403.07378).
+``|W X - A B X|²`` comes from the singular values of W L, and their squares are the errors of leaving them out
+(arXiv:2403.07378).
 """
 
 from __future__ import annotations

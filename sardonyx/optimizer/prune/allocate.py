@@ -48,32 +48,23 @@ def allocate(
         The share that is gone.
     """
     total = budget.total
-    target = (1 - share) * total
-    left = {pool.name + str(number): pool for number, pool in enumerate(pools)}
-    sizes = {key: len(pool.units) for key, pool in left.items()}
-    offers: dict[str, _Offer | None] = {}
-    while (now := budget.total) > target:
-        for key, pool in left.items():
-            if key not in offers:
-                offers[key] = _offer(pool, sizes[key], importance, budget, cap, multiple)
-        best = (
-            min((offer.price, key) for key, offer in offers.items() if offer is not None)
-            if any(offer is not None for offer in offers.values())
-            else None
-        )
-        if best is None:
+    sizes = [len(pool.units) for pool in pools]
+    values = [{value for value, _ in pool.axes} for pool in pools]
+    offers: dict[int, _Offer | None] = {}
+    while (now := budget.total) > (1 - share) * total:
+        for number, pool in enumerate(pools):
+            if number not in offers:
+                offers[number] = _offer(pool, sizes[number], importance, budget, cap, multiple)
+        open_ = [(offer.price, number, offer) for number, offer in offers.items() if offer is not None]
+        if not open_:
             break
-        key = best[1]
-        offer, pool = offers[key], left[key]
-        assert offer is not None
-        budget.remove(pool, offer.units)
+        _, number, offer = min(open_, key=lambda each: each[:2])
+        budget.remove(pools[number], offer.units)
         importance.remove(offer.units)
-        pool.removed += offer.units.tolist()
-        pool.units = np.setdiff1d(pool.units, offer.units)
-        near = {value for value, _ in pool.axes}
-        for other, each in left.items():
-            if near & {value for value, _ in each.axes}:
-                offers.pop(other, None)
+        pools[number].removed += offer.units.tolist()
+        pools[number].units = np.setdiff1d(pools[number].units, offer.units)
+        # Prices of all that shares a layer with it have changed.
+        offers = {other: each for other, each in offers.items() if not values[number] & values[other]}
         progress(f"choosing channels: {1 - now / total:.0%} of {share:.0%}")
     return 1 - budget.total / total if total else 0.0
 

@@ -1,7 +1,7 @@
 """The step `prune-layers`: whole residual blocks go, until a share of the work is gone.
 
-A block is what lies between a value and the Add that adds it to what was made of it: ``y = x + f(x)``. Without the block,
-y is x. What is lost is the energy of f(x) as a share of that of y, on calibration data; the layers that follow are then
+A block is what lies between a value and the Add that adds it to what was made of it: ``y = x + f(x)``. Without the
+block, y is x. What is lost is the energy of f(x) as a share of that of y, on calibration data; the layers that follow are then
 fitted anew as after the removal of channels.
 """
 
@@ -25,6 +25,7 @@ from sardonyx.optimizer.prune.reconstruct import affected, reconstruct
 from sardonyx.optimizer.shapes import Shapes, sizes_of
 from sardonyx.optimizer.step import Applied, Context, Step, step
 from sardonyx.optimizer.tidy import tidied
+from sardonyx.runtime.options import SessionOptions
 
 __all__ = ["Block", "PruneLayers", "blocks"]
 
@@ -148,7 +149,7 @@ def _losses(model: ir.Model, found: list[Block], data: Data) -> dict[Block, floa
     """The energy that each block brings, as a share of that of its output."""
     energy: dict[Block, list[float]] = defaultdict(lambda: [0.0, 0.0])
     names = [str(value.name) for block in found for value in (block.made, block.add.outputs[0])]
-    for values in activations(model, names, data) if names else ():
+    for values in activations(model, names, data, SessionOptions(cache=False, progress=False)) if names else ():
         for block in found:
             for place, value in enumerate((block.made, block.add.outputs[0])):
                 energy[block][place] += float(np.square(values[str(value.name)], dtype=np.float64).sum())

@@ -12,7 +12,7 @@ residual block) has errors of its own in the pruned model: Y makes up for them (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -233,8 +233,3 @@ def affected(model: ir.Model, pruned: set[str]) -> set[str]:
             names.add(str(node.name))
             dirty.update(node.outputs)
     return names
-
-
-def by_name(products: Sequence[Product]) -> dict[str, Product]:
-    """Products by the names of their nodes."""
-    return {product.name: product for product in products}

@@ -91,7 +91,8 @@ SEQUENCES = {
     "lstm": ("h, hh, hc = LSTM <hidden_size = 6, direction = \"bidirectional\"> (x, w_2x24x10, r_2x24x6, b_2x48)"
              " t = Transpose <perm = [0,2,1,3]> (h) f = Reshape(t, n_2_7_12) y = MatMul(f, w2_12x10)", [(6, 1)]),
     "computed_shape": ("a = MatMul(x, w1_10x12) s = Shape(x) b = Gather(s, n_0)"
-                       " d = Concat <axis = 0> (b, n_7, n_3, n_4) r = Reshape(a, d) h = Transpose <perm = [0,2,1,3]> (r) y = MatMul(h, w2_4x5)", [(4, 3)]),
+                       " d = Concat <axis = 0> (b, n_7, n_3, n_4) r = Reshape(a, d)"
+                       " h = Transpose <perm = [0,2,1,3]> (r) y = MatMul(h, w2_4x5)", [(4, 3)]),
 }  # fmt: skip
 
 
