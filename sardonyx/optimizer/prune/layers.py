@@ -1,8 +1,8 @@
 """The step `prune-layers`: whole residual blocks go, until a share of the work is gone.
 
 A block is what lies between a value and the Add that adds it to what was made of it: ``y = x + f(x)``. Without the
-block, y is x. What is lost is the energy of f(x) as a share of that of y, on calibration data; the layers that follow are then
-fitted anew as after the removal of channels.
+block, y is x. What is lost is the energy of f(x) as a share of that of y, on calibration data; the layers that follow
+are then fitted anew as after the removal of channels.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
@@ -41,7 +43,7 @@ def is_size_only(flow: Flow, value: ir.Value, changed: np.ndarray) -> bool:
 
 def _moved(flow: Flow, node: ir.Node, place: int, changed: np.ndarray) -> np.ndarray:
     """Which elements of the output of a node that only moves elements are `changed`."""
-    operands = [None if value is None else flow.shapes.known[value] for value in node.inputs]
+    operands: list[Any] = [None if value is None else flow.shapes.known[value] for value in node.inputs]
     data = range(len(operands)) if node.op_type == "Concat" else range(1)
     for position in data:
         marks = np.zeros(np.shape(operands[position]), np.int64)
