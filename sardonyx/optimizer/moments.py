@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from sardonyx.errors import OptimizationError
 from sardonyx.optimizer.activations import activations
 from sardonyx.optimizer.data import Data
 from sardonyx.optimizer.products import Product
@@ -36,6 +37,9 @@ def measure(model: ir.Model, products: Sequence[Product], data: Data, seed: int)
     """The moments of what each product reads, from positions drawn at random.
 
     Memory: the covariances, and the inner values of one sample.
+
+    Raises:
+        OptimizationError: there are values that are not finite.
     """
     if not products:
         return {}
@@ -60,5 +64,8 @@ def measure(model: ir.Model, products: Sequence[Product], data: Data, seed: int)
         mean = (totals[product] / counts[product]).astype(np.float32)
         products_of_two /= counts[product]
         products_of_two -= np.outer(mean, mean)
+        if not np.isfinite(products_of_two).all():
+            message = "calibration data gives NaN or infinity in what the layer reads"
+            raise OptimizationError(message, node=product.name, hint="Look for such values in the data.")
         found[product] = Moments(mean, products_of_two)
     return found

@@ -76,7 +76,7 @@ class LowRank(Step):
 
 def factors(W: np.ndarray, moments: Moments | None, error: float) -> tuple[np.ndarray, np.ndarray, float]:
     """A [outputs, r] and B [r, features] with the smallest r that loses at most `error`, and what is lost."""
-    root = np.eye(W.shape[1])
+    root: np.ndarray = np.eye(W.shape[1])
     if moments is not None:
         H = moments.covariance.astype(np.float64)
         H[np.diag_indices_from(H)] += _DAMPING * (float(np.diag(H).mean()) or 1.0)
@@ -96,7 +96,8 @@ def _replace(model: ir.Model, product: Product, A: np.ndarray, B: np.ndarray, mo
         bias = product.bias.const_value.numpy()  # type: ignore[union-attr]
         shifted = bias + (product.matrix() - A @ B) @ moments.mean
         product.bias.const_value = ir.Tensor(shifted.astype(bias.dtype), name=product.bias.name)
-    view, attributes = Node(node, 0), {}
+    view = Node(node, 0)
+    attributes: dict[str, int | list[int]] = {}
     if node.op_type == "Conv":
         kernel = product.weights.const_value.numpy().shape[1:]  # type: ignore[union-attr]
         B, A = B.reshape(-1, *kernel), A.reshape(*A.shape, *[1] * (len(kernel) - 1))

@@ -17,10 +17,15 @@ _STEPS = 24  # in which a pool is removed at most: scores are taken anew after e
 
 @dataclass
 class _Offer:
-    """The next units of a pool, and what they lose for each unit of cost that they save."""
+    """The next units of a pool, what they lose and what they save."""
 
     units: np.ndarray
-    price: float
+    lost: float
+    saved: float
+
+    def price(self, wanted: float) -> float:
+        """What is lost for each unit of cost saved, if no more than `wanted` of that is of use."""
+        return self.lost / min(self.saved, wanted)
 
 
 def allocate(
@@ -55,7 +60,8 @@ def allocate(
         for number, pool in enumerate(pools):
             if number not in offers:
                 offers[number] = _offer(pool, sizes[number], importance, budget, cap, multiple)
-        open_ = [(offer.price, number, offer) for number, offer in offers.items() if offer is not None]
+        wanted = now - (1 - share) * total
+        open_ = [(offer.price(wanted), number, offer) for number, offer in offers.items() if offer is not None]
         if not open_:
             break
         _, number, offer = min(open_, key=lambda each: each[:2])
@@ -86,4 +92,4 @@ def _offer(pool: Pool, size: int, importance: Importance, budget: Budget, cap: f
     saved = budget.saving(pool, units)
     if saved <= 0:
         return None
-    return _Offer(units, max(float(losses[chosen].sum()), 0.0) / saved)
+    return _Offer(units, max(float(losses[chosen].sum()), 0.0), saved)

@@ -85,8 +85,8 @@ class PruneLayers(Step):
         touched: set[ir.Node] = set()
         saved = {block: sum(work[node] for node in block.nodes) for block in found}
         for block in sorted(found, key=lambda each: losses[each] / max(saved[each], 1.0)):
-            fits = gone + saved[block] <= self.flops * total and saved[block] > 0
-            if not fits or losses[block] > self.loss or touched & {*block.nodes, block.add}:
+            small = gone + saved[block] <= self.flops * total and saved[block] > 0
+            if not small or losses[block] > self.loss or touched & {*block.nodes, block.add}:
                 continue
             names.append(f"{block.add.name} ({losses[block]:.1%})")
             touched |= {*block.nodes, block.add}

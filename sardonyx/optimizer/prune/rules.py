@@ -47,9 +47,10 @@ def number(node: ir.Node, name: str, default: int) -> int:
 def known(flow: Flow, node: ir.Node, position: int, name: str | None = None) -> np.ndarray | None:
     """Input `position` if its value is known, or else the attribute that older versions have in its place."""
     if position < len(node.inputs) and node.inputs[position] is not None:
-        return flow.shapes.known.get(node.inputs[position])
-    value = attribute(node, name) if name is not None else None
-    return None if value is None else np.asarray(value)
+        value = node.inputs[position]
+        return None if value is None else flow.shapes.known.get(value)
+    written = attribute(node, name) if name is not None else None
+    return None if written is None else np.asarray(written)
 
 
 def rank(flow: Flow, value: ir.Value | None) -> int:
@@ -482,7 +483,7 @@ def shape(flow: Flow, node: ir.Node) -> None:
     x, counted = node.inputs[0], flow.shapes.known.get(node.outputs[0])
     if x is None or counted is None:
         return
-    axes = list(range(rank(flow, x)))[number(node, "start", 0) : attribute(node, "end")]  # type: ignore[misc]
+    axes = list(range(rank(flow, x)))[number(node, "start", 0) : number(node, "end", rank(flow, x))]
     for axis in flow.labelled(x):
         changed = np.array([each == axis for each in axes])
         if is_size_only(flow, node.outputs[0], changed):

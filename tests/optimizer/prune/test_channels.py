@@ -11,7 +11,7 @@ import pytest
 from digits import calibration, images, trained
 
 from sardonyx import Session, SessionOptions
-from sardonyx.errors import InputError
+from sardonyx.errors import InputError, OptimizationError
 from sardonyx.model import load
 from sardonyx.model.save import save
 from sardonyx.optimizer.data import Data
@@ -169,6 +169,15 @@ def test_the_given_model_is_left_alone_and_equal_seeds_give_equal_models() -> No
     assert model.graph.initializers["w1"].const_value.shape == (5, 4)
     for name, value in first.graph.initializers.items():
         np.testing.assert_array_equal(value.const_value.numpy(), second.graph.initializers[name].const_value.numpy())
+
+
+def test_data_that_is_not_finite_is_refused_and_a_single_sample_will_do() -> None:
+    proto, data = small()
+    broken = data.feeds[0]["x"].copy()
+    broken[3, 2] = np.nan
+    with pytest.raises(OptimizationError, match="NaN"):
+        PruneChannels(flops=0.3).apply(load(proto), Context(Data([data.feeds[0], {"x": broken}])))
+    assert PruneChannels(flops=0.3).apply(load(proto), Context(Data(data.feeds[:1]))).modified
 
 
 def test_savings_are_what_the_pruned_model_really_saves() -> None:
