@@ -69,7 +69,7 @@ def arrays(name: str) -> Callable[[], Data]:
     return lambda: str(packaged(f"optimize/{name}")(Path()))
 
 
-WORDS = (
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "while", "seven", "wizards", "boxed", "five", "1984"]
     "the quick brown fox jumps over lazy dogs while seven wizards boxed five dozen liquor jugs in Quito 1984".split()
 )
 

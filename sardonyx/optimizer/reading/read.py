@@ -303,4 +303,4 @@ def _array(array: np.ndarray, each: Input, number: int) -> np.ndarray:
         raise InputError(
             f"{where}: {int(np.isnan(array).sum())} of {array.size} numbers are NaN", hint="leave such samples out"
         )
-    return np.ascontiguousarray(array, wanted)
+    return np.asarray(array, wanted, order="C")  # not ascontiguousarray, which gives a scalar an axis
