@@ -69,9 +69,7 @@ def arrays(name: str) -> Callable[[], Data]:
     return lambda: str(packaged(f"optimize/{name}")(Path()))
 
 
-WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "while", "seven", "wizards", "boxed", "five", "1984"]
-    "the quick brown fox jumps over lazy dogs while seven wizards boxed five dozen liquor jugs in Quito 1984".split()
-)
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "seven", "wizards", "boxed", "five", "1984"]
 
 
 def line(rng: np.random.Generator, height: int, width: int, lines: int) -> np.ndarray:
