@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sardonyx.runtime.session import Session
 
 STANDARD = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}  # what other runtimes read, too
 PROFILED_RUNS = 20
+TWINS = 3
 
 
 class Bench:
@@ -93,6 +95,14 @@ class Bench:
         feeds = dict(self.evaluation.feeds[0])
         session = self._session(path)
         return compare_times(lambda: session.run(feeds), lambda: self.original.run(feeds), seconds)
+
+    def noise(self, seconds: float) -> list[Ratio]:
+        """The original against itself: new sessions lie elsewhere in memory, and take another time for that alone."""
+        feeds, found = dict(self.evaluation.feeds[0]), []
+        for _ in range(TWINS):
+            twin = Session(str(self.path), self.options)
+            found.append(compare_times(partial(twin.run, feeds), partial(self.original.run, feeds), seconds))
+        return found
 
     def ranking(self) -> list[dict[str, Any]]:
         """How much each layer suffers from quantisation, the worst first; see `sensitivity`."""

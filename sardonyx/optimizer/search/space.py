@@ -39,6 +39,7 @@ KNOBS: dict[str, tuple[Any, ...]] = {
     "convolutions": (False, True),
     "method": ("hqq", "gptq", "rtn"),
     "block": (32, 64, 128, 16),
+    "rest": ("", "float16", "bfloat16"),
     "palette": (0, 4, 6),
 }
 # Formats for which a choice means something; choices that are not here always do.
@@ -50,6 +51,7 @@ MATTERS = {
     "convolutions": ("dynamic-int8",),
     "method": ("weights-int4",),
     "block": ("weights-int4",),
+    "rest": ROUNDED,
     "palette": ("",),
 }
 
@@ -87,7 +89,9 @@ class Space:
             return ()
         if name == "palette":
             return values if "palette" in self.steps and self.objective == "size" else ()
-        if name in ("numbers", "prepare"):
+        if name == "rest" and self.objective != "size":
+            return ()
+        if name in ("numbers", "prepare", "rest"):
             return tuple(value for value in values if not value or value in self.steps)
         return values
 
@@ -115,13 +119,16 @@ class Space:
             chosen["sparse"] and self._step("sparsity"),
             chosen["prepare"] and numbers in MATTERS["prepare"] and self._step(chosen["prepare"]),
             numbers and self._numbers(numbers, chosen),
+            numbers in ROUNDED and chosen["rest"] and self._step(chosen["rest"]),
             chosen["palette"] and not numbers and self._step("palette", bits=chosen["palette"]),
         ]
         return [step for step in steps if step]
 
     def _pruning(self, chosen: Point) -> dict[str, Any] | None:
         share = "parameters" if self.objective == "size" else "flops"
-        return self._step("prune-channels", **{share: chosen["prune"]}, importance=chosen["importance"], multiple=chosen["multiple"])
+        return self._step(
+            "prune-channels", **{share: chosen["prune"]}, importance=chosen["importance"], multiple=chosen["multiple"]
+        )
 
     def _numbers(self, name: str, chosen: Point) -> dict[str, Any] | None:
         wanted = {key: value for key, value in chosen.items() if name in MATTERS.get(key, ())}
@@ -154,6 +161,11 @@ class Space:
         for point, candidate in list(found):
             if point == {"numbers": "static-int8"} and _inaccurate(candidate):
                 found += yield from self._tuned(candidate)
+        for value in self.knobs.get("rest", ())[1:2]:
+            for point, before in list(found):
+                if before.verdict == "verified" and point["numbers"] in ROUNDED:
+                    candidate = yield point | {"rest": value}
+                    found.append((point | {"rest": value}, candidate))
         working = [tried for tried in found if tried[1].verdict == "verified"]
         working.sort(key=lambda tried: self._cost(tried[1]))
         yield from self._pruned([point for point, _ in working])

@@ -82,6 +82,10 @@ class Worker:
         """`Bench.time`."""
         return self._call("time", path, seconds)
 
+    def noise(self, seconds: float) -> list[Ratio]:
+        """`Bench.noise`."""
+        return self._call("noise", seconds)
+
     def ranking(self) -> list[dict[str, Any]]:
         """`Bench.ranking`."""
         return self._call("ranking")
