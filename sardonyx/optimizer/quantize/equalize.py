@@ -28,17 +28,7 @@ from sardonyx.optimizer.step import Applied, Context, Step, step
 
 __all__ = ["Equalize"]
 
-_THROUGH = (
-    "Relu",
-    "LeakyRelu",
-    "PRelu",
-    "MaxPool",
-    "AveragePool",
-    "GlobalAveragePool",
-    "GlobalMaxPool",
-    "Dropout",
-    "Identity",
-)
+_THROUGH = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity", "LeakyRelu", "MaxPool", "PRelu", "Relu")
 _ENOUGH = 1e-3  # largest change of a factor after which a round counts as the last
 
 
@@ -101,9 +91,8 @@ def _is_layer(node: ir.Node) -> bool:
     """A Conv or plain Gemm with float32 constants that nothing else reads."""
     if not is_op(node, "Conv", "Gemm"):
         return False
-    if is_op(node, "Gemm") and (
-        int_of(node, "transA") or any(node.attributes.get_float(k, 1.0) != 1.0 for k in ("alpha", "beta"))
-    ):
+    plain = all(node.attributes.get_float(key, 1.0) == 1.0 for key in ("alpha", "beta")) and not int_of(node, "transA")
+    if is_op(node, "Gemm") and not plain:
         return False
     for value in node.inputs[1:3]:
         array = array_of(value)

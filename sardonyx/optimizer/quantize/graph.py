@@ -26,7 +26,7 @@ def editable(model: ir.Model, opset: int = 7) -> ir.Model:
     """A copy with names, types and initializers for constants, whose opset is `opset` or newer.
 
     Raises:
-        OptimizationError: the model cannot be brought to that opset.
+        OptimizationError: the model cannot be brought to that opset, or mixes several.
     """
     copy = load(model)
     if copy.opset_imports.get("", opset) < opset:
@@ -34,6 +34,11 @@ def editable(model: ir.Model, opset: int = 7) -> ir.Model:
     copy.ir_version = max(copy.ir_version, _IR_OF_OPSET.get(opset, 4))
     fix_old_initializers(copy)
     inline_functions(copy)
+    if any(node.version is not None for node in copy.graph.all_nodes()):
+        raise OptimizationError(
+            "a function of the model is written for another opset than the model itself",
+            hint="Export the model again with one opset.",
+        )
     lift_constants(copy)
     fix_names(copy)
     infer_types(copy)
