@@ -49,7 +49,9 @@ def _fold(node: ir.Node) -> bool:
     assert isinstance(graph, ir.Graph)
     name = str(layer.name)
     layer.resize_inputs(3)
-    layer.replace_input_with(1, _register(graph, f"{name}.weights", (weights * scale.reshape(wide)).astype(weights.dtype)))
+    layer.replace_input_with(
+        1, _register(graph, f"{name}.weights", (weights * scale.reshape(wide)).astype(weights.dtype))
+    )
     layer.replace_input_with(2, _register(graph, f"{name}.bias", moved.astype(weights.dtype)))
     _take_place(graph, node, source)
     return True

@@ -101,7 +101,9 @@ class Product:
         each = size // self.groups
         return self.group * each + np.arange(each)
 
-    def rows(self, rng: np.random.Generator, count: int, x: np.ndarray, y: np.ndarray | None = None) -> list[np.ndarray]:
+    def rows(
+        self, rng: np.random.Generator, count: int, x: np.ndarray, y: np.ndarray | None = None
+    ) -> list[np.ndarray]:
         """Rows [n, features] of x, and [n, outputs] of y if it is given, at n <= count positions drawn at random."""
         if self.node.op_type == "Conv":
             return self._patches(rng, count, x, y)
@@ -127,7 +129,13 @@ class Product:
         each = x.shape[1] // self.groups
         part = padded[:, self.group * each : (self.group + 1) * each]
         taps = [
-            part[(batch, slice(None), *(p * s + t * d for p, s, t, d in zip(places, strides, tap, dilations, strict=True)))]
+            part[
+                (
+                    batch,
+                    slice(None),
+                    *(p * s + t * d for p, s, t, d in zip(places, strides, tap, dilations, strict=True)),
+                )
+            ]
             for tap in combinations(*(range(k) for k in kernel))
         ]
         found = [np.stack(taps, axis=-1).reshape(len(chosen), -1)]

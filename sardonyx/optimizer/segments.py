@@ -54,7 +54,7 @@ class Segments:
     def _run(self, outputs: Sequence[str], place: int) -> None:
         piece = load(self._model)
         nodes = list(piece.graph)
-        produced = {str(v.name): v for node in nodes[: place] for v in node.outputs}
+        produced = {str(v.name): v for node in nodes[:place] for v in node.outputs}
         produced |= {str(v.name): v for v in piece.graph.inputs}
         inner = {v for node in nodes[self._place : place] for v in node.outputs}
         entries = []
@@ -62,7 +62,9 @@ class Segments:
             old = produced.get(name)
             if old is None or old in inner:
                 continue
-            entry = ir.Value(name=name, type=ir.TensorType(ir.DataType.from_numpy(arrays[0].dtype)), shape=_shape(arrays))
+            entry = ir.Value(
+                name=name, type=ir.TensorType(ir.DataType.from_numpy(arrays[0].dtype)), shape=_shape(arrays)
+            )
             old.replace_all_uses_with(entry)
             old.name = f"{name}.before"
             entries.append(entry)

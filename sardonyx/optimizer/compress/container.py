@@ -291,7 +291,9 @@ def _bytes(model: ir.Model | str | os.PathLike[str] | bytes) -> bytes:
     from sardonyx.model.load import external_files
 
     if external_files(model):
-        raise ModelError(f"the weights of {str(model)!r} lie in other files", hint="Load it, and pack the loaded model.")
+        raise ModelError(
+            f"the weights of {str(model)!r} lie in other files", hint="Load it, and pack the loaded model."
+        )
     return _read(Path(model))
 
 

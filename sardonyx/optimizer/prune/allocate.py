@@ -56,9 +56,11 @@ def allocate(
         for key, pool in left.items():
             if key not in offers:
                 offers[key] = _offer(pool, sizes[key], importance, budget, cap, multiple)
-        best = min((offer.price, key) for key, offer in offers.items() if offer is not None) if any(
-            offer is not None for offer in offers.values()
-        ) else None
+        best = (
+            min((offer.price, key) for key, offer in offers.items() if offer is not None)
+            if any(offer is not None for offer in offers.values())
+            else None
+        )
         if best is None:
             break
         key = best[1]

@@ -8,18 +8,19 @@ import numpy as np
 import onnx_ir as ir
 
 from sardonyx.errors import InputError, OptimizationError
-from sardonyx.model import load, prepare
-from sardonyx.model.prepare import fix_names, remove_unused
-from sardonyx.optimizer.fold import fold_batch_normalization
+from sardonyx.model import load
+from sardonyx.model.prepare import remove_unused
+from sardonyx.optimizer.moments import measure
 from sardonyx.optimizer.products import Product, find_products
 from sardonyx.optimizer.prune.allocate import allocate
 from sardonyx.optimizer.prune.flow import Flow
-from sardonyx.optimizer.prune.importance import Activation, Importance, Magnitude, Surgeon, covariances
+from sardonyx.optimizer.prune.importance import Activation, Importance, Magnitude, Surgeon
 from sardonyx.optimizer.prune.reconstruct import affected, reconstruct
-from sardonyx.optimizer.prune.remove import Removal, remove, unshare
+from sardonyx.optimizer.prune.remove import Removal, remove
 from sardonyx.optimizer.prune.units import Budget, find_units, pools_of
 from sardonyx.optimizer.shapes import Shapes, sizes_of
 from sardonyx.optimizer.step import Applied, Context, Step, step
+from sardonyx.optimizer.tidy import tidied
 
 __all__ = ["PruneChannels"]
 
@@ -118,20 +119,10 @@ class PruneChannels(Step):
             return Magnitude(flow, products, 2), [note]
         read = [p for p in products if (flow.units(p.x, p.channel_axis) >= 0).any()]
         context.progress("measuring what layers read")
-        covariance = covariances(model, read, context.data, context.seed)
+        moments = measure(model, read, context.data, context.seed)
         if self.importance == "activation":
-            return Activation(flow, read, covariance), []
-        return Surgeon(flow, read, covariance), []
-
-
-def tidied(model: ir.Model) -> ir.Model:
-    """A copy without functions, constants as nodes and foldable batch normalisation, in which nothing small is shared."""
-    copy = prepare(load(model), stop_after="remove_unused")
-    fix_names(copy)
-    unshare(copy)
-    fold_batch_normalization(copy)
-    remove_unused(copy)
-    return copy
+            return Activation(flow, read, moments), []
+        return Surgeon(flow, read, moments), []
 
 
 def misfits(flow: Flow, removal: Removal | None, model: ir.Model) -> list[str]:
@@ -166,9 +157,7 @@ def _reconstruct(original: ir.Model, pruned: ir.Model, removal: Removal, context
         whole = source.weights.const_value.numpy().shape[source.output_axis]  # type: ignore[union-attr]
         return np.ones(whole, bool) if mask is None else mask
 
-    fits = reconstruct(
-        original, pruned, names, outputs, context.data, seed=context.seed, progress=context.progress
-    )
+    fits = reconstruct(original, pruned, names, outputs, context.data, seed=context.seed, progress=context.progress)
     if not fits:
         return ["no layer reads what was removed in a way that can be fitted"]
     worst = max(fits, key=lambda name: fits[name].after)

@@ -145,7 +145,9 @@ class Flow:
         if shape is None or (value, axis) in self._labels:
             return
         first = len(self._parent)
-        self._parent = np.arange(first + shape[axis]) if first == 0 else np.r_[self._parent, first : first + shape[axis]]
+        self._parent = (
+            np.arange(first + shape[axis]) if first == 0 else np.r_[self._parent, first : first + shape[axis]]
+        )
         self._set(value, axis, np.arange(first, first + shape[axis]))
 
     def _propagate(self) -> None:

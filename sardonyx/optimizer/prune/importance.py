@@ -16,47 +16,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import onnx_ir as ir
 
-from sardonyx.optimizer.data import Data
+from sardonyx.optimizer.moments import Moments
 from sardonyx.optimizer.prune.flow import Flow
-from sardonyx.optimizer.prune.units import Pool
 from sardonyx.optimizer.products import Product
 
-__all__ = ["Activation", "Importance", "Magnitude", "Surgeon", "covariances"]
+__all__ = ["Activation", "Importance", "Magnitude", "Surgeon"]
 
-_MOST_ROWS = 16384  # of a layer's inputs that its covariance is taken of; at least 4 for each feature where there are
 _MOST_FEATURES = 6144  # of a layer whose inverse covariance is taken: 150 MB
 _DAMPING = 1e-2  # added to the diagonal, as a share of its mean; 1 % is what GPTQ and SparseGPT use
-
-
-def covariances(model: ir.Model, products: Sequence[Product], data: Data, seed: int) -> dict[Product, np.ndarray]:
-    """For each product the covariance [features, features] of its inputs over the data.
-
-    Memory: the covariances, and the rows of one sample.
-    """
-    from sardonyx.optimizer.activations import activations
-
-    rng = np.random.default_rng(seed)
-    sums: dict[Product, np.ndarray] = {}
-    means: dict[Product, np.ndarray] = {}
-    counts: dict[Product, int] = defaultdict(int)
-    for values in activations(model, [str(product.x.name) for product in products], data):
-        for product in products:
-            features = product.matrix().shape[1]
-            most = -(-max(_MOST_ROWS, 4 * features) // len(data))
-            [rows] = product.rows(rng, most, values[str(product.x.name)])
-            if product not in sums:
-                sums[product] = np.zeros((features, features), np.float32)
-                means[product] = np.zeros(features)
-            sums[product] += rows.T @ rows
-            means[product] += rows.sum(0, dtype=np.float64)
-            counts[product] += len(rows)
-    for product, total in sums.items():
-        total /= counts[product]
-        mean = (means[product] / counts[product]).astype(np.float32)
-        total -= np.outer(mean, mean)
-    return sums
 
 
 class Importance:
@@ -124,11 +92,11 @@ class Magnitude(Importance):
 class Activation(Importance):
     """``activation``."""
 
-    def __init__(self, flow: Flow, products: Sequence[Product], covariance: Mapping[Product, np.ndarray]):
+    def __init__(self, flow: Flow, products: Sequence[Product], moments: Mapping[Product, Moments]):
         super().__init__(flow, products)
         self._energy = {}
         for product in products:
-            each = np.diag(covariance[product]) * (product.matrix() ** 2).sum(0)
+            each = np.diag(moments[product].covariance) * (product.matrix() ** 2).sum(0)
             self._energy[product] = each / (each.sum() or 1.0)
 
     def lost(self, product: Product, features: np.ndarray) -> np.ndarray:
@@ -139,13 +107,13 @@ class Activation(Importance):
 class Surgeon(Importance):
     """``obs``; takes the covariances over, so as not to have them twice."""
 
-    def __init__(self, flow: Flow, products: Sequence[Product], covariance: dict[Product, np.ndarray]):
+    def __init__(self, flow: Flow, products: Sequence[Product], moments: dict[Product, Moments]):
         super().__init__(flow, products)
         self._weights: dict[Product, np.ndarray] = {}
         self._inverse: dict[Product, np.ndarray] = {}  # a vector where it would be too large: of the diagonal alone
         self._energy: dict[Product, float] = {}
         for product in products:
-            H, W = covariance.pop(product), product.matrix().astype(np.float32)
+            H, W = moments.pop(product).covariance, product.matrix().astype(np.float32)
             self._energy[product] = float(np.einsum("of,of->", W @ H, W)) or 1.0
             damping = _DAMPING * float(np.diag(H).mean()) or 1.0
             self._weights[product] = W

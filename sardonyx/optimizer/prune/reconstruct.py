@@ -66,7 +66,9 @@ class Rows:
 
     def error(self, weights: np.ndarray) -> float:
         """``|Y - X W'|²``."""
-        return max(self.yy - 2 * float(np.vdot(self.xy, weights.T)) + float(np.vdot(weights.T, self.xx @ weights.T)), 0.0)
+        return max(
+            self.yy - 2 * float(np.vdot(self.xy, weights.T)) + float(np.vdot(weights.T, self.xx @ weights.T)), 0.0
+        )
 
 
 @dataclass(frozen=True)

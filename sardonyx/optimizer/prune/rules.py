@@ -460,9 +460,7 @@ def _coordinates(flow: Flow, value: ir.Value, axis: int, block: list[int]) -> np
     return np.broadcast_to(np.indices(sizes, sparse=True)[block.index(axis)], sizes)
 
 
-def _halve(
-    flow: Flow, node: ir.Node, u: ir.Value, i: int, mine: list[int], v: ir.Value, theirs: list[int]
-) -> None:
+def _halve(flow: Flow, node: ir.Node, u: ir.Value, i: int, mine: list[int], v: ir.Value, theirs: list[int]) -> None:
     """An axis is split into two: what is removed is an index of one of them (a head), in all of the other."""
     sizes = [(flow.shape(v) or ())[j] for j in theirs]
     wide = [j for j, size in zip(theirs, sizes, strict=True) if size > 1]

@@ -34,7 +34,9 @@ def calibration(size: int = 8, count: int = 300) -> Data:
 class Layer:
     """Convolution (3x3 or 1x1), batch normalisation and, if wanted, ReLU; [n, h, w, c] inside."""
 
-    def __init__(self, rng: np.random.Generator, inputs: int, outputs: int, k: int = 3, stride: int = 1, relu: bool = True):
+    def __init__(
+        self, rng: np.random.Generator, inputs: int, outputs: int, k: int = 3, stride: int = 1, relu: bool = True
+    ):
         self.k, self.stride, self.relu = k, stride, relu
         scale = np.sqrt(2 / (k * k * inputs))
         self.w = rng.normal(0, scale, (k * k * inputs, outputs)).astype(np.float32)
@@ -164,7 +166,9 @@ def exported(net: Network, size: int) -> onnx.ModelProto:
         h = f"b{number}.y"
     nodes.append(helper.make_node("GlobalAveragePool", [h], ["pooled"]))
     nodes.append(helper.make_node("Flatten", ["pooled"], ["flat"]))
-    nodes.append(helper.make_node("Gemm", ["flat", constant("head", net.head), constant("bias", net.bias)], ["scores"], "head"))
+    nodes.append(
+        helper.make_node("Gemm", ["flat", constant("head", net.head), constant("bias", net.bias)], ["scores"], "head")
+    )
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, size, size])
     scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 10])
     graph = helper.make_graph(nodes, "digits", [x], [scores], weights)

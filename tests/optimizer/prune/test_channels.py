@@ -15,12 +15,14 @@ from sardonyx.errors import InputError
 from sardonyx.model import load
 from sardonyx.model.save import save
 from sardonyx.optimizer.data import Data
-from sardonyx.optimizer.prune.channels import PruneChannels, tidied
-from sardonyx.optimizer.prune.importance import Activation, Surgeon, covariances
+from sardonyx.optimizer.prune.channels import PruneChannels
+from sardonyx.optimizer.prune.importance import Activation, Surgeon
 from sardonyx.optimizer.prune.reconstruct import Rows, fit
 from sardonyx.optimizer.prune.units import Budget, find_units, pools_of
+from sardonyx.optimizer.moments import measure
 from sardonyx.optimizer.products import find_products
 from sardonyx.optimizer.shapes import Shapes, sizes_of
+from sardonyx.optimizer.tidy import tidied
 from sardonyx.optimizer.step import Context, make_step
 
 SMALL = """<ir_version: 10, opset_import: ["" : 18]> g (float[11,5] x) => (float[11,3] y)
@@ -53,7 +55,7 @@ def prepared(proto: onnx.ModelProto, data: Data):
     flow = find_units(model, Shapes(model, sizes_of(model)))
     [pool] = pools_of(flow)[0]
     products = find_products(model)[1:]
-    return flow, pool, products, covariances(model, products, data, 0)
+    return flow, pool, products, measure(model, products, data, 0)
 
 
 def refitted_loss(h: np.ndarray, y: np.ndarray, gone: tuple[int, ...]) -> float:
@@ -67,8 +69,8 @@ def refitted_loss(h: np.ndarray, y: np.ndarray, gone: tuple[int, ...]) -> float:
 def test_second_order_loss_is_that_of_the_best_refit_also_after_removals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sardonyx.optimizer.prune.importance._DAMPING", 1e-6)
     proto, data = small()
-    flow, pool, products, covariance = prepared(proto, data)
-    surgeon = Surgeon(flow, products, covariance)
+    flow, pool, products, moments = prepared(proto, data)
+    surgeon = Surgeon(flow, products, moments)
     h, y, _ = hidden_and_outputs(proto, data)
     expected = [refitted_loss(h, y, (channel,)) for channel in range(4)]
     np.testing.assert_allclose(surgeon.losses(pool.units), expected, rtol=2e-3)
@@ -79,10 +81,10 @@ def test_second_order_loss_is_that_of_the_best_refit_also_after_removals(monkeyp
 
 def test_loss_by_activation_is_the_energy_that_a_channel_brings() -> None:
     proto, data = small(1)
-    flow, pool, products, covariance = prepared(proto, data)
+    flow, pool, products, moments = prepared(proto, data)
     h, _, w = hidden_and_outputs(proto, data)
     energy = h.var(0) * (w**2).sum(1)
-    np.testing.assert_allclose(Activation(flow, products, covariance).losses(pool.units), energy / energy.sum(), rtol=1e-4)
+    np.testing.assert_allclose(Activation(flow, products, moments).losses(pool.units), energy / energy.sum(), rtol=1e-4)
 
 
 def test_of_two_equal_channels_one_is_free_and_the_other_is_not() -> None:
@@ -190,8 +192,8 @@ def test_parameters_that_make_no_sense_are_refused(wrong: dict) -> None:
 
 @pytest.mark.long
 def test_half_of_the_work_gone_costs_a_hundredth_of_accuracy_and_runs_faster(tmp_path) -> None:
-    size = 16
-    proto = trained(64, 5, size)
+    size = 8
+    proto = trained(64, 4, size)
     applied = PruneChannels(flops=0.5, multiple=16).apply(load(proto), Context(calibration(size, 400)))
     save(applied.model, tmp_path / "pruned.onnx")
     onnx.checker.check_model(str(tmp_path / "pruned.onnx"), full_check=True)

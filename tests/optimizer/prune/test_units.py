@@ -9,12 +9,13 @@ import pytest
 from onnx import numpy_helper
 
 from sardonyx.model import load
-from sardonyx.optimizer.prune.channels import misfits, tidied
+from sardonyx.optimizer.prune.channels import misfits
 from sardonyx.optimizer.prune.importance import Importance
 from sardonyx.optimizer.prune.remove import remove
 from sardonyx.optimizer.prune.units import find_units, pools_of
 from sardonyx.optimizer.products import find_products
 from sardonyx.optimizer.shapes import Shapes, sizes_of
+from sardonyx.optimizer.tidy import tidied
 from sardonyx.runtime.reference import evaluate
 
 IMAGE = "float[2,3,8,8] x"
@@ -95,7 +96,9 @@ def network(body: str, entry: str = IMAGE, outputs: str = "float[] y") -> onnx.M
     """Parse; add every initializer that is named."""
     if " y1 " in body:
         outputs = f"{outputs}, float[] y1"
-    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 18]> g ({entry}) => ({outputs}) {{ {body} }}')
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 18]> g ({entry}) => ({outputs}) {{ {body} }}'
+    )
     for value in proto.graph.output:
         value.type.tensor_type.ClearField("shape")
     rng = np.random.default_rng(len(body))

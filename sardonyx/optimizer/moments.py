@@ -1,0 +1,62 @@
+"""What layers read, as means and covariances of their features over calibration data."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from sardonyx.optimizer.activations import activations
+from sardonyx.optimizer.data import Data
+from sardonyx.optimizer.products import Product
+
+__all__ = ["Moments", "measure"]
+
+_MOST_ROWS = 16384  # of a layer's inputs that its moments are taken of; at least 4 for each feature where there are
+
+
+@dataclass
+class Moments:
+    """Of the inputs of a product.
+
+    Attributes:
+        mean: [features].
+        covariance: [features, features].
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+
+def measure(model: ir.Model, products: Sequence[Product], data: Data, seed: int) -> dict[Product, Moments]:
+    """The moments of what each product reads, from positions drawn at random.
+
+    Memory: the covariances, and the inner values of one sample.
+    """
+    if not products:
+        return {}
+    rng = np.random.default_rng(seed)
+    sums: dict[Product, np.ndarray] = {}
+    totals: dict[Product, np.ndarray] = {}
+    counts: dict[Product, int] = defaultdict(int)
+    for values in activations(model, [str(product.x.name) for product in products], data):
+        for product in products:
+            features = product.matrix().shape[1]
+            most = -(-max(_MOST_ROWS, 4 * features) // len(data))
+            [rows] = product.rows(rng, most, values[str(product.x.name)])
+            if product not in sums:
+                sums[product] = np.zeros((features, features), np.float32)
+                totals[product] = np.zeros(features)
+            sums[product] += rows.T @ rows
+            totals[product] += rows.sum(0, dtype=np.float64)
+            counts[product] += len(rows)
+    found = {}
+    for product, products_of_two in sums.items():
+        mean = (totals[product] / counts[product]).astype(np.float32)
+        products_of_two /= counts[product]
+        products_of_two -= np.outer(mean, mean)
+        found[product] = Moments(mean, products_of_two)
+    return found
