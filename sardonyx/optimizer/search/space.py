@@ -29,8 +29,8 @@ KNOBS: dict[str, tuple[Any, ...]] = {
     "prune": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
     "importance": ("obs", "activation", "l2"),
     "multiple": (1, 8, 16),
-    "rank": (0.0, 0.5, 0.3, 0.7),
-    "sparse": ("", "2:4"),
+    "rank": (0.0, 0.01, 0.05, 0.2),
+    "sparse": (0.0, 0.5, 0.7),
     "numbers": ("", *ROUNDED, "float16", "bfloat16"),
     "prepare": ("", "equalize", "smooth-quant"),
     "calibration": ("minmax", "percentile", "entropy", "mse"),
@@ -40,7 +40,7 @@ KNOBS: dict[str, tuple[Any, ...]] = {
     "method": ("hqq", "gptq", "rtn"),
     "block": (32, 64, 128, 16),
     "rest": ("", "float16", "bfloat16"),
-    "palette": (0, 4, 6),
+    "palette": (0, 16, 64, 256),
 }
 # Formats for which a choice means something; choices that are not here always do.
 MATTERS = {
@@ -65,12 +65,14 @@ class Space:
         objective: what is wanted.
         rank: gives how much each layer (``node``) suffers from quantisation, the worst first; called when it matters.
         calibrated: there is data of the user's; without it, nothing is pruned.
+        packed: a container is written, in which zeros and equal weights are smaller.
     """
 
     steps: Mapping[str, type[Step]]
     objective: str = "latency"
     rank: Callable[[], Sequence[Mapping[str, Any]]] = tuple
     calibrated: bool = True
+    packed: bool = False
     knobs: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -84,11 +86,13 @@ class Space:
     def _open(self, name: str) -> tuple[Any, ...]:
         """The values of a knob that mean something here."""
         values = KNOBS[name]
-        needed = dict.fromkeys(PRUNING, "prune-channels") | {"rank": "low-rank", "sparse": "sparsity"}
+        needed = dict.fromkeys(PRUNING, "prune-channels") | {"rank": "low-rank", "sparse": "prune-weights"}
         if name in needed and (needed[name] not in self.steps or not self.calibrated):
             return ()
-        if name == "palette":
-            return values if "palette" in self.steps and self.objective == "size" else ()
+        if name in ("palette", "sparse") and not self.packed:
+            return ()
+        if name == "palette" and name not in self.steps:
+            return ()
         if name == "rest" and self.objective != "size":
             return ()
         if name in ("numbers", "prepare", "rest"):
@@ -115,12 +119,12 @@ class Space:
         numbers = chosen["numbers"]
         steps = [
             chosen["prune"] and self._pruning(chosen),
-            chosen["rank"] and self._step("low-rank", share=chosen["rank"]),
-            chosen["sparse"] and self._step("sparsity"),
+            chosen["rank"] and self._step("low-rank", error=chosen["rank"]),
+            chosen["sparse"] and self._step("prune-weights", sparsity=chosen["sparse"]),
             chosen["prepare"] and numbers in MATTERS["prepare"] and self._step(chosen["prepare"]),
             numbers and self._numbers(numbers, chosen),
             numbers in ROUNDED and chosen["rest"] and self._step(chosen["rest"]),
-            chosen["palette"] and not numbers and self._step("palette", bits=chosen["palette"]),
+            chosen["palette"] and not numbers and self._step("palette", entries=chosen["palette"]),
         ]
         return [step for step in steps if step]
 
