@@ -170,8 +170,9 @@ class Search:
             done = len(study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE]))
             study.sampler = optuna.samplers.TPESampler(seed=self.seed * 100_003 + done, n_startup_trials=5)
             trial = study.ask()
-            steps = self.space.make(self.space.suggest(trial))
-            useless = not steps or bool(self._barred() & {name for step in steps for name in step})
+            barred = self._barred()
+            steps = self.space.make(self.space.suggest(trial, barred))
+            useless = not steps or bool(barred & {name for step in steps for name in step})
             known = useless or self.store.find(steps) is not None
             candidate = None if useless else self._try(steps)
             same = same + 1 if known else 0

@@ -7,7 +7,7 @@ not registered, and parameters that a step does not have, take no part.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import fields as fields_of
 from functools import cached_property
@@ -23,6 +23,7 @@ Guesses = Generator[Point, Candidate, None]
 ROUNDED = ("static-int8", "dynamic-int8", "weights-int8", "weights-int4")
 
 PRUNING = ("prune", "importance", "multiple")
+STEPS = dict.fromkeys(PRUNING, "prune-channels") | {"rank": "low-rank", "sparse": "prune-weights", "palette": "palette"}
 
 # Choices by name; the first one is what happens where nothing is said.
 KNOBS: dict[str, tuple[Any, ...]] = {
@@ -86,12 +87,11 @@ class Space:
     def _open(self, name: str) -> tuple[Any, ...]:
         """The values of a knob that mean something here."""
         values = KNOBS[name]
-        needed = dict.fromkeys(PRUNING, "prune-channels") | {"rank": "low-rank", "sparse": "prune-weights"}
-        if name in needed and (needed[name] not in self.steps or not self.calibrated):
+        if name in STEPS and STEPS[name] not in self.steps:
+            return ()
+        if name in STEPS and name != "palette" and not self.calibrated:
             return ()
         if name in ("palette", "sparse") and not self.packed:
-            return ()
-        if name == "palette" and name not in self.steps:
             return ()
         if name == "rest" and self.objective != "size":
             return ()
@@ -99,11 +99,14 @@ class Space:
             return tuple(value for value in values if not value or value in self.steps)
         return values
 
-    def suggest(self, trial: Any) -> Point:
-        """A point that the optimiser proposes; choices that depend on others are asked for only where they matter."""
+    def suggest(self, trial: Any, barred: Collection[str] = ()) -> Point:
+        """A point that the optimiser proposes, without steps that are `barred`.
+
+        Choices that depend on others are asked for only where they matter.
+        """
         point: Point = {}
         for name in self.knobs:
-            if self._matters(name, point):
+            if STEPS.get(name) not in barred and self._matters(name, point):
                 point[name] = trial.suggest_categorical(name, self.knobs[name])
         return point
 
