@@ -200,6 +200,8 @@ def _from_arrays(arrays: dict[str, Any], inputs: Sequence[Input], options: DataO
     """Arrays that hold all samples, cut into runs."""
     names = {each.name for each in inputs}
     labels = next((np.asarray(arrays.pop(name)) for name in LABELS if name in arrays and name not in names), None)
+    if len(arrays) == len(names) == 1:  # one array, one input: no name is needed
+        arrays = {inputs[0].name: next(iter(arrays.values()))}
     unknown, missing = sorted(set(arrays) - names), [each.name for each in inputs if each.name not in arrays]
     if unknown or missing:
         what = (
