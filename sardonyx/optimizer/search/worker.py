@@ -98,7 +98,7 @@ class Worker:
         ours, theirs = Pipe()
         path = [str(Path(sardonyx.__file__).parents[1]), os.getcwd(), os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "sardonyx.optimizer.search.worker", str(theirs.fileno())],
+            [sys.executable, "-P", "-m", "sardonyx.optimizer.search.worker", str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
