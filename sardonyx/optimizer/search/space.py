@@ -222,6 +222,8 @@ class Space:
                     high = middle
                 else:
                     low = middle
+            if low < 0:  # not even the least: without the format it would hardly be otherwise
+                return
 
 
 def _inaccurate(candidate: Candidate) -> bool:
