@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 MODELS ?= $(wildcard models/*.onnx)
 COUNT ?= 20000
+ENVS ?= .envs
+FRAMEWORKS ?=
 
 .DEFAULT_GOAL := help
 
@@ -49,6 +51,10 @@ test-models: $(VENV)/.dev ## Fetch real networks (350 MB, once) and run the test
 	$(BIN)/python tests/models/install.py
 	$(BIN)/python -m pytest -m models $(ARGS)
 
+.PHONY: test-converters
+test-converters: ## Convert real models by the frameworks themselves, each in an environment of its own: FRAMEWORKS="jax tf"
+	$(PYTHON) scripts/converters.py --environments $(ENVS) $(FRAMEWORKS) $(if $(ARGS),--pytest "$(ARGS)")
+
 .PHONY: test-long
 test-long: $(VENV)/.dev ## Run the tests that take long
 	$(BIN)/python -m pytest -n $(WORKERS) -m long $(ARGS)
@@ -89,4 +95,4 @@ figures: $(VENV)/.dev ## Measure what docs/status.md reports (takes long), then 
 
 .PHONY: clean
 clean: ## Remove what these targets made
-	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .envs build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -38,7 +38,7 @@ from sardonyx import Session, SessionOptions  # noqa: E402
 from sardonyx.deployment.run_target import Machine, machine  # noqa: E402
 
 DEFAULT = (
-    *("x86_64_v3", "skylake_avx512", "icelake_server", "znver4", "aarch64", "aarch64_dotprod"),
+    *("x86_64_v3", "skylake_avx512", "icelake_server", "sapphirerapids", "znver4", "aarch64", "aarch64_dotprod"),
     *("riscv64", "riscv64_v128", "riscv64_v256", "riscv64_v512"),
     *("x86_64", "x86_64_v2", "x86_64_v3+portable", "aarch64+portable", "riscv64_v128+portable"),
 )

@@ -248,7 +248,8 @@ def _listed(values: Mapping[str, float], form: str) -> str:
 BACKEND, AGREEMENT, LOADS, OVERHEAD = (
     f"python benchmarks/figures.py {part}" for part in ("backend", "agreement", "loads", "overhead")
 )
-BENCH = "make bench"
+BENCH, CONVERT = "make bench", "make test-converters"
+CONVERTED = ("converters", "converters_torch")  # parts with rows of converted models
 OPTIMIZE = "python benchmarks/optimize.py"
 ORT, BOTH = ("onnxruntime",), ("onnxruntime", "openvino")
 CONVOLUTION_MODELS = ("resnet18", "resnet50", "densenet121", "unet", "mobilenet_v2")
@@ -401,7 +402,7 @@ def operators(records: Collection[Summary]) -> list[str]:
 def machines(folder: Path) -> list[str]:
     """What each part was measured on."""
     rows = []
-    for part in dict.fromkeys(goal.part for goal in GOALS):
+    for part in dict.fromkeys([*(goal.part for goal in GOALS), *CONVERTED]):
         _, machine = read(part, folder)
         if machine:
             facts = " | ".join(str(machine.get(key, "")) for key in ("cpu", "cores", "system", "python", "date"))
@@ -447,6 +448,32 @@ def _agreement(row: Mapping[str, Any]) -> str:
     return problem if row["error"] is None else f"{row['error']:.1e}"
 
 
+def converters(folder: Path) -> list[str]:
+    """Models of other frameworks, converted and compared."""
+    found: list[Report] = []
+    for part in CONVERTED:
+        report, _ = read(part, folder)
+        found += report["rows"] if report else []
+    rows = [_conversion(row) for row in sorted(found, key=lambda row: (row["source"], row["package"], row["model"]))]
+    text = [
+        f"Each compared with its framework, under the reference and under Sardonyx; `{CONVERT}`. The error is the",
+        "largest of any output, relative to its largest value; native is the share of nodes that run in C.",
+    ]
+    head = "| source | package | model | converted | verdict | notes | error | native | seconds |"
+    lines = table(head, rows, right=3)
+    return ["## Converters", "", *text, "", *lines] if lines else []
+
+
+def _conversion(row: Mapping[str, Any]) -> str:
+    error = "" if row["error"] is None else f"{row['error']:.1e}"
+    native = "" if row["native"] is None else f"{row['native']:.0%}"
+    notes = " ".join(row["notes"].split()).replace("|", "\\|")
+    done = "yes" if row["converted"] else "**no**"
+    verdict = row["verdict"] if row["verdict"] != "fail" else "**fail**"
+    cells = (row["source"], row["package"], row["model"], done, verdict, notes, error, native, f"{row['seconds']:.1f}")
+    return f"| {' | '.join(cells)} |"
+
+
 def hosted(folder: Path) -> list[str]:
     """Which operators the official tests saw on the host."""
     report, _ = read("backend", folder)
@@ -471,6 +498,7 @@ def status(records: Collection[Summary], folder: Path) -> str:
         *goals(folder),
         *machines(folder),
         *models(folder),
+        *converters(folder),
         *hosted(folder),
         *("## Official tests left out", "", *table("| test | reason |", excluded)),
         *("## Operators", ""),

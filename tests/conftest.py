@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from pathlib import Path
 
 import pytest
+
+from sardonyx.deployment.targets import cpu_flags
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -20,15 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests marked ``isa(name)`` where /proc/cpuinfo does not list that name."""
+    """Skip tests marked ``isa(name)`` where this process may not use what Linux calls `name` in /proc/cpuinfo."""
     for marker in item.iter_markers("isa"):
-        if marker.args[0] not in _cpu_flags():
+        if marker.args[0] not in cpu_flags():
             pytest.skip(f"this CPU has no {marker.args[0]}")
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return set()
-    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.partition(":")[2].split()}

@@ -47,6 +47,12 @@ def bench(*models, threads=(1, 2), batches=(1, 8)):
     return {"runtimes": {"sardonyx": "1", "onnxruntime": "2", "openvino": "3"}, "cases": cases}
 
 
+def conversion(source, converted=True, verdict="", error=None, native=None, notes=""):
+    """A row of results of a converter."""
+    row = {"source": source, "package": "p 1.0", "model": "m", "converted": converted, "verdict": verdict}
+    return {**row, "error": error, "native": native, "seconds": 2.0, "notes": notes}
+
+
 THREADS = {
     "taken_core": {"sardonyx": {"slowdown": 2.0}, "onnxruntime": {"slowdown": 4.0}},
     "two_sessions": {"sardonyx": {"ratio": 1.0}},
@@ -86,6 +92,8 @@ RESULTS = {
         "silero_vad": {**SEARCHED, "against_fp32": [1.0, 1.0, 1.0], "size": [300, 100]},
         "nsnet2": {**SEARCHED, "reason": "nothing is better"},
     },
+    "converters": {"rows": [conversion("jax", converted=False, notes="no | form")]},
+    "converters_torch": {"rows": [conversion("torch", verdict="pass", error=1e-6, native=0.5)]},
     "fuzz": {"graphs": {"trials": 5, "counts": {"same": 4, "wrong": 1}}},
 }
 VERDICTS = {
@@ -151,6 +159,8 @@ def test_results_become_verdicts(status, tmp_path):
         "| backend | Some CPU | 2 |  |  | 2020-02-20 |",
         "| unet | 1.00 [0.90 .. 1.10] | 1.00 [0.90 .. 1.10] | 1.00 [0.90 .. 1.10] | 2.00 | 0.50 |",
         "| bad | it \\| broke | none |",
+        "| jax | p 1.0 | m | **no** |  | no \\| form |  |  | 2.0 |",
+        "| torch | p 1.0 | m | yes | pass |  | 1.0e-06 | 50% | 2.0 |",
         "| StringSplit | 1 |",
         "| test_out | its reason |",
         "| ai.onnx | Relu | 1, 6 | native | `ops/unary.py` |",

@@ -52,7 +52,8 @@ def convert(
 ) -> None:
     """Convert SOURCE, a model of any framework, to a verified ONNX file.
 
-    SOURCE is a file, a folder, or module:factory, a Python function that returns the model.
+    SOURCE is a file, a folder, or module:factory, a Python function that returns the model. One that is several models,
+    an encoder and its decoder say, gives NAME_encoder.onnx, NAME_decoder.onnx and so on.
     """
     from sardonyx.converters.convert import convert as run
 
@@ -76,11 +77,12 @@ def convert(
             if found is not None:
                 _show(found, report, as_json)
             raise
-    for note in result.notes:
-        click.echo(f"note: {note}", err=as_json)
-    if result.report is not None:
-        _show(result.report, report, as_json)
-    click.echo(f"{result.kind} -> {result.path or result.unverified}", err=as_json)
+    for name, part in (result.parts or {"": result}).items():
+        for note in part.notes:
+            click.echo(f"note: {note}", err=as_json)
+        if part.report is not None:
+            _show(part.report, _of_part(report, name), as_json)
+        click.echo(f"{part.kind} -> {part.path or part.unverified}", err=as_json)
 
 
 @click.command()
@@ -130,6 +132,11 @@ def _status(quiet: bool) -> Iterator[Callable[[str], None]]:
         return
     with console.status("starting") as status:
         yield lambda text: status.update(text)
+
+
+def _of_part(path: str | None, part: str) -> str | None:
+    """Each part of a model has a report of its own: ``report_encoder.html``."""
+    return path and str(Path(path).with_stem(f"{Path(path).stem}_{part}" if part else Path(path).stem))
 
 
 def _show(found: Report, path: str | None, as_json: bool) -> None:

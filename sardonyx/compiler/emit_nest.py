@@ -33,7 +33,7 @@ COLUMNS = 64  # columns of a tile in the column form
 TILE = 32  # rows and columns of a tile in a transposing map: two cache lines of floats
 SHORT_RUN = 128  # a strided run this short stays in the first cache until the next row reads beside it
 LANES = 16
-COSTLY = ("exp", "expm1", "log", "log1p", "tanh", "erf", "sigmoid", "softplus", "gelu", "mish")
+COSTLY = ("exp", "exp_negative", "expm1", "log", "log1p", "tanh", "erf", "sigmoid", "softplus", "gelu", "mish")
 VECTORIZE = "#pragma clang loop vectorize(assume_safety)"
 LANE_LOOP = "SX_EACH_LANE"  # before a loop of 16 lanes
 ROW_LOOP = "#pragma clang loop vectorize(disable) unroll(disable)"  # before a loop around one
@@ -193,7 +193,8 @@ class NestEmitter:
             f"    {ROW_LOOP}",
             f"    for (; k + {LANES} <= hi3; k += {LANES}) {{",
             f"      {LANE_LOOP}",
-            f"      for (int64_t i3 = k; i3 < k + {LANES}; ++i3) {{",
+            f"      for (int lane = 0; lane < {LANES}; ++lane) {{",  # a count that the compiler knows
+            "        const int64_t i3 = k + lane;",
             *(f"  {line}" for line in body),
             "      }",
             "    }",

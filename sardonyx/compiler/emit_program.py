@@ -141,8 +141,9 @@ class ProgramEmitter:
             self.declarations.append((TASK if kind == "task" else EPILOGUE).format(name=name))
         return self.functions[text]
 
-    def _operands(self, function: Function) -> tuple[str, str]:
-        pointers = ", ".join(f"(void *){buffer.name}" for buffer in function.buffers) or "0"
+    def _operands(self, function: Function, inside: Sequence[Buffer] = ()) -> tuple[str, str]:
+        """Arrays of pointers and dims; buffers `inside` the kernel are not known here."""
+        pointers = ", ".join("0" if b in inside else f"(void *){b.name}" for b in function.buffers) or "0"
         self.symbols.update(dict.fromkeys(function.symbols))
         dims = ", ".join(function.symbols) or "0"
         return f"void *const p[] = {{{pointers}}};", f"const int64_t d[] = {{{dims}}};"
@@ -236,11 +237,15 @@ class ProgramEmitter:
     def _kernel(self, step: Kernel, number: int) -> None:
         self.kernels[step.name] = None
         self.calls.append((number, step.name))
-        fields = [f".{name} = {self._field(value)}" for name, value in step.fields.items()]
+        inside = step.output if step.inside else ()
+        known = {n: v for n, v in step.fields.items() if not (isinstance(v, Pointer) and v.buffer in inside)}
+        fields = [f".{name} = {self._field(value)}" for name, value in known.items()]
         self.line("{")
         if step.epilogue is not None:
             function = emit_epilogue(step.epilogue)
-            pointers, dims = self._operands(function)
+            pointers, dims = self._operands(function, inside)
+            if inside:
+                fields += [f".own = {function.buffers.index(inside[0])}", f".operand_count = {len(function.buffers)}"]
             self.line(f"  {pointers}")
             self.line(f"  {dims}")
             fields += [f".epilogue = {self._function(function, 'epilogue')}", ".operands = p", ".dims = d"]
@@ -285,7 +290,7 @@ class ProgramEmitter:
 
     def _layer(self, role: str, layer: Kernel, between: set[Buffer]) -> None:
         """One layer of a stream, as a variable called `role`."""
-        fields = [f".w = {self._field(layer.fields['w'])}"] if role != "middle" else []
+        fields = [f".{name} = {self._field(layer.fields[name])}" for name in ("w", "ic") if role != "middle"]
         own = layer.output[0] if layer.output[0] in between else None
         count, at = 0, -1
         if layer.epilogue is not None:

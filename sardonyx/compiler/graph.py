@@ -22,6 +22,7 @@ from sardonyx.compiler.lower import MAX_COST, MAX_DEPTH, Lowering, Unsupported
 from sardonyx.compiler.program import Append, Buffer, Host, Move, Placement, Port, Program
 from sardonyx.compiler.regions import count_uses
 from sardonyx.compiler.stream import stream_layers
+from sardonyx.compiler.sums import keep_sums_inside
 from sardonyx.compiler.tensor import Formed, Layout, Plain, Tensor
 from sardonyx.model.schemas import TYPE_KEY
 from sardonyx.ops import registry
@@ -420,4 +421,5 @@ def _lowered(lowering: GraphLowering) -> Program:
     lowering.outputs()
     assign(lowering.program, ((name, flops) for name, flops in lowering.arithmetic if flops != 0))
     stream_layers(lowering.program)
+    keep_sums_inside(lowering.program)
     return lowering.program

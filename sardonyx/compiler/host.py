@@ -173,7 +173,7 @@ def _registered_types(
     given: list[custom.Type | None] = []
     for tensor in inputs:
         if tensor is None or tensor.is_object:
-            given.append(None)
+            given.append(None if tensor is None else _text_type(type_proto(ctx, tensor)))
             continue
         type_proto(ctx, tensor)  # notes the names of its dims
         given.append(custom.Type(tensor.dtype, tuple(d if isinstance(d, int) else d.key for d in tensor.shape)))
@@ -184,6 +184,18 @@ def _registered_types(
         return dict(zip(node.outputs, protos, strict=False))
     infos = [ir.serde.serialize_value(value) for value in node.ir.outputs if value.name]
     return {info.name: info.type for info in infos if info.HasField("type")}
+
+
+def _text_type(proto: onnx.TypeProto | None) -> custom.Type | None:
+    """The type of a tensor of strings whose rank is known; None for any other Python object."""
+    if (
+        proto is None
+        or proto.tensor_type.elem_type != onnx.TensorProto.STRING
+        or not proto.tensor_type.HasField("shape")
+    ):
+        return None
+    dims = proto.tensor_type.shape.dim
+    return custom.Type("string", tuple(d.dim_value if d.HasField("dim_value") else d.dim_param for d in dims))
 
 
 def type_proto(ctx: GraphLowering, tensor: Tensor | None) -> onnx.TypeProto | None:

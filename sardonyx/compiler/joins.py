@@ -20,7 +20,7 @@ from sardonyx.compiler import index as ix
 from sardonyx.compiler.dtypes import is_native
 from sardonyx.compiler.index import Atom, Dim
 from sardonyx.compiler.program import Program
-from sardonyx.compiler.tensor import LANES, Blocked, Layout, Plain, Tensor
+from sardonyx.compiler.tensor import LANES, ChannelsLast, Layout, Plain, Tensor
 from sardonyx.ops.shapes import is_listed
 
 __all__ = ["Part", "find_parts"]
@@ -87,8 +87,7 @@ def _as_join(node: ir.Node, values: Mapping[ir.Value, Tensor], known: set[Atom])
     extents = tuple(x.shape[place] for x in tensors)
     if 0 in extents or is_listed(result):
         return None
-    blocked = isinstance(result.layout, Blocked)
-    layout = Blocked(result.shape) if blocked else Plain(result.shape)
+    layout = type(result.layout)(result.shape)
     return _Join(node.outputs[0], tuple(inputs), place, extents, layout)
 
 
@@ -104,21 +103,21 @@ def _slice(layout: Layout, join: _Join, number: int, extent: Dim) -> Layout | No
     start = join.start(number)
     if isinstance(layout, Plain) or join.axis == 0:
         return layout.part(join.axis, start, extent)
-    whole = isinstance(start, int) and start % LANES == 0
+    whole = isinstance(layout, ChannelsLast) or (isinstance(start, int) and start % LANES == 0)
     return layout.part(1, start, extent) if join.axis == 1 and whole else None
 
 
 def _run_of(join: _Join, later: Sequence[_Join], parts: Mapping[ir.Value, Part]) -> Part | None:
     """The part of a later Concat's memory that holds the inputs of `join` side by side, if there is one.
 
-    Only in channel blocks: whoever reads rows wants them without gaps.
+    Not in rows: whoever reads them wants them without gaps.
     """
-    if join.value.is_graph_output() or not isinstance(join.layout, Blocked):
+    if join.value.is_graph_output() or isinstance(join.layout, Plain):
         return None
     count = len(join.inputs)
     for other in later:
         own = parts[other.value]
-        if other.axis != join.axis or not isinstance(own.layout, Blocked):
+        if other.axis != join.axis or type(own.layout) is not type(join.layout):
             continue
         for first in range(len(other.inputs) - count + 1):
             if other.inputs[first : first + count] == join.inputs:
@@ -138,4 +137,4 @@ def _may_move(value: ir.Value, graph: ir.Graph, x: Tensor, place: Layout) -> boo
     users = [usage.node for usage in value.uses()]
     if any(user.graph is not graph for user in users):
         return False
-    return isinstance(place, Blocked) or all(user.op_type == "Concat" for user in users)
+    return not isinstance(place, Plain) or all(user.op_type == "Concat" for user in users)

@@ -16,6 +16,7 @@ import numpy as np
 from sardonyx import errors
 from sardonyx.compiler import expr as ex
 from sardonyx.compiler import index as ix
+from sardonyx.compiler.additions import absorb_addition
 from sardonyx.compiler.dtypes import dtype_of_array, is_native, itemsize, numpy_dtype
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.failures import Unsupported as Unsupported
@@ -36,8 +37,9 @@ from sardonyx.compiler.program import (
     Store,
     expr_buffers,
 )
+from sardonyx.compiler.rounding import rounded_bytes
 from sardonyx.compiler.rules import simplified
-from sardonyx.compiler.tensor import Blocked, Layout, Plain, Tensor, variables
+from sardonyx.compiler.tensor import Blocked, ChannelsLast, Layout, Plain, Tensor, preferred, variables
 
 MAX_COST = 160  # operations in one fused expression; beyond, compile time grows and registers spill
 
@@ -123,7 +125,7 @@ class Lowering:
         sources = list(sources)
         tensor.cost = cost + sum(source.cost for source in sources)
         tensor.depth = 1 + max((source.depth for source in sources), default=0)
-        tensor.blocked = any(source.blocked and source.shape == tensor.shape for source in sources)
+        tensor.prefers = preferred(dtype, (source.prefers for source in sources if source.shape == tensor.shape))
         return tensor
 
     def in_memory(self, buffer: Buffer, shape: Sequence[Dim], layout: Layout | None = None) -> Tensor:
@@ -131,7 +133,7 @@ class Lowering:
         tensor = Tensor(self, buffer.dtype, shape)
         tensor.buffer = buffer
         tensor.layout = layout or Plain(tensor.shape)
-        tensor.blocked = isinstance(tensor.layout, Blocked)
+        tensor.prefers = type(tensor.layout)
         return tensor
 
     # Putting tensors in memory.
@@ -141,8 +143,7 @@ class Lowering:
     ) -> Buffer:
         """Make sure that `tensor` is in memory (in `layout` and in `target`, when given) and return its buffer.
 
-        Without a layout, one that is already there is kept, and a lazy tensor takes the blocked layout when what it is
-        computed from is blocked. `adopt`: the tensor lies in `target` from now on, and nowhere else.
+        Without a layout, one that is already there is kept, and a lazy tensor takes the layout of what it is computed from. `adopt`: the tensor lies in `target` from now on, and nowhere else.
         """
         if tensor.is_object:
             raise Unsupported(f"{tensor.dtype} values have no native layout")
@@ -153,13 +154,13 @@ class Lowering:
         if target is None and array is not None and isinstance(layout or Plain(()), Plain):
             return self.constant_buffer(array, tensor.dtype)
         if layout is None:
-            layout = Blocked(tensor.shape) if tensor.blocked and tensor.rank > 2 else Plain(tensor.shape)
+            layout = (tensor.prefers if tensor.rank > 2 else Plain)(tensor.shape)
         buffer = self._store(tensor, layout, target, adopt=adopt)
         # A target inside control flow is handed on (`Move`) and gone afterwards; an output stays.
         adopted = tensor.buffer is None if target is None else target.kind == "output" or adopt
         if tensor.array is None and tensor.block is self.block and adopted:
             tensor.buffer, tensor.layout, tensor.cost, tensor.depth = buffer, layout, 0, 0
-            tensor.blocked = isinstance(layout, Blocked)
+            tensor.prefers = type(layout)
         return buffer
 
     def room(self, value: Any) -> tuple[Buffer, Layout] | None:
@@ -177,6 +178,11 @@ class Lowering:
         """``(address, elements from image to image)`` of `tensor` in memory as NCHW16c."""
         layout = tensor.layout if isinstance(tensor.layout, Blocked) else Blocked(tensor.shape)
         return Pointer(self.materialize(tensor, layout), layout.base), layout.image
+
+    def channels_last(self, tensor: Tensor) -> tuple[Pointer, Dim, Dim]:
+        """``(address, elements from image to image, from pixel to pixel)`` of `tensor` in memory as NHWC."""
+        layout = tensor.layout if isinstance(tensor.layout, ChannelsLast) else ChannelsLast(tensor.shape)
+        return Pointer(self.materialize(tensor, layout), layout.base), *layout.steps()
 
     def cheap(self, tensor: Tensor, limit: int = 0) -> Tensor:
         """`tensor`, in memory if computing an element anew costs more than `limit` operations."""
@@ -225,7 +231,7 @@ class Lowering:
         may as well write where the nest does (`adopt`).
         """
         for stage in nest.stages:
-            stage.value = simplified(stage.value)
+            stage.value = rounded_bytes(simplified(stage.value))
         pending = [buffer for buffer in dict.fromkeys(nest.reads()) if buffer.pending is not None]
         for buffer in reversed(pending):
             kernel = buffer.pending
@@ -254,6 +260,7 @@ class Lowering:
             self._moved[store.buffer] = buffer
             store.buffer = buffer
         kernel.epilogue = None if is_copy(epilogue) else epilogue
+        absorb_addition(kernel)
         buffer.pending = None
         self._emit_kernel(kernel)
 

@@ -86,6 +86,11 @@ def _is_own(kernel: Kernel) -> bool:
     return alone and (kernel.epilogue is None or set(kernel.epilogue.writes()) == {kernel.output[0]})
 
 
+def _finishes_with(kernel: Kernel, buffer: Buffer) -> bool:
+    """Whether the epilogue reads `buffer` as a whole: x + depthwise(x), say, whose x then needs its place."""
+    return kernel.epilogue is not None and buffer in kernel.epilogue.reads()
+
+
 def _projection(middle: Kernel, readers: dict[Buffer, list[Step]]) -> Kernel | None:
     """The 1x1 convolution that alone reads the middle, where it is worth running by bands; or None."""
     buffer = middle.output[0]
@@ -95,6 +100,8 @@ def _projection(middle: Kernel, readers: dict[Buffer, list[Step]]) -> Kernel | N
     (project,) = users
     if not isinstance(project, Kernel) or not _is_pointwise(project) or project.fields["x"] != Pointer(buffer):
         return None
+    if _finishes_with(project, buffer):
+        return None
     return project if _is_at_least(_image_bytes(middle), LEAST_PROJECTED) else None
 
 
@@ -103,6 +110,8 @@ def _expansion(middle: Kernel, writers: dict[Buffer, Step], readers: dict[Buffer
     buffer = middle.fields["x"].buffer
     expand = writers.get(buffer)
     if not isinstance(expand, Kernel) or not _is_pointwise(expand) or readers[buffer] != [middle]:
+        return None
+    if _finishes_with(middle, buffer):
         return None
     return expand if expand.output[0] is buffer and _is_own(expand) and buffer.kind == "temporary" else None
 

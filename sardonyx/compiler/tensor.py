@@ -6,7 +6,7 @@ becomes one expression, and layouts are nothing but the map from a position to a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sardonyx.compiler.lower import Lowering
 
 LANES = 16  # channels of a block in the NCHW16c layout, on every target
+OVERREAD = 64  # elements that may be read beyond the last one in NHWC
 Position = tuple[Dim, ...]
 Element = Callable[[Position], Expr]
 
@@ -119,7 +120,64 @@ class Blocked:
         return loops, (n, channel, *spatial), inside
 
 
-Layout = Plain | Blocked
+@dataclass(frozen=True)
+class ChannelsLast:
+    """NHWC: ``[N][spatial...][C]``, the layout of bytes.
+
+    As a part of something larger it begins at `base`, with `image` elements from image to image and `pitch` from pixel to
+    pixel.
+    """
+
+    shape: tuple[Dim, ...]
+    pitch: Dim | None = None
+    image: Dim | None = None
+    base: Dim = 0
+
+    @property
+    def pixels(self) -> Dim:
+        """Spatial positions of one image."""
+        return ix.product(self.shape[2:])
+
+    def steps(self) -> tuple[Dim, Dim]:
+        """Elements from image to image, and from pixel to pixel."""
+        pitch = self.shape[1] if self.pitch is None else self.pitch
+        return (self.pixels * pitch if self.image is None else self.image), pitch
+
+    def size(self) -> Dim:
+        """Elements in memory, of a whole; kernels may read some beyond the last."""
+        return ix.product(self.shape) + OVERREAD
+
+    def part(self, axis: int, start: Dim, extent: Dim) -> ChannelsLast:
+        """The images (`axis` 0) or channels (`axis` 1) from `start` on, where they lie."""
+        shape = (*self.shape[:axis], extent, *self.shape[axis + 1 :])
+        image, pitch = self.steps()
+        return ChannelsLast(shape, pitch, image, self.base + start * (image if axis == 0 else 1))
+
+    def offset(self, position: Position) -> Dim:
+        """Where the element at `position` lies."""
+        n, c, *spatial = position
+        image, pitch = self.steps()
+        return self.base + n * image + Plain(self.shape[2:]).offset(tuple(spatial)) * pitch + c
+
+    def domain(self, prefix: str = "i") -> tuple[tuple[Dim, ...], Position, Expr]:
+        """See `Plain.domain`; the loops are image, spatial axes, channel."""
+        n_dim, c_dim, *spatial_dims = self.shape
+        n, *spatial, c = loops = variables((n_dim, *spatial_dims, c_dim), prefix)
+        return loops, (n, c, *spatial), ex.constant(True, "bool")
+
+
+Layout = Plain | Blocked | ChannelsLast
+
+
+def preferred(dtype: str, found: Iterable[type[Layout]]) -> type[Layout]:
+    """How a tensor of `dtype` is stored that is computed from tensors of its shape, which prefer `found`.
+
+    Bytes are read by kernels for NHWC, floats by those for NCHW16c.
+    """
+    kinds = set(found) - {Plain}
+    if not kinds:
+        return Plain
+    return ChannelsLast if dtype in ("int8", "uint8") or Blocked not in kinds else Blocked
 
 
 def variables(shape: Sequence[Dim], prefix: str = "i") -> Position:
@@ -151,7 +209,7 @@ class Tensor:
         buffer, layout: where it lies, once it is in memory.
         cost: rough number of operations to compute one element anew (0: a view or a constant).
         depth: how many lazy tensors in a row it is computed from.
-        blocked: computed from blocked tensors of the same shape, so better stored blocked.
+        prefers: the layout of the tensors of the same shape that it is computed from, in which it is best stored.
         uses: consumers that can't be fused into one.
     """
 
@@ -165,7 +223,7 @@ class Tensor:
         self.layout: Layout | None = None
         self.cost = 0
         self.depth = 0
-        self.blocked = False
+        self.prefers: type[Layout] = Plain
         self.uses = 1
         self.block = ctx.block  # where it was made: memory given to it in an inner block is not its own
         self.origin = (ctx.node, ctx.operator)  # whose work it is, for profiles and errors
@@ -177,6 +235,11 @@ class Tensor:
     def rank(self) -> int:
         """Number of dims."""
         return len(self.shape)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether it is best stored as NCHW16c."""
+        return self.prefers is Blocked
 
     @property
     def size(self) -> Dim:

@@ -44,6 +44,15 @@ class _Child:
         module = importlib.import_module(f"sardonyx.converters.{kind.converter}")
         self.source = module.open_source(wanted, lambda text: self.send({"progress": text}))
 
+    def do_parts(self) -> list[str]:
+        return list(self._opened().parts())
+
+    def do_choose(self, part: str) -> None:
+        self._opened().choose(part)
+
+    def do_sizes(self) -> dict[str, list[int]]:
+        return {name: list(sizes) for name, sizes in self._opened().sizes().items()}
+
     def do_export(self, path: str) -> list[str]:
         return self._opened().export(Path(path))
 

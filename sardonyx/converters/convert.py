@@ -7,7 +7,7 @@ import importlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from sardonyx.converters import table
 from sardonyx.converters.factory import kind_of
 from sardonyx.converters.process import Exported, Worker
-from sardonyx.converters.recognise import recognise
+from sardonyx.converters.recognise import recognise, whole
 from sardonyx.converters.source import Dim, Request
 from sardonyx.converters.tidy import tidy
 from sardonyx.errors import VerificationError
@@ -35,6 +35,8 @@ class Conversion:
         notes: what the converter says: the exporter chosen, dimensions made dynamic, and so on.
         report: the verification; None where it was not asked for.
         unverified: where the file lies if it was not verified, or failed.
+        parts: one conversion for each file, by name, of a source that becomes several; the other attributes are then
+            those of the first.
     """
 
     path: Path | None
@@ -42,6 +44,7 @@ class Conversion:
     notes: list[str] = field(default_factory=list)
     report: Report | None = None
     unverified: Path | None = None
+    parts: dict[str, Conversion] = field(default_factory=dict)
 
 
 def convert(
@@ -61,7 +64,8 @@ def convert(
     """Convert a model to standard ONNX and prove that it computes the same.
 
     The framework works in a child process. The file appears under its name only when it is verified; one that is not
-    is kept as ``NAME.unverified.onnx``.
+    is kept as ``NAME.unverified.onnx``. A source that becomes several models (an encoder and its decoder) gives
+    ``NAME_encoder.onnx`` and so on; the option ``part`` chooses one of them.
 
     Args:
         source: a file, a folder, ``module:factory`` (a function without arguments that returns the model), or the
@@ -88,29 +92,46 @@ def convert(
     source = os.fspath(source) if made is None else f"<{type(made).__name__}>"
     if made is not None:
         kind = kind or kind_of(made)
-    row = table.kind_called(kind or recognise(source))
+    if kind is None:
+        source, kind = whole(source, recognise(source), options or {})
+    row = table.kind_called(kind)
     table.check_trust(row, source, trust)
-    table.require(row)
+    table.require(row, verify)
     request = Request(source, row.name, opset, dict(dims or {}), [dict(s) for s in samples], dict(options or {}), trust)
     output.parent.mkdir(parents=True, exist_ok=True)
+    with _opened(request, made, progress) as opened:
+        parts = opened.parts()
+        if not parts:
+            return _write(opened, request, output, verify, depth, progress)
+        written = {}
+        for part in parts:
+            opened.choose(part)
+            path = output.with_name(f"{output.stem}_{part}.onnx")
+            written[part] = _write(opened, request, path, verify, depth, progress)
+        return replace(written[parts[0]], parts=written)
+
+
+def _write(
+    opened: Exported, request: Request, output: Path, verify: bool, depth: bool, progress: Callable[[str], None]
+) -> Conversion:
+    """Export, tidy, verify and name one file."""
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".convert-") as folder:
         partial = Path(folder) / output.name
-        with _opened(request, made, progress) as opened:
-            notes = opened.export(partial)
-            progress("tidying")
-            tidy(partial)
-            result = Conversion(None, row.name, notes)
-            if verify:
-                from sardonyx.verifier.verify import verify_conversion
+        notes = opened.export(partial)
+        progress("tidying")
+        tidy(partial)
+        result = Conversion(None, request.kind, notes)
+        if verify:
+            from sardonyx.verifier.verify import verify_conversion
 
-                result.report = verify_conversion(opened, partial, request, progress, depth)
+            result.report = verify_conversion(opened, partial, request, progress, depth)
         if result.report is not None and result.report.passed:
             result.path = move_model(partial, output)
             return result
         result.unverified = move_model(partial, output.with_name(f"{output.stem}.unverified.onnx"))
     if result.report is not None:
         error = VerificationError(
-            f"{output.name} does not compute what {source!r} computes: {result.report.summary()}",
+            f"{output.name} does not compute what {request.source!r} computes: {result.report.summary()}",
             hint=f"It is kept as {result.unverified}.",
         )
         error.report = result.report  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from sardonyx.errors import SourceError
 
 # A class among the bases of the object -> kind; compared by name, so that no framework is imported to ask.
 _BASES = (
+    ("transformers.modeling_utils.PreTrainedModel", "huggingface"),
     ("torch.nn.modules.module.Module", "torch-module"),
     ("keras.src.models.model.Model", "keras-model"),
     ("tf_keras.src.engine.training.Model", "keras-model"),
@@ -37,11 +38,23 @@ def kind_of(made: Any) -> str:
             return kind
     if type(made).__module__.startswith(("jax", "flax")) or callable(made):
         return "jax"
+    if isinstance(made, tuple) and len(made) == 2 and callable(made[0]):  # a function with example arguments
+        return "jax"
     raise SourceError(f"a {type(made).__name__} is no model that is known here", hint="See sardonyx convert --help.")
 
 
 def make(source: str) -> Any:
     """What the function named by ``module:factory`` returns; an object that is no function is taken as it is."""
+    found = imported(source)
+    return found() if callable(found) and kind_or_none(found) is None else found
+
+
+def imported(source: str) -> Any:
+    """The object named by ``module:attribute``.
+
+    Raises:
+        SourceError: it cannot be imported.
+    """
     name, _, attribute = source.partition(":")
     try:
         found = importlib.import_module(name)
@@ -49,7 +62,7 @@ def make(source: str) -> Any:
             found = getattr(found, part)
     except (ImportError, AttributeError) as problem:
         raise SourceError(f"{source!r} cannot be imported: {problem}") from problem
-    return found() if callable(found) and kind_or_none(found) is None else found
+    return found
 
 
 def kind_or_none(made: Any) -> str | None:

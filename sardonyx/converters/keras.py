@@ -38,6 +38,8 @@ class Keras(TensorFlow):
             self.names = [f"{name}_" if name in {spec.name for spec in self.specs} else name for name in outputs]
 
     def _load(self) -> Any:
+        if not self.request.trust:
+            check_lambdas(self.request.source)
         problems = []
         for title, loader in (("Keras 3", _keras_3), ("Keras 2", _keras_2)):
             self.progress(f"loading with {title}")
@@ -56,6 +58,33 @@ class Keras(TensorFlow):
         elif any("No model config" in text or "No model found" in text for text in problems):
             hint = "It holds weights alone: build the model in a function and name it as module:factory."
         raise SourceError(f"{self.request.source!r} cannot be loaded: {'; '.join(problems)}", hint=hint)
+
+
+def check_lambdas(path: str) -> None:
+    """Refuse an HDF5 file with code in a Lambda layer: Keras 2 runs it without asking. Archives are checked by Keras.
+
+    Raises:
+        SourceError: the file holds such a layer, or cannot be read.
+    """
+    import json
+
+    import h5py
+
+    if not path.endswith(".keras") and h5py.is_hdf5(path):
+        try:
+            with h5py.File(path, "r") as file:
+                config = file.attrs.get("model_config", "{}")
+            parts = [json.loads(config)]
+        except (OSError, ValueError) as problem:
+            raise SourceError(f"{path!r} is a damaged HDF5 file: {problem}", hint="Copy it again.") from problem
+        while parts:
+            part = parts.pop()
+            if isinstance(part, dict) and part.get("class_name") == "Lambda":
+                raise SourceError(
+                    f"{path!r} holds a Lambda layer: loading it runs whatever code it contains",
+                    hint="If you know where the file comes from: --trust.",
+                )
+            parts += part.values() if isinstance(part, dict) else part if isinstance(part, list) else []
 
 
 def _keras_3(path: str, trust: bool) -> Any:

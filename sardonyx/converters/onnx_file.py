@@ -35,7 +35,7 @@ class OnnxFile(Source):
         before = model.opset_imports.get("", 0)
         if self.request.opset and self.request.opset != before:
             self.progress(f"opset {before} -> {self.request.opset}")
-            model = _at_opset(model, self.request.opset)
+            model = at_opset(model, self.request.opset)
             notes.append(f"opset {before} -> {self.request.opset}")
         save(model, path)
         self._inputs = model_inputs(model)
@@ -64,7 +64,7 @@ def open_source(request: Request, progress: Callable[[str], None], made: Any = N
     return OnnxFile(request, progress, made)
 
 
-def _at_opset(model: ir.Model, opset: int) -> ir.Model:
+def at_opset(model: ir.Model, opset: int) -> ir.Model:
     import onnx.version_converter
 
     try:

@@ -30,7 +30,10 @@ _TAIL = 2000  # characters of the framework's output that an error shows
 class Exported(Protocol):
     """What conversion and verification see of a source: a `Worker`, or a `Source` in this process."""
 
+    def parts(self) -> Sequence[str]: ...
+    def choose(self, part: str) -> None: ...
     def export(self, path: Path) -> list[str]: ...
+    def sizes(self) -> Mapping[str, Sequence[int]]: ...
     def inputs(self) -> Sequence[Input]: ...
     def points(self) -> Sequence[Point]: ...
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]: ...
@@ -99,6 +102,14 @@ class Worker:
             os.close(self._to_child)
         self._folder.cleanup()
 
+    def parts(self) -> list[str]:
+        """`Source.parts`."""
+        return self._call("parts")
+
+    def choose(self, part: str) -> None:
+        """`Source.choose`."""
+        self._call("choose", part=part)
+
     def export(self, path: Path) -> list[str]:
         """`Source.export`."""
         return self._call("export", path=str(path))
@@ -106,6 +117,10 @@ class Worker:
     def inputs(self) -> list[Input]:
         """`Source.inputs`."""
         return [Input.from_json(fields) for fields in self._call("inputs")]
+
+    def sizes(self) -> dict[str, list[int]]:
+        """`Source.sizes`."""
+        return self._call("sizes")
 
     def points(self) -> list[Point]:
         """`Source.points`."""

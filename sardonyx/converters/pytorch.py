@@ -10,16 +10,19 @@ import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sardonyx.converters import torch_guess, torch_points
+from sardonyx.converters import torch_guess, torch_points, torch_script
 from sardonyx.converters.onnx_file import model_inputs
-from sardonyx.converters.signature import example, parse_inputs, with_dynamic
+from sardonyx.converters.signature import SIZES, example, parse_inputs, with_dynamic
 from sardonyx.converters.source import Input, Point, Request, Source
-from sardonyx.errors import ConversionError, InputError, SourceError
+from sardonyx.converters.torch_load import brief, load
+from sardonyx.errors import ConversionError, InputError
+from sardonyx.verifier.samples import dims_in
 
 
 class PyTorch(Source):
@@ -28,14 +31,34 @@ class PyTorch(Source):
     def __init__(self, request: Request, progress: Callable[[str], None], made: Any = None):
         super().__init__(request, progress, made)
         self.notes: list[str] = []
-        self.module = made if made is not None else _load(request)
-        if getattr(self.module, "training", False) and hasattr(self.module, "eval"):
-            self.notes.append("the module was in training mode; it is converted in evaluation mode")
-        if hasattr(self.module, "eval"):
-            self.module.eval()
-        self._declared = self._inputs_declared()
+        self._outputs: list[str] | None = None  # names of the outputs; None: the exporter's
         self._inputs: Sequence[Input] = ()
         self._points: Sequence[Point] = ()
+        self.open()
+
+    def open(self) -> None:
+        """Read the module, and find out what it takes."""
+        self.take(self.made if self.made is not None else load(self.request))
+        if not is_script(self.module):
+            self._declared = self._inputs_declared()
+            return
+        inner, fixed = self.module, torch_script.fixed_arguments(self.module, self.request.options)
+        if fixed:
+            self.module = torch_script.wrapped(inner, fixed)
+        own = self._inputs_declared()
+        self.module, self._declared, notes = torch_script.explicit(inner, fixed, own)
+        self.notes += notes
+        memory = [f"next_{each.name}" for each in self._declared[len(own) :]]
+        count = len(self.run(self._feeds())) - len(memory)
+        self._outputs = [*_output_names(count), *memory]
+
+    def take(self, module: Any) -> None:
+        """`module` is what is exported and run, in evaluation mode."""
+        self.module = module
+        if getattr(module, "training", False) and hasattr(module, "eval"):
+            self.notes.append("the module was in training mode; it is converted in evaluation mode")
+        if hasattr(module, "eval"):
+            module.eval()
 
     # What the module takes.
 
@@ -66,9 +89,7 @@ class PyTorch(Source):
 
     def export(self, path: Path) -> list[str]:
         """By the first exporter that manages."""
-        given = self.request.samples[0] if self.request.samples else None
-        sizes = {name: size for name, size in self.request.dims.items() if isinstance(size, int)}
-        feeds = given or example(self._declared, sizes)
+        feeds = self._feeds()
         problems = []
         for title, exporter in self._exporters():
             self.progress(f"exporting by {title}")
@@ -77,7 +98,7 @@ class PyTorch(Source):
                     warnings.simplefilter("ignore")
                     exporter(path, feeds)
             except Exception as problem:
-                problems.append(f"{title}: {_brief(problem)}")
+                problems.append(f"{title}: {brief(problem)}")
                 continue
             self.notes += [f"exported by {title}", *(f"not by {text}" for text in problems)]
             self._finish(path)
@@ -87,10 +108,18 @@ class PyTorch(Source):
             hint="The first message names the line; Python that depends on data (if x.sum() > 0) is the usual cause.",
         )
 
-    def _exporters(self) -> Iterator[tuple[str, Callable[[Path, Mapping[str, np.ndarray]], None]]]:
-        import torch
+    def _feeds(self) -> Mapping[str, np.ndarray]:
+        """Inputs to trace with: the first sample, if there is one that fits."""
+        names = {each.name for each in self._declared}
+        for sample in self.request.samples:
+            if names <= sample.keys():
+                return {each.name: sample[each.name] for each in self._declared}
+        likely = {name: sizes[0] for name, sizes in self.sizes().items()}
+        given = {name: size for name, size in self.request.dims.items() if isinstance(size, int)}
+        return example(self._declared, likely | given)
 
-        scripted = isinstance(self.module, (torch.jit.ScriptModule, torch.jit.ScriptFunction))
+    def _exporters(self) -> Iterator[tuple[str, Callable[[Path, Mapping[str, np.ndarray]], None]]]:
+        scripted = is_script(self.module)
         dynamic = any(isinstance(dim, str) for each in self._declared for dim in each.shape)
         if not scripted:
             yield "torch.export", lambda path, feeds: self._export_new(path, feeds, dynamic)
@@ -104,17 +133,21 @@ class PyTorch(Source):
         import torch
 
         auto = torch.export.Dim.AUTO
-        shapes = {
+        shapes: Any = {
             each.name: {axis: auto for axis, dim in enumerate(each.shape) if isinstance(dim, str)}
             for each in self._declared
         }
-        arguments: dict[str, Any] = {"input_names": [each.name for each in self._declared], "external_data": False}
+        arguments: dict[str, Any] = {"kwargs": self._tensors(feeds)}
+        if _any_number(self.module):
+            arguments, shapes = {"args": tuple(self._tensors(feeds).values())}, (tuple(shapes.values()),)
         if self.request.opset:
             arguments["opset_version"] = self.request.opset
         program = torch.onnx.export(
             getattr(self.module, "program", self.module),
-            kwargs=self._tensors(feeds),
             dynamic_shapes=shapes if dynamic else None,
+            input_names=[each.name for each in self._declared],
+            output_names=self._outputs,
+            external_data=False,
             dynamo=True,
             verbose=False,
             **arguments,
@@ -132,17 +165,45 @@ class PyTorch(Source):
             each.name: {axis: dim for axis, dim in enumerate(each.shape) if isinstance(dim, str)}
             for each in self._declared
         }
+        outputs = self._output_axes(feeds)
         if hasattr(self.module, "program"):
             raise ConversionError("an ExportedProgram has no TorchScript form")
+        opset = self.request.opset or 17
+        torch_script.register_symbolics(opset)
         torch.onnx.export(
             self.module,
             tuple(self._tensors(feeds).values()),
             str(path),
             input_names=[each.name for each in self._declared],
-            dynamic_axes=axes if dynamic else None,
-            opset_version=self.request.opset or 17,
+            output_names=list(outputs),
+            dynamic_axes={**axes, **outputs} if dynamic else None,
+            opset_version=opset,
             dynamo=False,
         )
+
+    def _output_axes(self, feeds: Mapping[str, np.ndarray]) -> dict[str, dict[int, str]]:
+        """Names of the outputs, and which of their axes change with the sizes of the inputs.
+
+        The TorchScript exporter would give outputs the sizes of the sample.
+        """
+        first = [value.shape for value in self.run(feeds)]
+        names = self._outputs or _output_names(len(first))
+        try:
+            second = [value.shape for value in self.run(self._other_feeds())]
+        except Exception:  # whatever a module raises on sizes that it was not made for
+            second = first
+        return {
+            name: {axis: f"{name}_{axis}" for axis, (a, b) in enumerate(zip(one, two, strict=False)) if a != b}
+            for name, one, two in zip(names, first, second, strict=False)
+        }
+
+    def _other_feeds(self) -> Mapping[str, np.ndarray]:
+        """Inputs of other sizes than those of `_feeds`: the second sample, or what is made up."""
+        if len(self.request.samples) > 1:
+            return self.request.samples[1]
+        known = self.sizes()
+        names = {name for each in self._declared for dim in each.shape if isinstance(dim, str) for name in dims_in(dim)}
+        return example(self._declared, {name: known[name][1] if len(known.get(name, ())) > 1 else 9 for name in names})
 
     def _name_dims(self, model: Any) -> None:
         """Give the exporter's symbols (s77) the names that were declared."""
@@ -170,12 +231,10 @@ class PyTorch(Source):
         from sardonyx.model.load import load
 
         model = load(path)
-        ranges = {each.name: each for each in self._declared}
-        found = []
-        for each in model_inputs(model):
-            declared = ranges.get(each.name, each)
-            found.append(Input(each.name, each.dtype, each.shape, declared.low, declared.high))
-        self._inputs = found
+        declared = {each.name: each for each in self._declared}
+        self._inputs = [
+            replace(declared.get(each.name, each), dtype=each.dtype, shape=each.shape) for each in model_inputs(model)
+        ]
         self._points = torch_points.points(self.module, model)
 
     # Running.
@@ -192,6 +251,10 @@ class PyTorch(Source):
         with torch.no_grad():
             outputs = self.module(*self._tensors({name: feeds[name] for name in wanted if name in feeds}).values())
         return [array(value) for value in tensors_in(outputs)]
+
+    def sizes(self) -> Mapping[str, Sequence[int]]:
+        """By the usual names of dimensions."""
+        return SIZES
 
     def points(self) -> Sequence[Point]:
         """Outputs of the module's parts."""
@@ -212,74 +275,32 @@ def open_source(request: Request, progress: Callable[[str], None], made: Any = N
     return PyTorch(request, progress, made)
 
 
-class Exported:
-    """An ExportedProgram that can be called like the module it came from."""
-
-    training = False
-
-    def __init__(self, program: Any):
-        self.program = program
-        self.module = program.module()
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.module(*arguments)
-
-
-def _load(request: Request) -> Any:
-    import torch
-
-    path = request.source
-    try:
-        if request.kind == "torch-export":
-            return Exported(torch.export.load(path))
-        if request.kind == "torchscript":
-            return torch.jit.load(path, map_location="cpu")
-        if request.kind == "safetensors":
-            from safetensors.torch import load_file
-
-            return _with_weights(request, load_file(path))
-        loaded = torch.load(path, map_location="cpu", weights_only=not request.trust)
-    except (SourceError, InputError):
-        raise
-    except Exception as problem:
-        raise SourceError(f"PyTorch cannot read {path!r}: {_brief(problem)}") from problem
-    return loaded if isinstance(loaded, torch.nn.Module) else _with_weights(request, loaded)
-
-
-def _with_weights(request: Request, weights: Any) -> Any:
-    """The module that the factory makes, with these weights in it."""
-    from sardonyx.converters.factory import make
-
-    factory = request.options.get("factory", "")
-    if not factory:
-        raise SourceError(
-            f"{request.source!r} holds weights alone, without the module that they belong to",
-            hint="Name a function that makes the module: --option factory=package.module:function.",
-        )
-    module = make(factory)
-    for key in ("state_dict", "model_state_dict", "model", "net"):
-        if isinstance(weights, Mapping) and isinstance(weights.get(key), Mapping):
-            weights = weights[key]
-    weights = {re.sub(r"^(module|_orig_mod)\.", "", name): value for name, value in weights.items()}
-    found = module.load_state_dict(weights, strict=False)
-    problems = [f"missing {name}" for name in found.missing_keys] + [
-        f"unknown {name}" for name in found.unexpected_keys
-    ]
-    if problems:
-        shown = ", ".join(problems[:6]) + (f" and {len(problems) - 6} more" if len(problems) > 6 else "")
-        raise SourceError(f"the weights do not fit the module that {factory} makes: {shown}")
-    return module
-
-
 def _parameters(module: Any) -> list[str]:
     """Names of the arguments of ``forward``."""
     target = getattr(module, "forward", module)
     if hasattr(module, "program"):
         return list(module.program.graph_signature.user_inputs)
-    if hasattr(module, "graph"):  # TorchScript
-        return [name.debugName().split(".")[0] for name in list(module.graph.inputs())[1:]]
+    if is_script(module):
+        return list(torch_script.arguments(module))
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
     return [each.name for each in inspect.signature(target).parameters.values() if each.kind in kinds]
+
+
+def _output_names(count: int) -> list[str]:
+    return [f"output_{number}" for number in range(count)] if count > 1 else ["output"]
+
+
+def is_script(module: Any) -> bool:
+    """Whether it is TorchScript."""
+    import torch
+
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+def _any_number(module: Any) -> bool:
+    """Whether ``forward`` takes its tensors as ``*values``: any number of them, without names."""
+    parameters = inspect.signature(getattr(module, "forward", module)).parameters.values()
+    return any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in parameters)
 
 
 def _by_name(sample: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -324,10 +345,3 @@ def array(tensor: Any) -> np.ndarray:
 
 def _shown(each: Input) -> str:
     return f"{each.name}:{each.dtype}[{','.join(map(str, each.shape))}]"
-
-
-def _brief(problem: Exception) -> str:
-    """The line of a long message that says something."""
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    telling = [line for line in lines if re.match(r"(\w+Error|Unsupported|Could not|Failed|.*not supported)", line)]
-    return f"{type(problem).__name__}: {(telling or lines or ['no message'])[0][:300]}"

@@ -11,7 +11,7 @@ import pickletools
 import re
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,15 @@ def _folder(path: Path) -> str | None:
     if not names:
         raise SourceError(f"the folder {str(path)!r} is empty")
     return None
+
+
+def whole(source: str, kind: str, options: Mapping[str, str]) -> tuple[str, str]:
+    """Source and kind, where a file of weights lies in a Hugging Face folder and no factory is named: the folder."""
+    folder = Path(source).parent
+    alone = kind in ("safetensors", "torch-weights") and "factory" not in options
+    if alone and (folder / "config.json").is_file() and _folder(folder) == "huggingface":
+        return str(folder), "huggingface"
+    return source, kind
 
 
 def _json(path: Path, *keys: str) -> bool:

@@ -11,7 +11,13 @@ from sardonyx.converters.source import Dim, Input
 from sardonyx.errors import InputError
 
 _ONE = re.compile(r"\s*([\w./-]+)\s*(?::\s*(\w+))?\s*\[([^\]]*)\]\s*(?:<\s*(\d+))?\s*\Z")
-_SIZES = {"batch": 2, "length": 16, "height": 224, "width": 224}  # of a first sample
+# Of dynamic dimensions by their usual names: the first for a first sample, the others to compare at as well.
+SIZES: dict[str, tuple[int, ...]] = {
+    "batch": (3, 1),  # exporters like to take one for a constant
+    "length": (16, 7),
+    "height": (64, 80),
+    "width": (96, 72),
+}
 
 
 def parse_inputs(text: str) -> list[Input]:
@@ -36,10 +42,10 @@ def parse_inputs(text: str) -> list[Input]:
 
 def example(inputs: Sequence[Input], sizes: Mapping[str, int] | None = None, seed: int = 0) -> dict[str, np.ndarray]:
     """Arrays that fit `inputs`, to trace with; dynamic dimensions get a size that is likely."""
-    from sardonyx.verifier.samples import fill
+    from sardonyx.verifier.samples import dims_in, fill
 
-    names = {dim for each in inputs for dim in each.shape if isinstance(dim, str)}
-    return fill(inputs, {**{name: _SIZES.get(name, 8) for name in names}, **(sizes or {})}, seed)
+    names = {name for each in inputs for dim in each.shape if isinstance(dim, str) for name in dims_in(dim)}
+    return fill(inputs, {**{name: SIZES.get(name, (8,))[0] for name in names}, **(sizes or {})}, seed)
 
 
 def with_dynamic(inputs: Sequence[Input], samples: Sequence[Mapping[str, np.ndarray]]) -> list[Input]:

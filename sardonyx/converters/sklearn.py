@@ -6,12 +6,16 @@ Classifiers give labels and probabilities as tensors, not as a list of dictionar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sardonyx.converters import ranges
 from sardonyx.converters.boosting import register_for_pipelines
 from sardonyx.converters.source import Input, Request, Source
 from sardonyx.errors import ConversionError, InputError, SourceError
@@ -37,6 +41,9 @@ class ScikitLearn(Source):
         width = getattr(self.model, "n_features_in_", None) or getattr(first, "n_features_in_", None)
         if width is None:
             raise InputError("the model was not fitted: how many features it takes is unknown", hint="Fit it first.")
+        known = ranges.of_estimator(first)
+        if known is not None and len(known[0]) == width:
+            return [Input("X", "float32", ("batch", int(width)), *known)]
         return [Input("X", "float32", ("batch", int(width)))]
 
     def export(self, path: Path) -> list[str]:
@@ -49,18 +56,46 @@ class ScikitLearn(Source):
         for each in self._inputs:
             kind = kinds.StringTensorType if each.dtype == "string" else kinds.FloatTensorType
             types.append((each.name, kind([None, *(each.shape[1:] if each.name != "text" else ())])))
-        options: dict[Any, Any] = {}
-        if hasattr(self.model, "predict_proba"):
-            options[id(self.model)] = {"zipmap": False}
         self.progress("converting by skl2onnx")
+        opset = self.request.opset or min(skl2onnx.get_latest_tested_opset_version(), 21)
         try:
-            model = skl2onnx.convert_sklearn(
-                self.model, initial_types=types, options=options, target_opset=self.request.opset
-            )
+            with plain_attributes(), _without_flattening(_steps(self.model)):
+                model = self._converted(types, {"": opset, "ai.onnx.ml": 3})
         except Exception as problem:
             raise _refused(problem) from problem
+        finish(model, len(self._functions()))
         path.write_bytes(model.SerializeToString())
+        self._read_trees(path)
         return [f"converted by skl2onnx {skl2onnx.__version__}"]
+
+    def _converted(self, types: list[Any], opsets: dict[str, int]) -> Any:
+        """By skl2onnx; scores as a tensor, and words as scikit-learn finds them."""
+        import skl2onnx
+
+        options: dict[Any, Any] = {}
+        for step in _steps(self.model):
+            check_text(step)
+            if _takes_text(step) and getattr(step, "analyzer", "") == "word":
+                options[id(step)] = {"tokenexp": token_expression(step.token_pattern)}
+        if self._classifies():
+            options[id(self.model)] = {"zipmap": False}
+        try:
+            return skl2onnx.convert_sklearn(self.model, initial_types=types, options=options, target_opset=opsets)
+        except NameError as problem:  # of a model that knows no such option
+            if "zipmap" not in str(problem):
+                raise
+            options.pop(id(self.model))
+            return skl2onnx.convert_sklearn(self.model, initial_types=types, options=options, target_opset=opsets)
+
+    def _read_trees(self, path: Path) -> None:
+        """Values that the splits of trees tell apart, where nothing else is known of a matrix."""
+        from sardonyx.model.load import load
+
+        [first, *others] = self._inputs
+        if not others and first.dtype == "float32" and first.low is None and len(first.shape) == 2:
+            known = ranges.of_trees(load(path), int(first.shape[1]))
+            if known is not None:
+                self._inputs = [replace(first, low=known[0], high=known[1])]
 
     def inputs(self) -> Sequence[Input]:
         """A matrix, a text, or one column each."""
@@ -71,26 +106,47 @@ class ScikitLearn(Source):
         data = self._table(feeds) if self.columns is not None else next(iter(feeds.values()))
         if self._inputs[0].name == "text":
             data = [str(item) for item in data.reshape(-1)]
-        if hasattr(self.model, "predict_proba"):
-            return [np.asarray(self.model.predict(data)), np.asarray(self.model.predict_proba(data), np.float32)]
-        if hasattr(self.model, "predict"):
-            return self._predicted(data)
-        out = self.model.transform(data)
-        return [np.asarray(out.toarray() if hasattr(out, "toarray") else out, np.float32)]
+        found = []
+        for number, function in enumerate(self._functions()):
+            value = function(data)
+            value = np.asarray(value.toarray() if hasattr(value, "toarray") else value)
+            if number == 0 and len(self._functions()) > 1:
+                value = value.reshape(-1)  # labels
+            elif value.ndim < 2 and not self._classifies():
+                value = value.reshape(len(value), -1)
+            found.append(value.astype(np.float32) if value.dtype.kind == "f" else value)
+        return found
 
-    def _predicted(self, data: Any) -> list[np.ndarray]:
+    def _classifies(self) -> bool:
         from sklearn.base import is_classifier
 
-        values = np.asarray(self.model.predict(data))
-        if is_classifier(self.model) and hasattr(self.model, "decision_function"):
-            return [values, np.asarray(self.model.decision_function(data), np.float32)]
-        values = values.astype(np.float32) if values.dtype.kind == "f" else values
-        return [values.reshape(len(values), -1)]
+        return bool(is_classifier(self.model))
+
+    def _functions(self) -> list[Callable[[Any], Any]]:
+        """What the outputs of the ONNX model hold, as methods of the estimator."""
+        from sklearn.base import is_clusterer, is_outlier_detector
+
+        model = self.model
+        if is_outlier_detector(model):
+            return [model.predict, model.decision_function]
+        if is_clusterer(model) and hasattr(model, "transform"):
+            return [model.predict, model.transform]
+        if hasattr(model, "predict_proba"):
+            return [model.predict, model.predict_proba]
+        if self._classifies() and hasattr(model, "decision_function"):
+            return [model.predict, lambda data: both_classes(model.decision_function(data))]
+        return [model.predict if hasattr(model, "predict") else model.transform]
 
     def _table(self, feeds: Mapping[str, np.ndarray]) -> Any:
         import pandas
 
         return pandas.DataFrame({name: value.reshape(-1) for name, value in feeds.items()})
+
+
+def both_classes(scores: np.ndarray) -> np.ndarray:
+    """Scores of two classes, where scikit-learn gives those of the second alone."""
+    scores = np.asarray(scores)
+    return np.stack([-scores, scores], 1) if scores.ndim == 1 else scores
 
 
 def columns(model: Any) -> list[Input] | None:
@@ -141,6 +197,87 @@ def _categories(transformer: Any, position: int) -> tuple[str, ...]:
             values = np.asarray(fitted[position])
             return tuple(str(value) for value in values) if values.dtype.kind in "OU" else ()
     return ()
+
+
+def token_expression(pattern: str) -> str:
+    """A pattern of tokens for RE2, in which word characters and boundaries are those of ASCII.
+
+    Greedy runs of word characters begin and end at word boundaries by themselves.
+    """
+    plain = re.sub(r"^\(\?u\)", "", pattern)
+    if plain == r"\b\w\w+\b":
+        return r"[\p{L}\p{N}_]{2,}"
+    if plain == r"\b\w+\b":
+        return r"[\p{L}\p{N}_]+"
+    return plain
+
+
+def check_text(step: Any) -> None:
+    """Refuse what the operators of text cannot say.
+
+    Raises:
+        ConversionError: words are left out before they are joined to n-grams.
+    """
+    if getattr(step, "stop_words", None) and getattr(step, "ngram_range", (1, 1))[1] > 1:
+        raise ConversionError(
+            "stop words are removed before words are joined: the neighbours that remain have no ONNX form",
+            operator=type(step).__name__,
+            hint="Use stop_words=None with n-grams, or ngram_range=(1, 1).",
+        )
+
+
+@contextlib.contextmanager
+def plain_attributes() -> Iterator[None]:
+    """Numbers in attributes as Python's own: skl2onnx hands over numpy's, which newer versions of onnx refuse."""
+    from skl2onnx.common._container import ModelComponentContainer
+
+    original = ModelComponentContainer.add_node
+
+    def add_node(self: Any, *arguments: Any, **attributes: Any) -> Any:
+        for name, value in attributes.items():
+            if isinstance(value, list) and value and isinstance(value[0], (int, float, np.generic)):
+                numbers = [v.item() if isinstance(v, np.generic) else v for v in value]
+                attributes[name] = [int(v) if isinstance(v, bool) else v for v in numbers]
+        return original(self, *arguments, **attributes)
+
+    ModelComponentContainer.add_node = add_node
+    try:
+        yield
+    finally:
+        ModelComponentContainer.add_node = original
+
+
+@contextlib.contextmanager
+def _without_flattening(steps: Sequence[Any]) -> Iterator[None]:
+    """Voting classifiers without an option that concerns `transform` alone, and that skl2onnx refuses."""
+    voting = [step for step in steps if getattr(step, "flatten_transform", False)]
+    for step in voting:
+        step.flatten_transform = False
+    try:
+        yield
+    finally:
+        for step in voting:
+            step.flatten_transform = True
+
+
+def finish(model: Any, count: int) -> None:
+    """Drop outputs that the estimator has no method for; labels, the first of two, are a vector whatever they were."""
+    import onnx
+
+    graph = model.graph
+    del graph.output[count:]
+    output = graph.output[0]
+    maker = next((node.op_type for node in graph.node if output.name in node.output), "")
+    if count < 2 or maker.endswith("Classifier"):  # those give a vector by definition
+        return
+    inner, name = f"{output.name}_of_any_shape", output.name
+    for node in graph.node:
+        node.output[:] = [inner if each == name else each for each in node.output]
+        node.input[:] = [inner if each == name else each for each in node.input]
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1], np.int64), f"{name}_shape"))
+    graph.node.append(onnx.helper.make_node("Reshape", [inner, f"{name}_shape"], [name], name=f"{name}_vector"))
+    kind = output.type.tensor_type.elem_type
+    output.type.CopyFrom(onnx.helper.make_tensor_type_proto(kind, ["batch"]))
 
 
 def _load(request: Request) -> Any:

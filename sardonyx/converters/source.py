@@ -26,18 +26,22 @@ class Input:
     Attributes:
         name: its name in the ONNX model.
         dtype: numpy's name of the element type; "string" for text.
-        shape: sizes; a string names a dynamic dimension.
-        low: smallest sensible value; None: unknown.
+        shape: sizes; a string names a dynamic dimension, or is a sum of such names and numbers (``past + length``).
+        low: smallest sensible value, or one for each element of the last axis; None: unknown.
         high: largest sensible value, inclusive: the last index of an embedding, say.
         choices: texts that make sense, for text.
+        ascending: the values of the last axis ascend, as the corners of a box do.
+        padding: for a mask, on which side rows are padded, "left" or "right": it is 1, and 0 on the padding.
     """
 
     name: str
     dtype: str
     shape: tuple[Dim, ...]
-    low: float | None = None
-    high: float | None = None
+    low: float | Sequence[float] | None = None
+    high: float | Sequence[float] | None = None
     choices: tuple[str, ...] = ()
+    padding: str = ""
+    ascending: bool = False
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Input:
@@ -101,6 +105,17 @@ class Source(ABC):
         self.made = made  # the object itself, where the source is one in memory
         self.progress = progress  # call with a few words at each long step
 
+    def parts(self) -> Sequence[str]:
+        """Names of the models that this source becomes, if it is several (an encoder and its decoder); else empty.
+
+        One of them is chosen before any other method is called.
+        """
+        return ()
+
+    def choose(self, part: str) -> None:
+        """What follows is about the part of this name."""
+        raise NotImplementedError
+
     @abstractmethod
     def export(self, path: Path) -> list[str]:
         """Write the ONNX model to `path`; returns what the user should know (the exporter chosen, and so on)."""
@@ -108,6 +123,10 @@ class Source(ABC):
     @abstractmethod
     def inputs(self) -> Sequence[Input]:
         """The inputs, named as in the ONNX model; called after `export`."""
+
+    def sizes(self) -> Mapping[str, Sequence[int]]:
+        """Sizes of dynamic dimensions that make sense, the most typical first; where none is known, none is given."""
+        return {}
 
     @abstractmethod
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:

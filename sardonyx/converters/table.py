@@ -19,6 +19,8 @@ class Kind:
         needs: packages to import, all of them.
         extra: the extra of Sardonyx that installs them; empty where nothing is needed.
         pickled: reading it runs code that the file contains: refused unless trusted.
+        runs: packages that run the source, for verification alone: one of them.
+        alone: whether, without any of these, the result is compared under two runtimes, and a note says so.
     """
 
     name: str
@@ -27,6 +29,13 @@ class Kind:
     needs: tuple[str, ...] = ()
     extra: str = ""
     pickled: bool = False
+    runs: tuple[str, ...] = ()
+    alone: bool = False
+
+    @property
+    def runnable(self) -> bool:
+        """Whether the source can be run here."""
+        return not self.runs or any(importlib.util.find_spec(name) is not None for name in self.runs)
 
 
 _TORCH = ("torch", "onnxscript")
@@ -42,7 +51,7 @@ _ALL = (
     Kind("torch-weights", "PyTorch weights (state_dict)", "pytorch", _TORCH, "torch"),
     Kind("torch-pickle", "pickled PyTorch module", "pytorch", _TORCH, "torch", pickled=True),
     Kind("safetensors", "safetensors weights", "pytorch", (*_TORCH, "safetensors"), "torch"),
-    Kind("huggingface", "Hugging Face folder", "", (*_TORCH, "transformers"), "transformers"),
+    Kind("huggingface", "Hugging Face folder", "huggingface", (*_TORCH, "transformers"), "transformers"),
     Kind("saved-model", "TensorFlow SavedModel", "tensorflow", _TF, "tensorflow"),
     Kind("graphdef", "TensorFlow frozen graph", "tensorflow", _TF, "tensorflow"),
     Kind("tf-checkpoint", "TensorFlow checkpoint", "tensorflow", _TF, "tensorflow"),
@@ -50,9 +59,9 @@ _ALL = (
     Kind("keras", "Keras model (.keras)", "keras", _TF, "tensorflow"),
     Kind("keras-h5", "Keras model (HDF5)", "keras", _TF, "tensorflow"),
     Kind("keras-model", "Keras model in memory", "keras", _TF, "tensorflow"),
-    Kind("tflite", "TensorFlow Lite model", "", _TF, "tflite"),
-    Kind("mxnet", "MXNet symbol and parameters", ""),
-    Kind("jax", "JAX function", "", ("jax", "jax2onnx"), "jax"),
+    Kind("tflite", "TensorFlow Lite model", "tflite", extra="tflite", runs=("ai_edge_litert", "tensorflow")),
+    Kind("mxnet", "MXNet symbol and parameters", "mxnet", runs=("mxnet",), alone=True),
+    Kind("jax", "JAX function", "jax", ("jax", "jax2onnx"), "jax"),
     Kind("sklearn", "scikit-learn model (joblib, pickle)", "sklearn", ("sklearn", "skl2onnx"), "sklearn", pickled=True),
     Kind("skops", "scikit-learn model (skops)", "sklearn", ("sklearn", "skl2onnx", "skops"), "sklearn"),
     Kind("sklearn-model", "scikit-learn model in memory", "sklearn", ("sklearn", "skl2onnx"), "sklearn"),
@@ -60,7 +69,7 @@ _ALL = (
     Kind("xgboost", "XGBoost model", "boosting", ("xgboost", "onnxmltools"), "xgboost"),
     Kind("lightgbm", "LightGBM model", "boosting", ("lightgbm", "onnxmltools"), "lightgbm"),
     Kind("catboost", "CatBoost model", "boosting", ("catboost",), "catboost"),
-    Kind("paddle", "PaddlePaddle program and parameters", "", ("paddle", "paddle2onnx"), "paddle"),
+    Kind("paddle", "PaddlePaddle program and parameters", "paddle", ("paddle", "paddle2onnx"), "paddle"),
 )
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
 
@@ -76,8 +85,12 @@ def kind_called(name: str) -> Kind:
     return KINDS[name]
 
 
-def require(kind: Kind) -> None:
+def require(kind: Kind, verify: bool = True) -> None:
     """Check that the packages of `kind` are installed, without importing them.
+
+    Args:
+        kind: of the source.
+        verify: whether the source will be run as well.
 
     Raises:
         UnsupportedError: this kind has no converter yet.
@@ -90,6 +103,11 @@ def require(kind: Kind) -> None:
         raise ProviderError(
             f"to convert a {kind.title}, {' and '.join(missing)} must be installed",
             hint=f"pip install 'sardonyx[{kind.extra}]'",
+        )
+    if verify and not kind.runnable and not kind.alone:
+        raise ProviderError(
+            f"to verify a {kind.title}, {' or '.join(kind.runs)} must be installed",
+            hint=f"pip install 'sardonyx[{kind.extra}]', or --no-verify (verify=False).",
         )
 
 

@@ -1,10 +1,14 @@
 """TensorFlow: SavedModels, frozen graphs and functions, by tf2onnx.
 
+Options: ``signature`` of a SavedModel; of a frozen graph ``inputs`` and ``outputs`` (names, by commas), ``shapes`` of
+inputs, and ``constants`` for placeholders that are to be none (``training=false``).
+
 Whatever the source is, it becomes one function of named inputs; that function is converted, and run for comparison.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -94,19 +98,20 @@ class TensorFlow(Source):
             graph_def.ParseFromString(Path(self.request.source).read_bytes())
         except Exception as problem:
             raise SourceError(f"no frozen graph: {problem}") from problem
+        set_constants(graph_def, self.request.options.get("constants", ""))
+        declared = {each.name: each for each in parse_inputs(self.request.options.get("shapes", ""))}
+        for node in graph_def.node:
+            if node.name in declared and node.op.startswith("Placeholder"):
+                sizes = [d if isinstance(d, int) else None for d in declared[node.name].shape]
+                node.attr["shape"].shape.CopyFrom(tf.TensorShape(sizes).as_proto())
         inputs, outputs = frozen_ends(graph_def, self.request.options)
         wrapped = tf.compat.v1.wrap_function(lambda: tf.compat.v1.import_graph_def(graph_def, name=""), [])
         pruned = wrapped.prune(
             [wrapped.graph.get_tensor_by_name(n) for n in inputs],
             [wrapped.graph.get_tensor_by_name(n) for n in outputs],
         )
-        declared = {each.name: each for each in parse_inputs(self.request.options.get("shapes", ""))}
         for name, tensor in zip(inputs, pruned.inputs, strict=True):
-            short = name.partition(":")[0]
-            shape = declared[short].shape if short in declared else tensor.shape
-            self.specs.append(
-                self._fixed(tf.TensorSpec([d if isinstance(d, int) else None for d in shape], tensor.dtype, name=short))
-            )
+            self.specs.append(self._fixed(tf.TensorSpec(tensor.shape, tensor.dtype, name=name.partition(":")[0])))
         self.names = [name.partition(":")[0] for name in outputs]
         self.function = lambda *arguments: list(pruned(*arguments))
 
@@ -151,11 +156,26 @@ class TensorFlow(Source):
             )
         except Exception as problem:
             raise _refused(problem) from problem
+        self._set_captured(model, named.get_concrete_function(*self.specs))
         self._check_native(model)
         self._rename(model)
         path.write_bytes(model.SerializeToString())
         self._inputs = self._ranges(path)
         return [*self.notes, f"converted by tf2onnx {tf2onnx.__version__}"]
+
+    @staticmethod
+    def _set_captured(model: Any, concrete: Any) -> None:
+        """Tensors that a function captured, other than variables: weights, of which tf2onnx makes inputs."""
+        import onnx
+
+        values = {
+            inner.name: outer.numpy()
+            for outer, inner in concrete.graph.captures
+            if hasattr(outer, "numpy") and outer.dtype.is_numpy_compatible
+        }
+        for value in [value for value in model.graph.input if value.name in values]:
+            model.graph.initializer.append(onnx.numpy_helper.from_array(values[value.name], value.name))
+            model.graph.input.remove(value)
 
     def _check_native(self, model: Any) -> None:
         """tf2onnx leaves what it does not know in place, with a warning."""
@@ -214,6 +234,33 @@ def frozen_ends(graph_def: Any, options: Mapping[str, str]) -> tuple[list[str], 
     if not all(chosen):
         raise SourceError("the frozen graph has no placeholder or no end", hint="--option inputs=a,b outputs=c")
     return tuple([name if ":" in name else f"{name}:0" for name in names] for names in chosen)  # type: ignore[return-value]
+
+
+def set_constants(graph_def: Any, text: str) -> None:
+    """Replace the placeholders that `text` names, as in ``training=false;rate=0.5``, by constants.
+
+    Raises:
+        InputError: there is no placeholder of that name, or the value is none.
+    """
+    import tensorflow as tf
+
+    placeholders = {node.name: node for node in graph_def.node if node.op.startswith("Placeholder")}
+    for pair in filter(str.strip, text.split(";")):
+        name, _, value = (part.strip() for part in pair.partition("="))
+        if name not in placeholders:
+            raise InputError(f"no placeholder {name!r}", hint=f"the graph has: {', '.join(placeholders)}")
+        node = placeholders[name]
+        kind = node.attr["dtype"].type
+        try:
+            tensor = tf.make_tensor_proto(json.loads(value), kind)
+        except (ValueError, TypeError) as problem:
+            raise InputError(
+                f"constants: {pair.strip()!r}", hint="write NAME=false, NAME=0.5 or NAME=[1, 2]"
+            ) from problem
+        node.Clear()
+        node.name, node.op = name, "Const"
+        node.attr["dtype"].type = kind
+        node.attr["value"].tensor.CopyFrom(tensor)
 
 
 def _refused(problem: Exception) -> ConversionError:

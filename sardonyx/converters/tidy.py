@@ -37,7 +37,8 @@ def name_nodes(model: ir.Model) -> None:
             node.name = name
 
 
-_MADE_UP = re.compile(r"unk__\d+|unk_\d+|\?|None|-1")  # what exporters write for a dimension that they know nothing of
+# What exporters write for a dimension that they know nothing of.
+_MADE_UP = re.compile(r"DynamicDimension\.\d+|unk__\d+|unk_\d+|\?|None|-1")
 
 
 def name_dims(model: ir.Model) -> None:

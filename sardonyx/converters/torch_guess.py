@@ -8,8 +8,10 @@ from typing import Any
 from sardonyx.converters.signature import example
 from sardonyx.converters.source import Input
 
-_SIDES = (224, 299, 64, 32, 28, 512)  # of images
-_LENGTHS = (16000, 1024, 128, 64)  # of one-dimensional signals
+_LAYERS = ("Conv1d", "Conv2d", "Conv3d", "Embedding", "LSTM", "GRU", "RNN", "Linear")
+_SIDES = (224, 256, 299, 384, 192, 160, 128, 112, 96, 64, 48, 32, 28, 24, 512)  # of images
+_VOLUMES = [(16, 112, 112), (32, 112, 112)]
+_LENGTHS = (16000, 1024, 512, 128, 64)  # of one-dimensional signals
 
 
 def guess(module: Any, names: Sequence[str]) -> list[Input] | None:
@@ -53,35 +55,32 @@ def _candidates(module: Any, names: Sequence[str]) -> Iterator[list[Input]]:
     layer = _first_layer(module)
     if layer is None:
         return
-    kind = type(layer).__name__
-    if kind == "Conv2d":
-        for side in _SIDES:
-            yield [Input(name, "float32", ("batch", layer.in_channels, side, side))]
-    elif kind == "Conv1d":
-        for length in _LENGTHS:
-            yield [Input(name, "float32", ("batch", layer.in_channels, length))]
-            if layer.in_channels == 1:
-                yield [Input(name, "float32", ("batch", length))]
-    elif kind == "Conv3d":
-        for depth in (16, 32):
-            yield [Input(name, "float32", ("batch", layer.in_channels, depth, 112, 112))]
+    kind = _kind(layer)
+    if kind.startswith("Conv"):
+        sizes = {"Conv1d": [(n,) for n in _LENGTHS], "Conv2d": [(n, n) for n in _SIDES], "Conv3d": _VOLUMES}[kind]
+        yield from ([Input(name, "float32", ("batch", layer.in_channels, *size))] for size in sizes)
+        # A signal that becomes one channel, or a picture, inside.
+        yield from ([Input(name, "float32", ("batch", n))] for n in _LENGTHS if layer.in_channels == 1)
     elif kind == "Embedding":
         ids = Input(name, "int64", ("batch", 16), 0, layer.num_embeddings - 1)
         yield [ids]
         yield [ids, *(Input(other, "int64", ("batch", 16), 1, 1) for other in names[1:2])]
     elif kind in ("LSTM", "GRU", "RNN"):
-        yield [Input(name, "float32", ("batch", 16, layer.input_size))]
-    elif kind in ("Linear", "LazyLinear"):
+        yield [Input(name, "float32", ("batch", "length", layer.input_size))]
+    elif kind == "Linear":
         yield [Input(name, "float32", ("batch", layer.in_features))]
         yield [Input(name, "float32", ("batch", 16, layer.in_features))]
 
 
 def _first_layer(module: Any) -> Any:
     """The first part with weights whose input's width is known from its own attributes."""
-    for part in module.modules():
-        if type(part).__name__ in ("Conv1d", "Conv2d", "Conv3d", "Embedding", "LSTM", "GRU", "RNN", "Linear"):
-            return part
-    return None
+    return next((part for part in module.modules() if _kind(part)), None)
+
+
+def _kind(part: Any) -> str:
+    """Which layer of PyTorch it is, or is derived from; "" for others, and for TorchScript, which hides sizes."""
+    names = [base.__name__ for base in type(part).__mro__ if base.__module__.startswith("torch.nn.modules")]
+    return next((name for name in names if name in _LAYERS), "")
 
 
 def with_range(module: Any, each: Input) -> Input:

@@ -37,7 +37,7 @@ PORTABLE = ("-DSX_PORTABLE",)
 # converts first and selects after, so that loops vectorise, and LLVM defines that a result not selected does no harm.
 UNDEFINED = ("-fsanitize=undefined", "-fsanitize-trap=undefined", "-fno-sanitize=float-cast-overflow")
 MODELS_IN_UNIT = 12  # of a program of many, so that all cores compile
-STATUS = {2: "wrong arguments", 3: "a file or memory failed", 4: "the request is malformed"}
+STATUS = {2: "wrong arguments", 3: "a file or memory failed", 4: "the request is malformed", 5: "no matrix tiles"}
 
 
 @dataclass(frozen=True)

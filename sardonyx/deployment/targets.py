@@ -71,6 +71,7 @@ _SKYLAKE = f"{_V3} avx512f avx512bw avx512cd avx512dq avx512vl adx"
 _ICELAKE = (
     f"{_SKYLAKE} avx512vbmi avx512_vbmi2 avx512_vnni avx512_bitalg avx512ifma avx512_vpopcntdq gfni vaes vpclmulqdq"
 )
+_SAPPHIRE = f"{_ICELAKE} avx512_bf16 avx512_fp16 avx_vnni amx_tile amx_int8"
 # Without this Clang splits 512-bit vectors for Intel into halves and spills them: 2.5 times slower.
 _WIDE = ("-mprefer-vector-width=512",)
 _SOFT = ("-DSX_PORTABLE",)
@@ -80,6 +81,7 @@ _CPUS = (
     _Cpu("x86_64_v3", "x86_64", "x86_64_v3", ("-march=x86-64-v3",), _V3),
     _Cpu("skylake_avx512", "x86_64", "skylake_avx512", ("-march=skylake-avx512",), _SKYLAKE, _WIDE),
     _Cpu("icelake_server", "x86_64", "icelake_server", ("-march=icelake-server",), _ICELAKE, _WIDE),
+    _Cpu("sapphirerapids", "x86_64", "sapphirerapids", ("-march=sapphirerapids",), _SAPPHIRE, _WIDE),
     _Cpu("znver4", "x86_64", "znver4", ("-march=znver4",), f"{_ICELAKE} avx512_bf16 clzero"),
     _Cpu("aarch64", "aarch64", "generic", ("-march=armv8-a",), ""),
     _Cpu(
@@ -178,12 +180,28 @@ def cpu_flags() -> frozenset[str]:
         try:
             # The first processors are enough, and all of a large machine cost milliseconds to read.
             with open("/proc/cpuinfo", errors="replace") as file:
-                return parse_cpuinfo(file.read(65536).rpartition("\n")[0])
+                flags = parse_cpuinfo(file.read(65536).rpartition("\n")[0])
         except OSError:
             return frozenset()
+        return flags if "amx_tile" not in flags or _tiles_allowed() else flags - {"amx_tile", "amx_int8", "amx_bf16"}
     if system == "macos":
         return _macos_flags()
     return _windows_flags()
+
+
+def _tiles_allowed() -> bool:
+    """Asks Linux for the registers of matrix tiles (AMX); a process may use them only with its permission.
+
+    It holds for all threads of the process and its forks. Linux refuses it before 5.16, under some hypervisors and
+    sandboxes, and where a thread has a signal stack too small for the state.
+    """
+    import ctypes
+
+    arch_prctl, req_xcomp_perm, tile_data = 158, 0x1023, 18
+    try:
+        return ctypes.CDLL(None).syscall(arch_prctl, req_xcomp_perm, tile_data) == 0
+    except (OSError, AttributeError):
+        return False
 
 
 def parse_cpuinfo(text: str) -> frozenset[str]:

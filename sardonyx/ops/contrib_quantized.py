@@ -24,7 +24,7 @@ from sardonyx.ops.linalg import product, transpose
 from sardonyx.ops.node import Node
 from sardonyx.ops.quantization import (
     dequantized,
-    dynamic_range,
+    dynamically_quantized,
     factor,
     integer_product,
     is_single,
@@ -156,9 +156,7 @@ def dynamic_quantize_matmul(
     bias: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """A float matrix, quantised by its own range, times a quantised one."""
-    a = ctx.cheap(a)
-    scale, zero = dynamic_range(ctx, a)
-    bytes_ = quantized(ctx, a, scale, zero, "uint8")
+    bytes_, scale, zero = dynamically_quantized(ctx, a)
     both = factor(ctx, lambda x, y: x * y, scale, _columns(ctx, b_scale))  # type: ignore[arg-type]
     return scaled(ctx, integer_product(ctx, bytes_, b, zero, _columns(ctx, b_zero)), both, bias)
 

@@ -17,7 +17,7 @@ from sardonyx.compiler.dtypes import is_float
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Pointer, Reduce, Store
-from sardonyx.compiler.tensor import LANES, Plain, Tensor, variables
+from sardonyx.compiler.tensor import LANES, Blocked, Plain, Tensor, variables
 from sardonyx.kernels import packing
 from sardonyx.ops.binary import map_elements
 from sardonyx.ops.node import Node
@@ -220,7 +220,7 @@ def _upsample(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, s
         return ex.guard(inside, value, 0)
 
     result = ctx.lazy("float32", shape, element, sources=[spread])
-    result.blocked = True
+    result.prefers = Blocked
     return result
 
 

@@ -39,7 +39,7 @@ __all__ = ["Custom", "Type", "digest", "find", "operator"]
 
 
 class Type(NamedTuple):
-    """Element type (``float32``, ``int64``, ``bool``, ...) and dims of a tensor; a dim is a number or a name.
+    """Element type (``float32``, ``int64``, ``bool``, ``string``, ...) and dims of a tensor: numbers or names.
 
     A name that an input's type has stands for the same number; any other is known once the function has run.
     """
@@ -77,7 +77,8 @@ class Custom:
 
 
 _OPERATORS: dict[tuple[str, str], list[Custom]] = {}
-_OWN = {"com.microsoft": "sardonyx.ops.contrib"}  # modules of this package that register some when they are imported
+# Modules of this package that register some when they are imported.
+_OWN = {"com.microsoft": ("sardonyx.ops.contrib", "sardonyx.ops.text")}
 
 
 def operator(
@@ -147,7 +148,8 @@ def attributes_of(node: Any) -> dict[str, Any]:
 def find(domain: str, name: str, version: int) -> Custom | None:
     """The operator as version `version` of `domain` means it, or None."""
     if domain in _OWN and (domain, name) not in _OPERATORS:
-        importlib.import_module(_OWN[domain])
+        for module in _OWN[domain]:
+            importlib.import_module(module)
     rows = [row for row in _OPERATORS.get((domain, name), ()) if row.since <= version]
     return rows[-1] if rows else None
 

@@ -254,7 +254,7 @@ def _resize_axis(ctx: Lowering, x: Tensor, rule: Rule, axis: Axis, wide: str) ->
         return finished(value, i)
 
     result = ctx.lazy(dtype, shape, element, sources=[x], cost=1 if nearest else 3 * taps)
-    result.blocked = x.blocked and a > 1
+    result.prefers = x.prefers if a > 1 else Plain
     return result
 
 

@@ -59,7 +59,7 @@ def gathered(ctx: Lowering, x: Tensor, indices: Tensor, axis: int) -> Tensor:
         return x.at((*position[:axis], i, *position[axis + indices.rank :]))
 
     view = ctx.lazy(x.dtype, (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]), element, sources=[x])
-    view.blocked = False
+    view.prefers = Plain
     return view
 
 
@@ -76,7 +76,7 @@ def gather_elements(ctx: Lowering, node: Node, x: Tensor, indices: Tensor) -> Te
         return x.at(tuple(i if k == axis else p for k, p in enumerate(position)))
 
     view = ctx.lazy(x.dtype, indices.shape, element, sources=[indices], cost=1)
-    view.blocked = False
+    view.prefers = Plain
     return view
 
 
@@ -114,7 +114,7 @@ def gather_nd(ctx: Lowering, node: Node, x: Tensor, indices: Tensor) -> Tensor:
         return x.at((*position[:batch], *own, *position[outer:]))
 
     view = ctx.lazy(x.dtype, (*indices.shape[:-1], *x.shape[batch + depth :]), element, cost=depth - 1)
-    view.blocked = False
+    view.prefers = Plain
     return view
 
 

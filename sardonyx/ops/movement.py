@@ -11,7 +11,7 @@ from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Buffer, Nest, Store
-from sardonyx.compiler.tensor import LANES, Blocked, Layout, Plain, Position, Tensor
+from sardonyx.compiler.tensor import LANES, Blocked, ChannelsLast, Layout, Plain, Position, Tensor, preferred
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
 from sardonyx.ops.shapes import (
@@ -234,7 +234,7 @@ def transpose(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
     if perm == sorted(perm):
         return x
     wide = [axis for axis in perm if x.shape[axis] != 1]
-    if wide == sorted(wide) and not x.blocked:  # only axes of extent 1 move
+    if wide == sorted(wide) and x.prefers is Plain:  # only axes of extent 1 move
         return reshaped(ctx, x, [x.shape[axis] for axis in perm])
     back = [perm.index(axis) for axis in range(x.rank)]
     return moved(ctx, x, [x.shape[axis] for axis in perm], lambda i: tuple(i[axis] for axis in back))
@@ -265,7 +265,7 @@ def joined(ctx: Lowering, inputs: Sequence[Tensor], axis: int, room: tuple[Buffe
     inputs = [x for x in inputs if x.shape[axis] != 0] or list(inputs)
     if len(inputs) == 1 and room is None:
         return inputs[0]
-    layout: Layout = Blocked(shape) if _joins_blocks(inputs, axis) else Plain(shape)
+    layout = _joint_layout(inputs, axis)(shape)
     if room is None or room[1].shape != shape or room[0].dtype != inputs[0].dtype:
         room = ctx.temporary(inputs[0].dtype, layout.size()), layout
     buffer, layout = room
@@ -294,26 +294,28 @@ def _joined_shape(ctx: Lowering, inputs: Sequence[Tensor], axis: int) -> tuple[D
     return tuple(shape)
 
 
-def _joins_blocks(inputs: Sequence[Tensor], axis: int) -> bool:
-    """True when the result may stay in channel blocks: each input begins at the start of a block."""
-    if inputs[0].rank < 3 or not any(x.blocked for x in inputs):
-        return False
+def _joint_layout(inputs: Sequence[Tensor], axis: int) -> type[Layout]:
+    """The layout of the result: that of the inputs, but for channel blocks each has to begin at the start of one."""
+    if inputs[0].rank < 3:
+        return Plain
+    layout = preferred(inputs[0].dtype, (x.prefers for x in inputs))
     channels = [x.shape[1] for x in inputs[:-1]]
-    return axis != 1 or all(isinstance(c, int) and c % LANES == 0 for c in channels)
+    fits = axis != 1 or all(isinstance(c, int) and c % LANES == 0 for c in channels)
+    return Plain if layout is Blocked and not fits else layout
 
 
 def part_of(ctx: Lowering, x: Tensor, axis: int, start: Dim, size: Dim, step: int = 1) -> Tensor:
     """`size` elements of `x` along `axis`, from `start`, every `step`."""
-    if x.buffer is not None and isinstance(x.layout, Blocked) and step == 1 and _is_blocks(x, axis, start, size):
+    if x.buffer is not None and not isinstance(x.layout, Plain | None) and step == 1 and _is_part(x, axis, start, size):
         return ctx.in_memory(x.buffer, x.layout.part(axis, start, size).shape, x.layout.part(axis, start, size))
     shape = [size if k == axis else dim for k, dim in enumerate(x.shape)]
     return moved(ctx, x, shape, lambda i: tuple(start + p * step if k == axis else p for k, p in enumerate(i)))
 
 
-def _is_blocks(x: Tensor, axis: int, start: Dim, size: Dim) -> bool:
-    """True for whole images, and for channels from the start of a block to the end of one."""
-    if axis != 1:
-        return axis == 0
+def _is_part(x: Tensor, axis: int, start: Dim, size: Dim) -> bool:
+    """True for whole images, and for channels: of blocks from the start of one to the end of one."""
+    if axis != 1 or isinstance(x.layout, ChannelsLast):
+        return axis < 2
     if not isinstance(start, int) or not isinstance(size, int) or start % LANES:
         return False
     return size > 0 and (size % LANES == 0 or start + size == x.shape[1])

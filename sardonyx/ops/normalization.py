@@ -146,7 +146,7 @@ def normalize(
     """
     x = ctx.cheap(x, READ_AGAIN)
     in_blocks = isinstance(x.layout, Blocked) and x.buffer is not None and min(axes) > 1
-    if x.blocked and not in_blocks:
+    if x.prefers is not Plain and not in_blocks:
         x = ctx.plain(x)
     shape = kept_shape(x, axes)
     kept, layout = (Blocked(shape), Blocked(x.shape)) if in_blocks else (Plain(shape), Plain(x.shape))

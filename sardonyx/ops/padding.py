@@ -11,7 +11,7 @@ from sardonyx.compiler import index as ix
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
-from sardonyx.compiler.tensor import Position, Tensor
+from sardonyx.compiler.tensor import ChannelsLast, Plain, Position, Tensor
 from sardonyx.ops.binary import broadcast, broadcast_shape
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
@@ -61,7 +61,7 @@ def padded(
             return ex.guard(inside, x.at(own), value)
 
         view = ctx.lazy(x.dtype, shape, element, sources=[x], cost=2)
-        view.blocked = False
+        view.prefers = Plain
         return view
     if mode not in MIRRORS:
         raise errors.ModelError(f"mode '{mode}'", node=ctx.node, operator=ctx.operator)
@@ -140,7 +140,7 @@ def expand(ctx: Lowering, node: Node, x: Tensor, shape: Tensor) -> Tensor:
     ctx.native(x)
     wanted = broadcast_shape(ctx, [x.shape, dims(ctx, shape)])
     view = ctx.lazy(x.dtype, wanted, broadcast(ctx, x, wanted), sources=[x])
-    view.blocked = x.blocked and view.shape == x.shape
+    view.prefers = x.prefers if view.shape == x.shape else Plain
     return view
 
 
@@ -201,7 +201,9 @@ def depth_to_space(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
         own = channel * (b * b) + block if column_row else block * depth + channel
         return image, own, ix.floordiv(y, b), ix.floordiv(x_, b)
 
-    return moved(ctx, x, (n, depth, h * b, w * b), origin)
+    view = moved(ctx, x, (n, depth, h * b, w * b), origin)
+    view.prefers = Plain if column_row or x.prefers is not ChannelsLast else ChannelsLast  # where channels stay neighbours
+    return view
 
 
 @operator("SpaceToDepth")

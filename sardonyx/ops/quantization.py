@@ -24,10 +24,11 @@ from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.host import dtype_name
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
-from sardonyx.compiler.program import Kernel, Pointer, Reduce, Store
+from sardonyx.compiler.program import Buffer, Kernel, Pointer, Reduce, Store
 from sardonyx.compiler.tensor import Element, Plain, Position, Tensor, variables
 from sardonyx.kernels.packing_int8 import pack_quads
 from sardonyx.ops.binary import broadcast, broadcast_shape
+from sardonyx.ops.convolution_int8 import Requantization, convolve_bytes
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
 from sardonyx.ops.shapes import axis_of, moved, reshaped
@@ -151,42 +152,63 @@ def dequantize_linear(ctx: Lowering, node: Node, x: Tensor, scale: Tensor, zero:
     return dequantized(ctx, x, scale, zero, dtype, axis=node.attr("axis", 1), block=node.attr("block_size", 0))
 
 
-def dynamic_range(ctx: Lowering, x: Tensor) -> tuple[Tensor, Tensor]:
-    """``(scale, zero point)`` by which the values of `x`, and 0, fill uint8."""
+TINY, HUGE = 2.0**-60, 2.0**60  # scales between which a quotient needs no care
+SHIFT = 2.0**66
+
+
+def dynamically_quantized(ctx: Lowering, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`x` as uint8 by its own range, which 0 belongs to; the scale; the zero point.
+
+    Divided as `compiler/rounding.py` does: no division for each element, and the same bits. Values and a scale that are
+    too small or too large for that are multiplied by a power of two first.
+    """
     x = ctx.cheap(x)
     *rows, last = Plain((*x.shape, 1)[: x.rank + 1] if x.rank == 0 else x.shape).shape
     outer, inner = variables(rows), variables((last,), "k")
     again = variables((last,), "m")
-    ends = {name: ctx.temporary("float32", ix.product(rows)) for name in ("max", "min")}
+    count = ix.product(rows)
+    ends = {name: ctx.temporary("float32", count) for name in ("max", "min")}
     position = {"max": (*outer, *inner)[: x.rank], "min": (*outer, *again)[: x.rank]}
     stages: list = [Reduce(name, name, x.at(position[name]), own, "float32") for name, own in
                     (("max", inner), ("min", again))]  # fmt: skip
     place = Plain(tuple(rows)).offset(outer)
     ctx.nest(outer, [*stages, *(Store(b, place, ex.local(name, "float32")) for name, b in ends.items())])
-    high, low = (_extreme(ctx, name, buffer, ix.product(rows)) for name, buffer in ends.items())
-    scale, zero = ctx.temporary("float32", 1), ctx.temporary("uint8", 1)
+    scale, zero, numbers = ctx.temporary("float32", 1), ctx.temporary("uint8", 1), ctx.temporary("float32", 4)
+    ctx.nest((), _range_stages(ends, count, scale, zero, numbers))
+    shift, divisor, inverse, middle = (ex.load(numbers, i) for i in range(4))
+
+    def element(i: Position) -> Expr:
+        quotient = Expr("quotient", "float32", (x.at(i) * shift, divisor, inverse))
+        return Expr("quantize", "uint8", (quotient, middle))
+
+    bytes_ = ctx.lazy("uint8", x.shape, element, sources=[x], cost=6)
+    return bytes_, ctx.in_memory(scale, ()), ctx.in_memory(zero, ())
+
+
+def _range_stages(ends: dict[str, Buffer], count: Dim, scale: Buffer, zero: Buffer, numbers: Buffer) -> list:
+    """From the extremes of rows to scale and zero point; and what elements are computed with: power of two to multiply
+    by, scale times that, one over it, zero point.
+    """  # fmt: skip
+    (k,), (m,) = variables((count,), "k"), variables((count,), "m")
+    nought = ex.constant(0.0, "float32")
+    stages: list = [Reduce("high", "max", ex.load(ends["max"], k), (k,), "float32")]
+    stages += [Reduce("low", "min", ex.load(ends["min"], m), (m,), "float32")]
+    high, low = (ex.binary(op, ex.local(name, "float32"), nought) for name, op in (("high", "max"), ("low", "min")))
     span = high - low
     step = ex.select(span.equal(0.0), ex.constant(1.0, "float32"), span) / 255.0
-    ctx.nest((), [Store(scale, 0, step), Store(zero, 0, rounded(0.0 - low / step, None, "uint8"))])
-    return ctx.in_memory(scale, ()), ctx.in_memory(zero, ())
-
-
-def _extreme(ctx: Lowering, op: str, ends: object, count: Dim) -> Expr:
-    """The largest (smallest) of `ends` and 0."""
-    (k,) = variables((count,), "k")
-    buffer = ctx.temporary("float32", 1)
-    body = ex.binary(op, ex.local("end", "float32"), ex.constant(0.0, "float32"))
-    ctx.nest((), [Reduce("end", op, ex.load(ends, k), (k,), "float32"), Store(buffer, 0, body)])  # type: ignore[arg-type]
-    return ex.load(buffer, 0)
+    middle = rounded(0.0 - low / step, None, "uint8")
+    one, grown, shrunk = (ex.constant(value, "float32") for value in (1.0, SHIFT, 1 / SHIFT))
+    shift = ex.select(step < TINY, grown, ex.select(step > HUGE, shrunk, one))
+    stages += [Store(scale, 0, step), Store(zero, 0, middle), Store(numbers, 0, shift)]
+    stages += [Store(numbers, 1, step * shift), Store(numbers, 2, one / (step * shift))]
+    return [*stages, Store(numbers, 3, ex.cast(middle, "float32"))]
 
 
 @operator("DynamicQuantizeLinear", since=11)
 def dynamic_quantize_linear(ctx: Lowering, node: Node, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Quantises to uint8 by the range of the data itself; also gives the scale and zero point."""
     ctx.native(x)
-    x = ctx.cheap(x)
-    scale, zero = dynamic_range(ctx, x)
-    return quantized(ctx, x, scale, zero, "uint8"), scale, zero
+    return dynamically_quantized(ctx, x)
 
 
 # Products.
@@ -357,6 +379,9 @@ def integer_conv(
     ctx.native(x, w, x_zero, w_zero)
     ctx.equal_dims(x.shape[1], w.shape[1] * groups, "input channels do not fit the weights")
     ctx.requires(x_zero is None or is_single(x_zero), "a zero point of each input channel")
+    found = convolve_bytes(ctx, x, _needed(x_zero), w, w_zero, place, groups)
+    if found is not None:
+        return found
     if groups == 1 and x.dtype in BYTES and w.dtype in BYTES:
         return _conv_product(ctx, x, w, _needed(x_zero), _needed(w_zero), place)
     return _conv_nest(ctx, x, w, x_zero, w_zero, place, groups)
@@ -426,18 +451,29 @@ def qlinear_conv(
     y_scale: Tensor, y_zero: Tensor, bias: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """A convolution of quantised data, quantised again; the bias is int32 in units of both input scales."""
+    ctx.native(x, x_scale, w, w_scale, y_scale, y_zero, bias)
+    ctx.requires(is_single(y_zero) and is_single(x_scale) and is_single(y_scale), "scales of each input channel")
     if node.attr("channels_last", 0):  # com.microsoft
         x = moved(ctx, x, (x.shape[0], x.shape[-1], *x.shape[1:-1]), lambda i: (i[0], *i[2:], i[1]))
     place = window(ctx, node, x.shape[2:], w.shape[2:])
     scale = factor(ctx, lambda a, b, c: a * b / c, x_scale, w_scale, y_scale)
-    sums = integer_conv(ctx, x, w, x_zero, w_zero, place, node.attr("group", 1))
-    if bias is not None:
-        raw, bias = sums, ctx.cheap(bias)
-        sums = ctx.lazy("int32", raw.shape, lambda i: raw.at(i) + bias.at((i[1],)), sources=[raw], cost=1)
-    result = requantized(
-        ctx, sums, lambda i: scale.scalar() if is_single(scale) else scale.at((i[1],)), y_zero, y_zero.dtype
-    )
+    groups = node.attr("group", 1)
+    requantization = Requantization(bias, scale, y_zero)
+    result = convolve_bytes(ctx, x, _needed(x_zero), w, w_zero, place, groups, requantization)
+    if result is None:
+        result = _requantized_conv(ctx, integer_conv(ctx, x, w, x_zero, w_zero, place, groups), requantization)
     if node.attr("channels_last", 0):
         shape = (result.shape[0], *result.shape[2:], result.shape[1])
         return moved(ctx, result, shape, lambda i: (i[0], i[-1], *i[1:-1]))
     return result
+
+
+def _requantized_conv(ctx: Lowering, sums: Tensor, after: Requantization) -> Tensor:
+    """Sums of a convolution, plus the bias, quantised again."""
+    bias, scale, y_zero = after.bias, after.scale, after.zero
+    if bias is not None:
+        raw, bias = sums, ctx.cheap(bias)
+        sums = ctx.lazy("int32", raw.shape, lambda i: raw.at(i) + bias.at((i[1],)), sources=[raw], cost=1)
+    return requantized(
+        ctx, sums, lambda i: scale.scalar() if is_single(scale) else scale.at((i[1],)), y_zero, y_zero.dtype
+    )

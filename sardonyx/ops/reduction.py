@@ -257,7 +257,7 @@ def along(ctx: Lowering, node: Node, x: Tensor) -> tuple[Tensor, int]:
     flat = node.opset < 13
     axis = node.attr("axis", 1 if flat else -1)
     axis = x.rank if flat and axis == x.rank else checked_axis(ctx, axis, x.rank)
-    if isinstance(x.layout, Blocked) or x.blocked:
+    if x.prefers is not Plain:
         x = ctx.plain(x)
     if not flat or axis == x.rank - 1:
         return ctx.cheap(x, READ_AGAIN), axis
@@ -296,7 +296,7 @@ def softmax_along(ctx: Lowering, x: Tensor, axis: int, shape: Sequence[Dim] | No
 
     def stages(over: Row) -> list[Stage]:
         (k, at_k), (m, at_m), (n, at_n), (p, at_p) = (over(name) for name in "kmnp")
-        power = rounded(ex.unary("exp", rounded(ex.cast(x.at(at_m), wide) - ex.local("top", wide))))
+        power = rounded(ex.unary("exp_negative", rounded(ex.cast(x.at(at_m), wide) - ex.local("top", wide))))
         scale, share = 1.0 / ex.local("total", wide), ex.load(powers, place.offset(at_p))
         if half:  # one division for each element: a rounded reciprocal would round twice
             scale = rounded(ex.local("total", wide))
@@ -331,7 +331,7 @@ def log_softmax_along(ctx: Lowering, x: Tensor, axis: int, shape: Sequence[Dim] 
         value = ex.cast(x.at(at_n), wide) - top - log
         return [
             Reduce("top", "max", ex.cast(x.at(at_k), wide), (k,), wide),
-            Reduce("total", "sum", ex.unary("exp", ex.cast(x.at(at_m), wide) - top), (m,), wide),
+            Reduce("total", "sum", ex.unary("exp_negative", ex.cast(x.at(at_m), wide) - top), (m,), wide),
             Reduce("log", "sum", ex.unary("log", ex.local("total", wide)), (), wide),
             Store(result, place.offset(at_n), ex.cast(value, x.dtype), (n,)),
         ]

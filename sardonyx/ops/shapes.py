@@ -102,7 +102,7 @@ def is_listed(tensor: Tensor) -> bool:
 def moved(ctx: Lowering, x: Tensor, shape: Sequence[Dim], origin: Callable[[Position], Position]) -> Tensor:
     """A view of `shape` whose element at a position is that of `x` at ``origin(position)``, none read twice."""
     view = ctx.lazy(x.dtype, shape, lambda i: x.at(origin(i)), sources=[x])
-    view.blocked = False
+    view.prefers = Plain
     return view
 
 
@@ -136,7 +136,7 @@ def reshaped(ctx: Lowering, x: Tensor, shape: Sequence[Dim]) -> Tensor:
         return x.at(origin(position))
 
     view = ctx.lazy(x.dtype, shape, element, sources=[x])
-    view.blocked = x.blocked and shape == x.shape
+    view.prefers = x.prefers if shape == x.shape else Plain
     return view
 
 

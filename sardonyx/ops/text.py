@@ -1,12 +1,15 @@
 """Text operators: TfIdfVectorizer over integers; all others work on strings.
 
-Strings are Python objects here: they have no native layout, so that StringConcat, StringSplit, StringNormalizer and
-RegexFullMatch run on the host. What follows them in a graph (embeddings, classifiers) is native again.
+Strings are Python objects here: they have no native layout, so that StringConcat, StringSplit, StringNormalizer,
+RegexFullMatch and com.microsoft's Tokenizer run on the host. What follows them in a graph (embeddings, classifiers) is
+native again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -16,6 +19,7 @@ from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Reduce, Store
 from sardonyx.compiler.tensor import Position, Tensor, variables
+from sardonyx.ops import custom
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
 from sardonyx.ops.shapes import reshaped
@@ -83,3 +87,64 @@ def tf_idf(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
         return value if weight is None or mode == "TF" else value * weight.at((i[-1],))
 
     return ctx.lazy("float32", (*x.shape[:-1], width), element, cost=4)
+
+
+@custom.operator("com.microsoft", "Tokenizer", shape=lambda x, **_: custom.Type("string", (*x.shape, "tokens")))
+def tokenizer(
+    x: np.ndarray,
+    *,
+    mark: int = 0,
+    mincharnum: int = 1,
+    pad_value: str = "",
+    separators: Sequence[str] = (),
+    tokenexp: str = "",
+) -> np.ndarray:
+    """Tokens of each text along a new last axis, rows padded to the longest.
+
+    Args:
+        x: strings of any shape.
+        mark: whether a start and an end character (U+0002, U+0003) enclose the tokens of a text.
+        mincharnum: tokens of fewer characters are left out.
+        pad_value: fills short rows.
+        separators: regular expressions between tokens, applied in turn; one empty one makes each character a token.
+        tokenexp: regular expression of a token, in place of `separators`.
+    """
+    split = _splitter(tokenexp, separators)
+    rows = [[token for token in split(str(text)) if len(token) >= mincharnum] for text in x.reshape(-1)]
+    if mark:
+        rows = [["\x02", *row, "\x03"] for row in rows]
+    found = np.full((len(rows), max(map(len, rows), default=0)), pad_value, object)
+    for number, row in enumerate(rows):
+        found[number, : len(row)] = row
+    return found.reshape(*x.shape, -1) if found.size else found.reshape(*x.shape, found.shape[1])
+
+
+def _splitter(expression: str, separators: Sequence[str]) -> Callable[[str], list[str]]:
+    if expression:
+        pattern = re.compile(_in_python(expression))
+        return lambda text: [found[0] for found in pattern.finditer(text)]
+    if list(separators) == [""]:
+        return list
+    patterns = [re.compile(_in_python(separator)) for separator in separators]
+
+    def split(text: str) -> list[str]:
+        pieces = [text]
+        for pattern in patterns:
+            pieces = [part for piece in pieces for part in _between(pattern, piece)]
+        return pieces
+
+    return split
+
+
+def _between(pattern: re.Pattern[str], text: str) -> list[str]:
+    """What lies between the matches; unlike `re.split`, groups of the pattern are no pieces."""
+    ends = [(0, 0), *(found.span() for found in pattern.finditer(text)), (len(text), len(text))]
+    return [text[before[1] : after[0]] for before, after in itertools.pairwise(ends)]
+
+
+def _in_python(pattern: str) -> str:
+    """A pattern of RE2, whose letters and numbers of all scripts together with ``_`` are Python's word characters."""
+    for letters in (r"\p{L}", r"\pL"):
+        for numbers in (r"\p{N}", r"\pN"):
+            pattern = pattern.replace(f"{letters}{numbers}_", r"\w")
+    return pattern

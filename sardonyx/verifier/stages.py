@@ -35,6 +35,10 @@ class Stage(Protocol):
         """What it takes."""
         ...
 
+    def sizes(self) -> Mapping[str, Sequence[int]]:
+        """Sizes of dynamic dimensions that make sense; see `Source.sizes`."""
+        ...
+
 
 class SourceStage:
     """The model in its own framework."""
@@ -45,6 +49,7 @@ class SourceStage:
         self.path = path
         self.run = opened.run
         self.inputs = opened.inputs
+        self.sizes = opened.sizes
 
 
 class OnnxStage:
@@ -59,6 +64,10 @@ class OnnxStage:
     def inputs(self) -> Sequence[Input]:
         """As the model declares them."""
         return model_inputs(load(self.path))
+
+    def sizes(self) -> Mapping[str, Sequence[int]]:
+        """A file does not say."""
+        return {}
 
     def run(self, feeds: Feeds) -> list[np.ndarray]:
         """All outputs; sequences are flattened."""

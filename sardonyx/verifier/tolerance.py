@@ -16,7 +16,7 @@ and says so.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -70,16 +70,23 @@ def tolerances(model: ir.Model, sizes: Mapping[str, int] | None = None) -> dict[
         model: its inner shapes are used as far as they are known.
         sizes: of dynamic dimensions.
     """
-    found: dict[str, Tolerance] = {}
+    return _of_nodes(model.graph, sizes or {}, {})
+
+
+def _of_nodes(
+    nodes: Iterable[ir.Node], sizes: Mapping[str, int], outside: Mapping[str, Tolerance]
+) -> dict[str, Tolerance]:
+    """The tolerances of what `nodes` compute; the body of an If or a Loop reads values from `outside`."""
+    found = dict(outside)
     exact = Tolerance(0.0, 0.0)
-    for node in model.graph:
+    for node in nodes:
         sources = [found.get(str(value.name), exact) for value in node.inputs if value is not None]
         for body in (
             attribute.value for attribute in node.attributes.values() if attribute.type == ir.AttributeType.GRAPH
         ):
-            inner = tolerances(ir.Model(body, ir_version=10), sizes)
+            inner = _of_nodes(body, sizes, found)
             sources += [inner.get(str(value.name), exact) for value in body.outputs]
-        terms = max((source.terms for source in sources), default=0.0) + reduction_length(node, sizes or {})
+        terms = max((source.terms for source in sources), default=0.0) + reduction_length(node, sizes)
         unit = max((source.unit for source in sources), default=0.0)
         if node.op_type in ("Shape", "Size"):
             terms, unit = 0.0, 0.0
@@ -103,9 +110,6 @@ def reduction_length(node: ir.Node, sizes: Mapping[str, int]) -> float:
     if node.op_type in ("LSTM", "GRU", "RNN") and len(node.inputs) > 2 and node.inputs[0] is not None:
         steps = _size(node.inputs[0], 0, sizes)
         return steps * (_size(node.inputs[1], -1, sizes) + _size(node.inputs[2], -1, sizes))
-    if node.op_type.startswith("TreeEnsemble"):
-        trees = node.attributes.get("nodes_treeids") or node.attributes.get("tree_roots")
-        return float(len(set(trees.as_ints()))) if trees is not None else 100.0
     if node.op_type.startswith("TreeEnsemble"):
         trees = node.attributes.get("nodes_treeids") or node.attributes.get("tree_roots")
         return float(len(set(trees.as_ints()))) if trees is not None else 100.0

@@ -89,7 +89,7 @@ def test_nothing_undefined_happens():
     assert bad(check(batch(), MACHINES[f"{host_target().name}+undefined"])) == []
 
 
-@pytest.mark.parametrize("name", ["skylake_avx512", "icelake_server", "znver4"])
+@pytest.mark.parametrize("name", ["skylake_avx512", "icelake_server", "sapphirerapids", "znver4"])
 def test_wide_vectors_give_the_same_bytes(name):
     if reason := machine(name).missing():
         pytest.skip(reason)

@@ -11,7 +11,7 @@
     }
 
 #define FLOAT_FUNCTIONS(X) \
-    X(exp) X(expm1) X(log) X(log1p) X(sqrt) X(reciprocal) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) X(sinh) X(cosh) \
+    X(exp) X(exp_negative) X(expm1) X(log) X(log1p) X(sqrt) X(reciprocal) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) X(sinh) X(cosh) \
     X(tanh) X(asinh) X(acosh) X(atanh) X(erf) X(sigmoid) X(softplus) \
     X(floor) X(ceil) X(trunc) X(round_even) X(fabs) X(sign)
 #define BINARY_FUNCTIONS(X) X(pow) X(fmod) X(mod_floor) X(max) X(min) X(copysign)

@@ -42,6 +42,7 @@ ISAS = {
     "x86_64_v2": ["-target", "x86_64-linux-gnu", "-mcpu=x86_64_v2"],
     "x86_64_v3": ["-target", "x86_64-linux-gnu", "-mcpu=x86_64_v3"],
     "icelake_server": ["-target", "x86_64-linux-gnu", "-mcpu=icelake_server", "-mprefer-vector-width=512"],
+    "sapphirerapids": ["-target", "x86_64-linux-gnu", "-mcpu=sapphirerapids", "-mprefer-vector-width=512"],
     "aarch64": ["-target", "aarch64-linux-gnu", "-mcpu=generic"],
     "riscv64_v": ["-target", "riscv64-linux-gnu", "-mcpu=generic_rv64+m+a+f+d+c+v"],
     "wasm32_simd": ["-target", "wasm32-freestanding", "-mcpu=generic+simd128"],

@@ -140,6 +140,15 @@ def test_float_functions_are_within_their_bounds(loops: ctypes.CDLL, name: str) 
     check(name, got, reference(x.astype(np.float64)), portable if is_portable(loops) else fused, x)
 
 
+def test_exp_of_negative_numbers_is_exact_or_has_no_subnormal_result(loops: ctypes.CDLL) -> None:
+    x = samples(np.float32, 500_000)
+    x = x[~(x > 0)]
+    got, reference = call(loops, "exp_negative_f32", x), np.exp(x.astype(np.float64))
+    kept = ~(x < -87.68)
+    check("exp_negative", got[kept], reference[kept], 1, x[kept])
+    assert not got[x < -87.69].any(), "results that would be subnormal are 0"
+
+
 @pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="needs a long double wider than double")
 @pytest.mark.parametrize("name", UNARY)
 def test_double_functions_are_within_their_bounds(loops: ctypes.CDLL, name: str) -> None:

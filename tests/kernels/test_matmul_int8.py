@@ -41,6 +41,7 @@ ENGINES = [
     pytest.param({"isa": "x86_64_v3"}, id="avx2", marks=pytest.mark.isa("avx2")),
     pytest.param({"isa": "x86_64_v2"}, id="sse", marks=pytest.mark.isa("sse4_2")),
     pytest.param({"isa": "icelake_server"}, id="vnni", marks=pytest.mark.isa("avx512_vnni")),
+    pytest.param({"isa": "sapphirerapids"}, id="tiles", marks=pytest.mark.isa("amx_int8")),
     pytest.param({"isa": "x86_64_v3", "defines": {"SX_DOT_FALLBACK": None}, "flags": TRAPS}, id="plain",
                  marks=pytest.mark.isa("avx2")),
     pytest.param({"isa": "x86_64_v3", "defines": {**BYTES, "SX_DOT_A_UNSIGNED": 1, "__AVX512F__": 1}, "flags": TRAPS},
@@ -222,3 +223,19 @@ def test_it_compiles_for_other_targets_without_spills_in_the_hot_loops(isa):
         loops += 1
         assert not [step for step in body if re.search(r"%rsp|%rbp\)|\[sp", step)], isa
     assert loops >= 5 or isa == "riscv64_v"
+
+
+@pytest.mark.parametrize(("m", "n", "k", "batch"), [(200, 500, 70, 1), (5, 33, 9, 3)])
+def test_sums_that_the_epilogue_alone_wants_are_kept_in_scratch(lib, m, n, k, batch):
+    rng = np.random.default_rng(5)
+    a, b = draw(rng, (batch, m, k), np.uint8), draw(rng, (batch, k, n), np.int8)
+    zero = np.array([7], np.uint8)
+    seen = np.zeros((batch, m, n), np.int32)
+    args = arguments(a, b, np.empty((batch, m, n), np.int32), a_zero=zero, packed=batch == 1)
+    operands = (ctypes.c_void_p * 2)(harness.pointer(seen), 0)
+    dims = (ctypes.c_int64 * 2)(m, n)
+    args.epilogue = harness.function(lib, "add_row_and_count")
+    args.operands, args.dims = ctypes.addressof(operands), ctypes.addressof(dims)
+    args.c, args.own, args.operand_count = None, 1, 2
+    harness.run(lib, "matmul_int8", args)
+    np.testing.assert_array_equal(seen, oracle(a, b, zero, None) + 1)

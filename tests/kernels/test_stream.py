@@ -110,3 +110,32 @@ def test_wide_and_strided_convolutions_do_not_stream():
         (weight,) = [t for t in model.graph.initializer if t.name == "ew"]
         weight.CopyFrom(onnx.numpy_helper.from_array(constants[0][1], "ew"))
         assert (True, True) not in streams(model)
+
+
+def around_depthwise():
+    """A sum of the depthwise convolution and of what it reads, which its epilogue then reads too."""
+    model = block(size=(96, 96), c=48, mid=48)
+    swish = next(node for node in model.graph.node if node.op_type == "HardSwish")
+    swish.output[0] = "swish"
+    after = [*model.graph.node].index(swish) + 1
+    model.graph.node.insert(after, helper.make_node("Add", ["swish", "e1"], ["d1"]))
+    return model
+
+
+def around_projection():
+    """A sum of the projection and of the middle that it reads."""
+    model = block(size=(96, 96), c=20, mid=48, out=48)
+    model.graph.node[-1].output[0] = "p0"
+    model.graph.node.append(helper.make_node("Add", ["p0", "d1"], ["y"]))
+    return model
+
+
+@pytest.mark.parametrize("make", [around_depthwise, around_projection])
+def test_what_an_epilogue_reads_as_a_whole_stays_in_memory(make, monkeypatch):
+    model = make()
+    assert (True, True) not in streams(model)
+    x = RNG.standard_normal((1, model.graph.input[0].type.tensor_type.shape.dim[1].dim_value, 96, 96)).astype(np.float32)
+    together = sardonyx.Session(model).run({"x": x})[0]
+    monkeypatch.setattr(lowering, "stream_layers", lambda program: None)
+    model.graph.name = "alone"
+    np.testing.assert_array_equal(together, sardonyx.Session(model).run({"x": x})[0])

@@ -72,7 +72,16 @@ def samples(rows: int, features: int, dtype: type) -> np.ndarray:
     return x
 
 
-def call(forest: pt.Forest, x: np.ndarray, targets: int, aggregate: int, isa: str, *, backwards: bool) -> np.ndarray:
+def call(
+    forest: pt.Forest,
+    x: np.ndarray,
+    targets: int,
+    aggregate: int,
+    isa: str,
+    *,
+    backwards: bool,
+    macros: dict[str, object] | None = None,
+) -> np.ndarray:
     suffix = "f32" if x.dtype == np.float32 else "f64"
     p = pt.pack_forest(forest, x.dtype, targets)
     assert p is not None
@@ -86,7 +95,7 @@ def call(forest: pt.Forest, x: np.ndarray, targets: int, aggregate: int, isa: st
         starts=pointer(p.starts), targets_of=pointer(p.targets_of), steps=p.steps, leaves=pointer(leaves),
     )  # fmt: skip
     for name in (f"tree_leaves_{suffix}", f"tree_ensemble_{suffix}"):
-        lib = build(f"{name}.c", isa=isa)
+        lib = build(f"{name}.c", isa=isa, defines=macros if suffix == "f32" else None)
         tasks = run(lib, name, args)
         if backwards:
             y[:] = np.nan
@@ -94,18 +103,31 @@ def call(forest: pt.Forest, x: np.ndarray, targets: int, aggregate: int, isa: st
     return y
 
 
-@pytest.mark.parametrize("isa", ["x86_64_v2", "x86_64_v3"])
+# An ISA, and the macros that choose the walk: by gathers, in plain C where an ISA has none.
+WIDE = {"TREE_WIDE": 1}
+BUILDS = [
+    pytest.param("x86_64_v2", {}, id="v2"),
+    pytest.param("x86_64_v3", {}, id="v3"),
+    pytest.param("x86_64_v3", WIDE, id="v3-wide"),
+    pytest.param("icelake_server", {}, id="avx512", marks=pytest.mark.isa("avx512dq")),
+    pytest.param(
+        "icelake_server", WIDE | {"SX_GATHER_FALLBACK": 1}, id="avx512-plain", marks=pytest.mark.isa("avx512dq")
+    ),
+]
+
+
+@pytest.mark.parametrize(("isa", "macros"), BUILDS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     ("modes", "entries", "targets", "aggregate"),
     [([pt.LEQ], "one", 1, SUM), (list(range(7)), "one", 1, MIN), ([pt.LT, pt.GTE, pt.GT], "all", 3, SUM),
      ([pt.LEQ, pt.EQ, pt.MEMBER], "some", 4, SUM), ([pt.NEQ, pt.LT], "one", 2, MAX)],
 )  # fmt: skip
-def test_every_row_falls_to_the_right_leaves(isa, dtype, modes, entries, targets, aggregate) -> None:
+def test_every_row_falls_to_the_right_leaves(isa, macros, dtype, modes, entries, targets, aggregate) -> None:
     forest = random_forest([4, 0, 7, 1, 3, 40, 5, 6, 2, 5, 13], 6, modes, entries, targets)
     for rows in (0, 1, 7, 8, 9, 137):
         x = samples(rows, 6, dtype)
-        got = call(forest, x, targets, aggregate, isa, backwards=rows in (8, 137))
+        got = call(forest, x, targets, aggregate, isa, backwards=rows in (8, 137), macros=macros)
         np.testing.assert_array_equal(got, naive(forest, x, targets, aggregate), err_msg=f"{rows} rows")
 
 

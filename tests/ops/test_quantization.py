@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import onnx
 import pytest
@@ -142,6 +144,18 @@ def test_dynamic_quantisation():
         graph = Graph(11)
         graph.node("DynamicQuantizeLinear", [x.astype(F32)], 3)
         graph.check(off=1)
+
+
+def test_dynamic_quantisation_of_numbers_of_any_size_and_sign():
+    graph = Graph(11)
+    x = graph.value(rng.standard_normal((7, 33)).astype(F32), dims=("rows", "columns"))
+    graph.node("DynamicQuantizeLinear", [x], 3)
+    model = graph.model()
+    session = sardonyx.Session(model)
+    for size, middle in itertools.product((1e-42, 1e-30, 1, 1e30, 1e37), (0, 0.5, -3)):
+        feeds = {x: ((rng.standard_normal((31, 77)) + middle) * size).astype(F32)}
+        for have, want in zip(session.run(feeds), evaluate(sardonyx.load(model), feeds), strict=True):
+            np.testing.assert_array_equal(have, want, err_msg=f"{size=} {middle=}")
 
 
 def test_integer_products():

@@ -92,3 +92,36 @@ def test_samples_cover_the_corners():
     sizes = {feeds["x"].shape[2] for feeds in samples.values()}
     assert len(sizes) == 2
     assert not samples["zeros"]["x"].any()
+
+
+def test_masks_are_padded_on_the_side_of_the_source():
+    sides = [Input(side, "int64", ("batch", "length"), 0, 1, padding=side) for side in ("left", "right")]
+    feeds = make_samples(sides, sizes={"batch": (4, 1), "length": (5, 1)})[0].feeds
+    assert feeds["right"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    np.testing.assert_array_equal(feeds["left"], feeds["right"][:, ::-1])
+    assert feeds["left"].dtype == np.int64
+
+
+def test_a_dimension_may_be_a_sum_of_others():
+    inputs = [
+        Input("past", "float32", ("batch", "past_length")),
+        Input("ids", "int64", ("batch", "length"), 0, 9),
+        Input("mask", "int64", ("batch", "past_length + length"), 0, 1, padding="left"),
+        Input("longer", "float32", ("length+2",)),
+    ]
+    samples = make_samples(inputs, sizes={"batch": (3, 1), "past_length": (5, 0), "length": (2, 7)})
+    shapes = {sample.title: [value.shape for value in sample.feeds.values()] for sample in samples}
+    assert shapes["typical"] == [(3, 5), (3, 2), (3, 7), (4,)]
+    assert shapes["past_length = 0"] == [(3, 0), (3, 2), (3, 2), (4,)]
+    assert shapes["length = 7"] == [(3, 5), (3, 7), (3, 12), (9,)]
+
+
+def test_corners_of_boxes_ascend():
+    [sample, *_] = make_samples([Input("box", "int64", ("batch", 4), 0, 1000, ascending=True)])
+    assert (np.diff(sample.feeds["box"]) >= 0).all()
+    assert np.ptp(sample.feeds["box"]) > 0
+
+
+def test_all_sizes_that_make_sense_are_tried():
+    samples = make_samples([Input("x", "float32", ("n", "m"))], sizes={"n": (4, 0, 9)})
+    assert [s.feeds["x"].shape for s in samples if s.title.startswith("n")] == [(0, 2), (9, 2)]

@@ -15,6 +15,7 @@
 #define BLOCK_FLOATS (64 << 10) // scores of a block: with the packed panels they stay in L2
 #define MOST_QUERIES 128
 #define LEAST_QUERIES 16
+#define SOFTMAX_ROWS 16 // rows of scores that stay in L1 between the two halves of a softmax
 #define PACKED_FLOATS (4 << 10) // keys (values) that are packed at once stay in L1
 
 #define INFINITY_F32 __builtin_inff()
@@ -72,31 +73,63 @@ static void multiply(matmul_tile t, int64_t rows, int64_t panels) {
     }
 }
 
+// Numbers, NaN if one of a pair is.
+SX_INLINE f32x16 max_lanes(f32x16 x, f32x16 y) {
+    const i32x16 larger = (y > x) | (y != y);
+    return (f32x16)(((i32x16)y & larger) | ((i32x16)x & ~larger));
+}
+
 // Folds 16 lanes 8, 4, 2, 1.
-SX_INLINE float fold(f32x16 x, int max) {
-    float part[16];
-    store16(part, x);
-    for (int half = 8; half > 0; half /= 2)
-        for (int j = 0; j < half; j++) part[j] = max ? max_f32(part[j], part[j + half]) : part[j] + part[j + half];
-    return part[0];
+#define ROTATED(x, n) __builtin_shufflevector(x, x, (n) & 15, (1 + (n)) & 15, (2 + (n)) & 15, (3 + (n)) & 15, (4 + (n)) & 15, \
+                                              (5 + (n)) & 15, (6 + (n)) & 15, (7 + (n)) & 15, (8 + (n)) & 15, (9 + (n)) & 15,  \
+                                              (10 + (n)) & 15, (11 + (n)) & 15, (12 + (n)) & 15, (13 + (n)) & 15,              \
+                                              (14 + (n)) & 15, (15 + (n)) & 15)
+SX_INLINE float fold_sum(f32x16 x) {
+    x += ROTATED(x, 8);
+    x += ROTATED(x, 4);
+    x += ROTATED(x, 2);
+    x += ROTATED(x, 1);
+    return x[0];
+}
+SX_INLINE float fold_max(f32x16 x) {
+    x = max_lanes(x, ROTATED(x, 8));
+    x = max_lanes(x, ROTATED(x, 4));
+    x = max_lanes(x, ROTATED(x, 2));
+    x = max_lanes(x, ROTATED(x, 1));
+    return x[0];
 }
 
 // The largest of `n` values (whole lanes), NaN if one is.
 static float row_max(const float *x, int64_t n) {
     f32x16 top = set16(-INFINITY_F32);
-    for (int64_t i = 0; i < n; i += 16) {
-        const f32x16 y = load16(x + i);
-        const i32x16 larger = (y > top) | (y != y);
-        top = (f32x16)(((i32x16)y & larger) | ((i32x16)top & ~larger));
-    }
-    return fold(top, 1);
+    for (int64_t i = 0; i < n; i += 16) top = max_lanes(top, load16(x + i));
+    return fold_max(top);
 }
 
 static float exp_and_sum(float *x, int64_t n, float top) {
-    for (int64_t i = 0; i < n; i++) x[i] = exp_f32(x[i] - top);
     f32x16 sum = {};
-    for (int64_t i = 0; i < n; i += 16) sum += load16(x + i);
-    return fold(sum, 0);
+    for (int64_t i = 0; i < n; i += 16) {
+        SX_EACH_LANE
+        for (int64_t l = i; l < i + 16; l++) x[l] = exp_negative_f32(x[l] - top);
+        sum += load16(x + i);
+    }
+    return fold_sum(sum);
+}
+
+// s * scale + mask (NULL: none), which rounds twice, for `keys` scores, -inf up to `n`; the largest, all in one pass.
+static float plain_scores(float *s, float scale, const float *mask, int64_t keys, int64_t n) {
+    const int64_t whole = keys / 16 * 16;
+    f32x16 top = set16(-INFINITY_F32);
+    for (int64_t j = 0; j < whole; j += 16) {
+        f32x16 x = load16(s + j) * scale;
+        if (mask) x += load16(mask + j);
+        store16(s + j, x);
+        top = max_lanes(top, x);
+    }
+    if (whole == n) return fold_max(top);
+    for (int64_t j = whole; j < keys; j++) s[j] = mask ? s[j] * scale + mask[j] : s[j] * scale;
+    for (int64_t j = keys; j < n; j++) s[j] = -INFINITY_F32;
+    return fold_max(max_lanes(top, load16(s + whole)));
 }
 
 // s * scale + mask, which rounds twice.
@@ -128,13 +161,14 @@ static seen_t seen_keys(const attention_f32_args *a, int64_t b, int64_t i) {
     return seen;
 }
 
-// Scores of query i (products with all keys) become p; returns 1 / sum(p). `s` has whole lanes.
-static float softmax_row(const attention_f32_args *a, float *s, int64_t b, int64_t head, int64_t i) {
+// Scores of query i (products with all keys) as they enter the exponentials; returns the largest. `s` has whole lanes.
+static float finish_scores(const attention_f32_args *a, float *s, int64_t b, int64_t head, int64_t i, float *wanted) {
     const int64_t n = whole_lanes(a->keys);
     const float scale = *a->scale;
-    float *const wanted = a->scores ? a->scores + ((b * a->heads + head) * a->queries + i) * a->keys : 0;
     const seen_t seen = seen_keys(a, b, i);
     const float *const mask = a->mask ? a->mask + b * a->mask_batch + head * a->mask_head + i * a->mask_row : 0;
+    if (!wanted && !(a->softcap > 0) && seen.lo == 0 && seen.hi == a->keys && (!mask || a->mask_col == 1))
+        return plain_scores(s, scale, mask, a->keys, n);
     const int plain = !mask || a->softcap > 0 || (wanted && a->stage < 2);
     if (plain)
         for (int64_t j = 0; j < a->keys; j++) s[j] *= scale;
@@ -146,7 +180,12 @@ static float softmax_row(const attention_f32_args *a, float *s, int64_t b, int64
     for (int64_t j = 0; j < least(seen.lo, n); j++) s[j] = -INFINITY_F32;
     for (int64_t j = seen.hi; j < n; j++) s[j] = -INFINITY_F32;
     if (wanted && a->stage == 2) copy_row(wanted, s, a->keys);
-    const float top = row_max(s, n);
+    return row_max(s, n);
+}
+
+// Finished scores become p; returns 1 / sum(p).
+static float exponentials(const attention_f32_args *a, float *s, float top, float *wanted) {
+    const int64_t n = whole_lanes(a->keys);
     const int unseen = a->zero_unseen && top == -INFINITY_F32;
     if (unseen)
         for (int64_t j = 0; j < n; j++) s[j] = 0;
@@ -155,23 +194,48 @@ static float softmax_row(const attention_f32_args *a, float *s, int64_t b, int64
     return 1 / sum;
 }
 
-// Scores of `rows` queries from `first`, then their outputs. Scratch: scores, packed panels, sums, outputs.
+// Scores of `rows` queries from `first` become p; `inverse` takes 1 / sum(p) of each. Several rows go through one half
+// and then the other, so that the folds of one row run beside those of the next.
+static void softmax_rows(const attention_f32_args *a, float *scores, int64_t b, int64_t head, int64_t first, int64_t rows,
+                         float *inverse) {
+    const int64_t pitch = pitch_of(a->keys);
+    float *const all = a->scores ? a->scores + ((b * a->heads + head) * a->queries + first) * a->keys : 0;
+    for (int64_t lo = 0; lo < rows; lo += SOFTMAX_ROWS) {
+        const int64_t hi = least(rows, lo + SOFTMAX_ROWS);
+        for (int64_t i = lo; i < hi; i++)
+            inverse[i] = finish_scores(a, scores + i * pitch, b, head, first + i, all ? all + i * a->keys : 0);
+        for (int64_t i = lo; i < hi; i++)
+            inverse[i] = exponentials(a, scores + i * pitch, inverse[i], all ? all + i * a->keys : 0);
+    }
+}
+
+// Queries apart from each other are copied to `room`: rows 3 KB apart, as heads are mostly stored, share 16 of 64 sets of
+// L1, and each is read once for every group of panels.
+SX_INLINE int copies_queries(const attention_f32_args *a) { return a->q_row != a->depth && a->keys > 16 * 4; }
+
+static matmul_view queries_of(const attention_f32_args *a, int64_t b, int64_t head, int64_t first, int64_t rows,
+                              float *room) {
+    const matmul_view q = {a->q + b * a->q_batch + head * a->q_head + first * a->q_row, a->q_row, a->q_col};
+    return copies_queries(a) ? matmul_copy_a(q, rows, a->depth, room) : q;
+}
+
+// Scores of `rows` queries from `first`, then their outputs. Scratch: scores, packed panels, sums, outputs, queries.
 static void run_block(const attention_f32_args *a, int64_t b, int64_t head, int64_t first, int64_t rows, float *scratch) {
     const int64_t n = pitch_of(a->keys), width = whole_lanes(a->width), kv_head = head / (a->heads / a->kv_heads);
     float *const packed = scratch + block_rows(a) * n, *const inverse = packed + packed_floats(a);
     float *const sums = inverse + whole_lanes(block_rows(a));
-    const float *const q = a->q + b * a->q_batch + head * a->q_head + first * a->q_row;
+    const matmul_view q = queries_of(a, b, head, first, rows, sums + block_rows(a) * width);
     const float *const k = a->k + b * a->k_batch + kv_head * a->k_head;
     const float *const v = a->v + b * a->v_batch + kv_head * a->v_head;
 
     for (int64_t lo = 0, step = keys_at_once(a); lo < a->keys; lo += step) {
         const int64_t keys = least(step, a->keys - lo);
         matmul_pack_b((matmul_view){k + lo * a->k_row, a->k_col, a->k_row}, a->depth, keys, packed);
-        multiply((matmul_tile){.a = q, .a_row = a->q_row, .a_k = a->q_col, .b = packed, .b_panel = 16 * a->depth,
+        multiply((matmul_tile){.a = q.data, .a_row = q.row, .a_k = q.col, .b = packed, .b_panel = 16 * a->depth,
                                .b_k = 16, .c = scratch + lo, .c_row = n, .k = a->depth, .fresh = 1},
                  rows, blocks_for(keys, 16));
     }
-    for (int64_t i = 0; i < rows; i++) inverse[i] = softmax_row(a, scratch + i * n, b, head, first + i);
+    softmax_rows(a, scratch, b, head, first, rows, inverse);
     for (int64_t lo = 0, step = values_at_once(a); lo < a->keys; lo += step) {
         const int64_t keys = least(step, a->keys - lo);
         matmul_pack_b((matmul_view){v + lo * a->v_row, a->v_row, a->v_col}, keys, a->width, packed);
@@ -191,7 +255,8 @@ int64_t attention_f32_tasks(const attention_f32_args *args) {
 
 int64_t attention_f32_scratch(const attention_f32_args *args) {
     const int64_t rows = block_rows(args), width = whole_lanes(args->width);
-    const int64_t floats = rows * (pitch_of(args->keys) + width) + packed_floats(args) + whole_lanes(rows);
+    const int64_t queries = copies_queries(args) ? matmul_a_copy_floats(rows, args->depth) : 0;
+    const int64_t floats = rows * (pitch_of(args->keys) + width) + packed_floats(args) + whole_lanes(rows) + queries;
     return floats * (int64_t)sizeof(float);
 }
 

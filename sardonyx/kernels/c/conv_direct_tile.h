@@ -86,7 +86,7 @@ SX_INLINE void conv_tile_body(const conv_work *t, const int mr, const int nb, co
                     }
                 }
                 ws += 32;
-                __builtin_prefetch(ahead, 0, 2);
+                UNROLL for (int b = 0; b < nb; b++) __builtin_prefetch(ahead + b * w_block * 4, 0, 2);
                 ahead += ahead_step;
             }
             w += 256;

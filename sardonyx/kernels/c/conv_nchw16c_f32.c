@@ -150,21 +150,28 @@ static void make_steps(const conv_nchw16c_f32_args *a, const conv_plan *p, int64
     }
 }
 
-// Fills the panel of run t, position by position: with pointers to x or zeros, or with copies of what those point to.
+// Step j, position i of a panel: a pointer to `source`, or a copy of it.
+SX_INLINE void put(char *panel, int64_t j, int64_t i, const float *source) {
+#if CONV_POINTERS
+    ((const float **)panel)[j * CONV_MR + i] = source;
+#else
+    store16((float *)panel + (j * CONV_MR + i) * 16, load16(source));
+#endif
+}
+
+// Fills the panel of run t, position by position: with what lies in x, or zeros.
 static void fill_panel(const conv_nchw16c_f32_args *a, const float *x, const conv_plan *p, int64_t t, int64_t count,
                        conv_scratch *s) {
+    char *panel = s->panels + t * PANEL;
     for (int64_t i = 0; i < s->run[t].mr; i++) {
         int64_t from = s->run[t].start + i, ih = s->ih[from], iw = s->iw[from], at = s->at[from];
-        int inner = window_inside(a, p, ih, iw);
+        if (window_inside(a, p, ih, iw)) {
+            for (int64_t j = 0; j < count; j++) put(panel, j, i, x + (at + s->direct[j]));
+            continue;
+        }
         for (int64_t j = 0; j < count; j++) {
-            int inside = inner || ((uint64_t)(ih + s->dh[j]) < (uint64_t)p->ih &&
-                                   (uint64_t)(iw + s->dw[j]) < (uint64_t)p->iw);
-            const float *source = inside ? x + (at + s->direct[j]) : zeros;
-#if CONV_POINTERS
-            ((const float **)(s->panels + t * PANEL))[j * CONV_MR + i] = source;
-#else
-            store16((float *)(s->panels + t * PANEL) + (j * CONV_MR + i) * 16, load16(source));
-#endif
+            int inside = (uint64_t)(ih + s->dh[j]) < (uint64_t)p->ih && (uint64_t)(iw + s->dw[j]) < (uint64_t)p->iw;
+            put(panel, j, i, inside ? x + (at + s->direct[j]) : zeros);
         }
     }
 }

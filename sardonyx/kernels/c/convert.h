@@ -23,6 +23,28 @@ SX_CONVERT_SMALL(u8, uint8_t, 0.0f, 255.0f)
 SX_CONVERT_SMALL(i16, int16_t, -32768.0f, 32767.0f)
 SX_CONVERT_SMALL(u16, uint16_t, 0.0f, 65535.0f)
 
+// x / c for a known c, and `inverse` the float nearest to 1 / c: the same bits without a division, where nothing overflows.
+SX_INLINE float quotient_f32(float x, float c, float inverse) {
+#ifdef SX_PORTABLE
+    (void)inverse;
+    return x / c;
+#else
+    const float q = x * inverse;
+    return __builtin_fmaf(__builtin_fmaf(-q, c, x), inverse, q);
+#endif
+}
+
+// saturate(round(x) + zero), rounded to even; the least value for NaN. `zero` is an integer.
+#define SX_QUANTIZE(name, type, lowest, highest)                                   \
+    SX_INLINE type quantize_##name(float x, float zero) {                          \
+        const float low = lowest - zero, high = highest - zero;                    \
+        float c = x > low ? x : low;                                               \
+        c = c < high ? c : high;                                                   \
+        return (type)(bits_f32(c + 0x1.8p23f) - 0x4b400000 + (uint32_t)(int32_t)zero); \
+    }
+SX_QUANTIZE(i8, int8_t, -128.0f, 127.0f)
+SX_QUANTIZE(u8, uint8_t, 0.0f, 255.0f)
+
 // Every double in (-2^63, 2^64) as an integer modulo 2^64, truncated.
 SX_INLINE uint64_t truncated_bits_f64(double x) {
     uint64_t u = bits_f64(x), m = (u & 0xfffffffffffff) | 0x10000000000000;
@@ -61,6 +83,7 @@ SX_CONVERT_LARGE(f32, float, u64, uint64_t, SX_TO_U64, x > -1.0f, 0, 0x1p64f, UI
 SX_CONVERT_LARGE(f64, double, u64, uint64_t, SX_TO_U64, x > -1.0, 0, 0x1p64, UINT64_MAX)
 
 #undef SX_CONVERT_SMALL
+#undef SX_QUANTIZE
 #undef SX_CONVERT_LARGE
 
 // NaN is true, as in numpy.

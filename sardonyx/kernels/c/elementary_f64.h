@@ -85,6 +85,7 @@ SX_INLINE double exp_sum_f64(double hi, double lo, int k) {
 }
 
 SX_INLINE double exp_f64(double x) { return exp_sum_f64(x, 0.0, 0); }
+SX_INLINE double exp_negative_f64(double x) { return exp_f64(x); }
 
 SX_INLINE double expm1_f64(double x) {
     double c = x > 710.0 ? 710.0 : x;

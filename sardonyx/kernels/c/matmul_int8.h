@@ -4,6 +4,8 @@
 
 #include "sardonyx.h"
 
+#define SX_MOST_OPERANDS 32
+
 // C[b,i,j] = sum over k of (A[b,i,k] - a_zero[i]) * (B[b,k,j] - b_zero[j]), modulo 2^32. Strides count elements; those
 // of inputs may be 0 (broadcast). Zero points have the type of their matrix; NULL means 0.
 typedef struct {
@@ -17,7 +19,8 @@ typedef struct {
     const int32_t *b_sums;                   // of a packed B: the sum of each column as packed
     const void *b_zero;
     int64_t b_zero_step;                     // 0: one for all columns; 1: one for each column
-    int32_t *c;
+    int32_t *c;                              // NULL: the sums are wanted by the epilogue alone, as
+    int64_t own, operand_count;              //       operands[own] of so many, at most SX_MOST_OPERANDS
     int64_t c_batch, c_row;                  // column stride 1; nothing beyond column N is written
     int64_t batch, m, n, k;                  // any may be 0; with k == 0 the result is 0
     sx_epilogue epilogue;                    // NULL: nothing follows; its i0 is 0, i1 the batch

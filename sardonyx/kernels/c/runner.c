@@ -26,7 +26,7 @@ extern const int64_t sx_program_count;
 // ---- system calls ---------------------------------------------------------------------------------------------------
 
 #if defined(__x86_64__)
-enum { SYS_write = 1, SYS_lseek = 8, SYS_mmap = 9, SYS_mprotect = 10, SYS_munmap = 11, SYS_exit = 231, SYS_openat = 257 };
+enum { SYS_write = 1, SYS_lseek = 8, SYS_mmap = 9, SYS_mprotect = 10, SYS_munmap = 11, SYS_arch_prctl = 158, SYS_exit = 231, SYS_openat = 257 };
 #define PAGE 4096
 __asm__(".globl _start\n_start:\n\tmov %rsp, %rdi\n\tand $-16, %rsp\n\tcall sx_start\n");
 
@@ -242,6 +242,9 @@ static void run(request *r, sx_host *host, int64_t file) {
 __attribute__((used)) _Noreturn void sx_start(const int64_t *stack) {
     const char *const *arguments = (const char *const *)(stack + 1);
     if (stack[0] != 4) leave(2);
+#if defined(__AMX_TILE__)
+    if (call6(SYS_arch_prctl, 0x1023, 18, 0, 0, 0, 0)) leave(5); // ARCH_REQ_XCOMP_PERM: the registers of matrix tiles
+#endif
     request r = {0};
     r.data = contents(arguments[1], &r.bytes);
     r.weights = contents(arguments[2], &r.weights_bytes);

@@ -40,6 +40,7 @@ SX_INLINE vf v_set1(float x) { return x - (vf){}; }
 SX_INLINE f32x16 load16(const float *p) { return *(const f32x16_unaligned *)p; }
 SX_INLINE void store16(float *p, f32x16 x) { *(f32x16_unaligned *)p = x; }
 SX_INLINE f32x16 set16(float x) { return x - (f32x16){}; }
+SX_INLINE f32x16 select16(i32x16 which, f32x16 x, f32x16 y) { return (f32x16)((which & (i32x16)x) | (~which & (i32x16)y)); }
 
 // Before a loop over 16 lanes in generated code: vectors of one register each, all steps of the loop side by side. Left to
 // itself Clang unrolls such a loop and gathers lanes across the rows around it, 5 times as slow.
@@ -131,6 +132,140 @@ SX_INLINE vi vi_dot(vi sum, vi x, vi y) {
     return sum;
 #else
     return vi_dot2_plain(sum, x, y);
+#endif
+}
+
+// Loads at places that are data: 8 words of 64 bits at base[index], 16 of 32 bits at so many bytes from base. SX_GATHER: they
+// are instructions here, faster than single loads (AVX-512; the gathers of AVX2 are not). SX_GATHER_FALLBACK picks the plain
+// versions.
+typedef uint32_t u32x16 __attribute__((vector_size(64)));
+typedef uint32_t u32x8 __attribute__((vector_size(32)));
+typedef uint64_t u64x8 __attribute__((vector_size(64)));
+
+SX_INLINE u64x8 gather8_u64_plain(const uint64_t *base, u32x8 index) {
+    u64x8 x;
+    for (int i = 0; i < 8; i++) x[i] = base[index[i]];
+    return x;
+}
+SX_INLINE u32x16 gather16_u32_plain(const void *base, u32x16 bytes) {
+    u32x16 x;
+    for (int i = 0; i < 16; i++) x[i] = *(const uint32_t *)((const char *)base + bytes[i]);
+    return x;
+}
+
+#if defined(__AVX512DQ__) && !defined(SX_GATHER_FALLBACK)
+#define SX_GATHER 1
+SX_INLINE u64x8 gather8_u64(const uint64_t *base, u32x8 index) {
+    typedef long long signed8 __attribute__((vector_size(64)));
+    typedef int int8 __attribute__((vector_size(32)));
+    return (u64x8)__builtin_ia32_gathersiv8di((signed8){}, base, (int8)index, 0xff, 8);
+}
+SX_INLINE u32x16 gather16_u32(const void *base, u32x16 bytes) {
+    return (u32x16)__builtin_ia32_gathersiv16si((i32x16){}, base, (i32x16)bytes, 0xffff, 1);
+}
+#else
+#define SX_GATHER 0
+SX_INLINE u64x8 gather8_u64(const uint64_t *base, u32x8 index) { return gather8_u64_plain(base, index); }
+SX_INLINE u32x16 gather16_u32(const void *base, u32x16 bytes) { return gather16_u32_plain(base, bytes); }
+#endif
+
+// Matrix tiles: where SX_TILES is 1 there are eight registers of 16 rows of 64 bytes, and one instruction adds to
+// a tile of words the product of 16 rows of 64 bytes with 64 x 16 weights as packed: [16 quads][16 columns][4].
+// A task calls tiles_begin before it uses them and tiles_end when it is done: the state is the thread's own. Elsewhere
+// kernels use vi_dot; sums are exact, so the bytes are the same.
+#if !defined(SX_TILES) && defined(__AMX_INT8__) && !defined(SX_DOT_FALLBACK)
+#define SX_TILES 1
+#elif !defined(SX_TILES)
+#define SX_TILES 0
+#endif
+#if SX_TILES
+typedef struct {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t bytes[16];
+    uint8_t rows[16];
+} tile_shapes;
+
+SX_INLINE void tiles_begin(const uint8_t rows[8]) {
+    tile_shapes shapes __attribute__((aligned(64))) = {.palette = 1};
+    for (int t = 0; t < 8; t++) shapes.bytes[t] = 64, shapes.rows[t] = rows[t] ? rows[t] : 16;
+    __builtin_ia32_tile_loadconfig(&shapes);
+}
+SX_INLINE void tiles_end(void) { __builtin_ia32_tilerelease(); }
+
+// Register numbers are literals.
+#define tile_zero(t) __builtin_ia32_tilezero(t)
+#define tile_load(t, from, stride) __builtin_ia32_tileloadd64(t, from, (size_t)(stride))
+#define tile_store(t, to, stride) __builtin_ia32_tilestored64(t, to, (size_t)(stride))
+#define tile_dot_u8(sum, x, w) __builtin_ia32_tdpbusd(sum, x, w) // x unsigned
+#define tile_dot_s8(sum, x, w) __builtin_ia32_tdpbssd(sum, x, w)
+#endif
+
+// Floats to words, rounded to even. What int32 does not hold becomes its least value (as do NaNs) where SX_ROUNDS_ALL is
+// 1; elsewhere only |x| <= 65536 is rounded, and less becomes -65536.
+#if defined(__SSE2__)
+#define SX_ROUNDS_ALL 1
+#else
+#define SX_ROUNDS_ALL 0
+#endif
+SX_INLINE i32x16 round_words(f32x16 x) {
+#if defined(__AVX512F__)
+    return (i32x16)__builtin_ia32_cvtps2dq512_mask(x, (i32x16){}, (uint16_t)-1, 4);
+#elif defined(__AVX__)
+    typedef float f32x8 __attribute__((vector_size(32)));
+    union { f32x16 all; f32x8 part[2]; } from = {x};
+    union { i32x16 all; int32_t __attribute__((vector_size(32))) part[2]; } to;
+    for (int i = 0; i < 2; i++) to.part[i] = __builtin_ia32_cvtps2dq256(from.part[i]);
+    return to.all;
+#elif defined(__SSE2__)
+    typedef float f32x4 __attribute__((vector_size(16)));
+    union { f32x16 all; f32x4 part[4]; } from = {x};
+    union { i32x16 all; int32_t __attribute__((vector_size(16))) part[4]; } to;
+    for (int i = 0; i < 4; i++) to.part[i] = __builtin_ia32_cvtps2dq(from.part[i]);
+    return to.all;
+#else
+    x = select16(x > -65536.0f, x, set16(-65536.0f));
+    return (i32x16)(x + 0x1.8p23f) - 0x4b400000; // the sum is in the range where a float's last bit counts ones
+#endif
+}
+
+// Four times 16 words as 64 bytes: saturated to 16 bits, plus `zero`, saturated to int8 or uint8.
+typedef int16_t sx_i16x32 __attribute__((vector_size(64)));
+typedef int8_t sx_i8x64 __attribute__((vector_size(64)));
+SX_INLINE sx_i8x64 narrow_words(const i32x16 words[4], sx_i16x32 zero, const int is_signed) {
+#if defined(__AVX512BW__) && !defined(SX_NARROW_FALLBACK)
+    // Packing works on quarters of registers: [w0 w1 w2 w3] of each quarter in turn, which one permutation mends.
+    const sx_i16x32 low = __builtin_elementwise_add_sat((sx_i16x32)__builtin_ia32_packssdw512(words[0], words[1]), zero);
+    const sx_i16x32 high = __builtin_elementwise_add_sat((sx_i16x32)__builtin_ia32_packssdw512(words[2], words[3]), zero);
+    const i32x16 mixed = is_signed ? (i32x16)__builtin_ia32_packsswb512(low, high)
+                                   : (i32x16)__builtin_ia32_packuswb512(low, high);
+    return (sx_i8x64)__builtin_shufflevector(mixed, mixed, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+#elif defined(__AVX2__) && !defined(SX_NARROW_FALLBACK)
+    typedef int16_t i16x16 __attribute__((vector_size(32)));
+    typedef int32_t i32x8 __attribute__((vector_size(32)));
+    union { sx_i8x64 all; i32x8 part[2]; } bytes;
+    for (int h = 0; h < 2; h++) {
+        const i32x8 *const from = (const i32x8 *)(words + 2 * h);
+        const i16x16 z = (i16x16)__builtin_shufflevector(zero, zero, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        const i16x16 low = __builtin_elementwise_add_sat((i16x16)__builtin_ia32_packssdw256(from[0], from[1]), z);
+        const i16x16 high = __builtin_elementwise_add_sat((i16x16)__builtin_ia32_packssdw256(from[2], from[3]), z);
+        const i32x8 mixed = is_signed ? (i32x8)__builtin_ia32_packsswb256(low, high)
+                                      : (i32x8)__builtin_ia32_packuswb256(low, high);
+        bytes.part[h] = __builtin_shufflevector(mixed, mixed, 0, 4, 1, 5, 2, 6, 3, 7);
+    }
+    return bytes.all;
+#else
+    typedef int16_t i16x16 __attribute__((vector_size(32)));
+    typedef int8_t i8x16 __attribute__((vector_size(16)));
+    union { sx_i8x64 all; i8x16 part[4]; } bytes;
+    const i16x16 z = (i16x16)__builtin_shufflevector(zero, zero, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const int16_t least = is_signed ? -128 : 0, most = is_signed ? 127 : 255;
+    for (int i = 0; i < 4; i++) {
+        const i32x16 w = __builtin_elementwise_min(__builtin_elementwise_max(words[i], (i32x16){} - 32768), (i32x16){} + 32767);
+        i16x16 h = __builtin_elementwise_add_sat(__builtin_convertvector(w, i16x16), z);
+        h = __builtin_elementwise_min(__builtin_elementwise_max(h, (i16x16){} + least), (i16x16){} + most);
+        bytes.part[i] = __builtin_convertvector(h, i8x16);
+    }
+    return bytes.all;
 #endif
 }
 

@@ -9,8 +9,7 @@
 // Within a band a few rows at a time are expanded and filtered at once, so that they are found in L1.
 #include "stream_nchw16c_f32.h"
 
-#define CONV_UNIT 16
-#include "conv_tile.h"
+#include "conv_direct_tile.h"
 
 // Tunables: output rows of a band with projection, bytes of its middle, bytes of an expanded band without projection,
 // positions filtered at a time.
@@ -26,6 +25,8 @@
 #ifndef POSITIONS
 #define POSITIONS 128
 #endif
+#define FEW_TASKS 16   // without projection: bands are halved where there are less,
+#define BAND_WORTH 12  // unless more than one row in so many would be expanded twice
 #define TASKS 64    // without projection: blocks share a task beyond so many
 #define MOST_STEPS (16 / CONV_NB)  // steps of one call of a register tile: 16 KB of weights, which L1 keeps for all tiles
 
@@ -60,6 +61,12 @@ static stream_plan make_plan(const stream_nchw16c_f32_args *a) {
     if (!a->project) {
         p.rows = a->oh;
         while (p.rows > 1 && span(a, p.rows) * a->iw * 64 > EXPANDED_BYTES) p.rows = (p.rows + 1) / 2;
+        // Threads share a few tasks badly; more bands are worth rows that are expanded twice, if those are few.
+        const depthwise_nchw16c_f32_args *d = a->depthwise;
+        int64_t twice = a->expand ? max((d->kh - 1) * d->dilation_h + 1 - d->stride_h, 0) : 0;
+        while (a->n * a->blocks * ceil_div(a->oh, p.rows) < FEW_TASKS && p.rows >= 2 &&
+               twice * BAND_WORTH <= p.rows / 2 * d->stride_h)
+            p.rows = (p.rows + 1) / 2;
     }
     p.bands = ceil_div(a->oh, p.rows);
     p.rows = ceil_div(a->oh, p.bands);
@@ -91,17 +98,24 @@ int64_t stream_nchw16c_f32_scratch(const stream_nchw16c_f32_args *a) {
     return (expanded_floats(a, &p) + (a->project ? p.at_once * p.rows * a->ow * 16 : 0)) * 4;
 }
 
-// y (+)= sum over `steps` blocks of x of x * w for nb blocks of outputs and `count` neighbouring positions.
-static void pointwise(int64_t nb, const float *x, int64_t x_block, int64_t steps, const float *w, int64_t w_block, float *y,
-                      int64_t y_block, int64_t count, int first) {
-    int64_t offset[MOST_STEPS], tiles = conv_tiles(count);
+// Channels of the last of `blocks` blocks, rounded up to the two that a tile takes at once.
+static int64_t last_channels(const stream_layer *l, int64_t blocks) { return (l->ic - (blocks - 1) * 16 + 1) / 2 * 2; }
+
+// y (+)= sum over `steps` blocks of x of x * w for nb blocks of outputs and `count` neighbouring positions; `whole` of the
+// blocks have 16 channels, any other `last`.
+static void pointwise(int64_t nb, const float *x, int64_t x_block, int64_t steps, int64_t whole, int64_t last, const float *w,
+                      int64_t w_block, float *y, int64_t y_block, int64_t count, int first) {
+    int64_t offset[MOST_STEPS], tiles = ceil_div(count, CONV_MR), size = count / tiles, larger = count % tiles;
+    const float *rest = x + larger * (size + 1) * 16;
     for (int64_t k = 0; k < steps; k += MOST_STEPS) {
         int64_t some = min(steps - k, MOST_STEPS);
         for (int64_t s = 0; s < some; s++) offset[s] = (k + s) * x_block;
-        for (int64_t t = 0; t < tiles; t++) {
-            int64_t start = conv_tile_start(count, tiles, t), mr = conv_tile_start(count, tiles, t + 1) - start;
-            conv_tile(mr, nb, x + start * 16, offset, some, w + k * 256, w_block, y + start * 16, y_block, first && k == 0);
-        }
+        conv_work work = {.at = &x, .offset = offset, .steps = some, .whole = whole - k, .last = last, .tiles = larger,
+                          .w = w + k * 256, .w_block = w_block, .y = y, .y_block = y_block, .first = first && k == 0,
+                          .ahead = (const char *)(w + (k + some) * 256)};
+        if (larger) conv_tile[nb - 1][size + 1](&work);
+        work.at = &rest, work.tiles = tiles - larger, work.y = y + larger * (size + 1) * 16;
+        conv_tile[nb - 1][size](&work);
     }
 }
 
@@ -137,8 +151,9 @@ static void run_middle(const stream_band *t, int64_t block, float *y) {
         int64_t hi = min(lo + step, t->hi), needed = end_row(a, hi);
         if (a->expand && needed > done) {
             float *to = t->expanded + done * a->iw * 16;
-            pointwise(1, x + done * a->iw * 16, x_pixels * 16, a->x_blocks, a->expand->w + block * a->x_blocks * 256, 0, to,
-                      0, (needed - done) * a->iw, 1);
+            pointwise(1, x + done * a->iw * 16, x_pixels * 16, a->x_blocks, a->x_blocks - 1,
+                      last_channels(a->expand, a->x_blocks), a->expand->w + block * a->x_blocks * 256, 0, to, 0,
+                      (needed - done) * a->iw, 1);
             finish(a->expand, t->image, block, done * a->iw, needed * a->iw, t->expanded, a->blocks, x_pixels);
             done = needed;
         }
@@ -157,8 +172,8 @@ static void run_projected(const stream_band *t, const stream_plan *p, float *mid
         for (int64_t ob = 0; ob < a->y_blocks; ob += CONV_NB) {
             int64_t nb = min(a->y_blocks - ob, CONV_NB);
             float *y = a->y + t->image * a->y_batch + (ob * pixels + start) * 16;
-            pointwise(nb, middle, count * 16, some, a->project->w + (ob * a->blocks + k) * 256, a->blocks * 256, y,
-                      pixels * 16, count, k == 0);
+            pointwise(nb, middle, count * 16, some, a->blocks - 1 - k, last_channels(a->project, a->blocks),
+                      a->project->w + (ob * a->blocks + k) * 256, a->blocks * 256, y, pixels * 16, count, k == 0);
             for (int64_t i = ob; i < ob + nb && k + some == a->blocks; i++)
                 finish(a->project, t->image, i, start, start + count, 0, a->y_blocks, pixels);
         }

@@ -18,6 +18,7 @@
 
 typedef struct {
     const float *w;        // of a 1x1 convolution: [blocks out][blocks in][16 channels in][16 channels out]; else NULL
+    int64_t ic;            // its channels in: those beyond in the last block are not read, or have weights of 0
     sx_epilogue epilogue;  // or NULL
     void *const *operands;
     const int64_t *dims;

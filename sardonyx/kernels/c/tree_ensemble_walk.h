@@ -6,7 +6,11 @@
 #include "simd.h"
 #include "tree_ensemble.h"
 
+#if TREE_WIDE
+#define LANES 16
+#else
 #define LANES 8
+#endif
 #define TREES 64             // trees that a single row walks at one time
 #define CHUNK_BYTES 16384    // keys of the rows that go through a tree together
 #define TASK_BYTES 131072    // keys of the rows of one task
@@ -56,7 +60,7 @@ SX_INLINE int all_at_leaves(const NODE *nodes, const uint64_t *i) {
 }
 
 // Walks LANES rows through the tree at `root`.
-SX_INLINE void walk(const NODE *nodes, const KEY *keys, int32_t root, int64_t depth, uint64_t *at) {
+__attribute__((unused)) SX_INLINE void walk(const NODE *nodes, const KEY *keys, int32_t root, int64_t depth, uint64_t *at) {
     uint64_t i[LANES];
 #pragma clang loop unroll(full)
     for (int l = 0; l < LANES; l++) i[l] = (uint64_t)root;
@@ -72,6 +76,38 @@ SX_INLINE void walk(const NODE *nodes, const KEY *keys, int32_t root, int64_t de
 #pragma clang loop unroll(full)
     for (int l = 0; l < LANES; l++) at[l] = i[l];
 }
+
+#if TREE_WIDE
+#define WIDE_GROUPS 4        // groups of LANES rows that walk side by side: a step waits for two gathers
+
+// Walks `groups` groups of LANES rows through the tree at `root`, each lane an index into `nodes`.
+SX_INLINE void walk_wide(const NODE *nodes, const KEY *keys, int64_t width, int32_t root, int64_t depth, const int groups,
+                         uint32_t *at) {
+    u32x16 i[WIDE_GROUPS], lane;
+    for (int l = 0; l < 16; l++) lane[l] = 4 * l;
+#pragma clang loop unroll(full)
+    for (int g = 0; g < groups; g++) i[g] = (uint32_t)root - (u32x16){};
+#pragma clang loop unroll(disable)
+    for (int64_t d = 0; d < depth; d++) {
+        u32x16 moved = {};
+#pragma clang loop unroll(full)
+        for (int g = 0; g < groups; g++) {
+            const u64x8 low = gather8_u64(nodes, __builtin_shufflevector(i[g], i[g], 0, 1, 2, 3, 4, 5, 6, 7));
+            const u64x8 high = gather8_u64(nodes, __builtin_shufflevector(i[g], i[g], 8, 9, 10, 11, 12, 13, 14, 15));
+#define BOTH(x, y) __builtin_shufflevector(__builtin_convertvector(x, u32x8), __builtin_convertvector(y, u32x8), 0, 1, 2, 3, 4, 5, \
+                                           6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+            const u32x16 column = (BOTH(low, high) & 0xffff) * LANES + lane, key = BOTH(low >> 16, high >> 16);
+            const u32x16 offset = BOTH(low >> 48, high >> 48);
+#undef BOTH
+            i[g] += offset - (u32x16)(key < gather16_u32(keys + g * width, column));
+            moved |= offset;
+        }
+        if (d % CHECK_LEVELS == CHECK_LEVELS - 1 && !__builtin_reduce_or(moved)) break;
+    }
+#pragma clang loop unroll(full)
+    for (int g = 0; g < groups; g++) *(u32x16 *)(at + g * 16) = i[g];
+}
+#endif
 
 // Walks one row through `count` <= TREES trees; `leaves` gets the keys of the leaves.
 static inline void walk_trees(const tree_ensemble_args *a, const KEY *keys, int64_t first, int64_t count, KEY *leaves) {
@@ -156,13 +192,22 @@ static inline void add_leaves(const tree_ensemble_args *a, const KEY *leaves, RE
 // Rows lo..hi through trees first..last; keys and sums of the groups of LANES rows are given.
 static inline void run_chunk(const tree_ensemble_args *a, int64_t groups, int64_t first, int64_t last, const KEY *keys, REAL *sums) {
     const NODE *nodes = a->nodes;
+    const int64_t width = a->columns * LANES;
     for (int64_t t = first; t < last; t++) {
-        const KEY *k = keys;
-        REAL *sum = sums;
-        for (int64_t g = 0; g < groups; g++, k += a->columns * LANES, sum += LANES * a->targets) {
+        for (int64_t g = 0, many; g < groups; g += many) {
+            const KEY *k = keys + g * width;
+            REAL *sum = sums + g * LANES * a->targets;
+#if TREE_WIDE
+            uint32_t at[WIDE_GROUPS * LANES] __attribute__((aligned(64)));
+            many = groups - g >= WIDE_GROUPS ? WIDE_GROUPS : 1;
+            if (many == 1) walk_wide(nodes, k, width, a->roots[t], a->depths[t], 1, at);
+            else walk_wide(nodes, k, width, a->roots[t], a->depths[t], WIDE_GROUPS, at);
+#else
             uint64_t at[LANES];
+            many = 1;
             walk(nodes, k, a->roots[t], a->depths[t], at);
-            for (int l = 0; l < LANES; l++) {
+#endif
+            for (int l = 0; l < many * LANES; l++) {
                 NODE_AT(n, nodes, at[l]);
                 add_leaf(a, NODE_KEY(n), sum + l * a->targets);
             }

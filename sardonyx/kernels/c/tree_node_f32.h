@@ -2,6 +2,7 @@
 #ifndef SARDONYX_TREE_NODE_F32_H
 #define SARDONYX_TREE_NODE_F32_H
 
+#include "simd.h"
 #include "tree_ensemble.h"
 
 #define REAL float
@@ -13,6 +14,11 @@
 #define NODE_OFFSET(n) ((n) >> 48)
 // `step`: keys from column to column.
 #define COLUMN(keys, n, step, lane) (*(const uint32_t *)((const char *)(keys) + ((n) & 0xffff) * (step) + 4 * (lane)))
+
+// All lanes at once, where nodes and keys can be gathered.
+#ifndef TREE_WIDE
+#define TREE_WIDE SX_GATHER
+#endif
 
 #include "tree_ensemble_walk.h"
 

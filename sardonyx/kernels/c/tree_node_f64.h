@@ -4,6 +4,7 @@
 
 #include "tree_ensemble.h"
 
+#define TREE_WIDE 0
 #define REAL double
 #define MOST 0x1.fffffffffffffp1023
 #define KEY uint64_t

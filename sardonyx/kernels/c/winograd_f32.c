@@ -3,9 +3,11 @@
 // For GROUP output channel blocks at a time, and for each chunk of input channel blocks: the products of all positions,
 // M[position] += V[position] * U[position]; then the output transform, the repair of what is not finite, the epilogue.
 // Where V is shared, the task transforms the weights of each chunk right before they are used, so that only the plain
-// weights come from memory; where U is shared, it transforms its inputs, once.
+// weights come from memory (in registers, where tiles are few: winograd_few.h); where U is shared, it transforms its inputs,
+// once.
 #include "winograd_f32.h"
 
+#include "winograd_few.h"
 #include "winograd_product.h"
 #include "winograd_tile.h"
 
@@ -35,7 +37,8 @@ static product_plan make_plan(const winograd_f32_args *a) {
     p.part = (a->oc_blocks + p.parts - 1) / p.parts;
     p.part = (p.part + CONV_NB - 1) / CONV_NB * CONV_NB;
     p.parts = (a->oc_blocks + p.part - 1) / p.part;
-    if (p.c.shared) p.u = p.group * POSITIONS * WINOGRAD_U_STEP;
+    if (p.c.few) p.u = 0;
+    else if (p.c.shared) p.u = p.group * POSITIONS * WINOGRAD_U_STEP;
     else p.v = p.c.chunks * POSITIONS * largest.v;
     p.s = p.group * POSITIONS * largest.s;
     return p;
@@ -141,7 +144,11 @@ void winograd_f32(const void *args, int64_t lo, int64_t hi, void *scratch) {
         int64_t first = part * p.part, last = first + p.part < a->oc_blocks ? first + p.part : a->oc_blocks;
         for (int64_t ob = first; ob < last; ob += p.group) {
             int64_t count = last - ob < p.group ? last - ob : p.group;
-            multiply(a, &p.c, &b, v, ob, count, own, sums);
+            if (p.c.few)
+                for (int64_t i = 0; i < count; i++)
+                    winograd_few_product(&p.c, &b, a->w + (ob + i) * p.c.icb * 9 * 256, v, sums + i * POSITIONS * b.s);
+            else
+                multiply(a, &p.c, &b, v, ob, count, own, sums);
             for (int64_t i = 0; i < count; i++) finish(a, &p.c, &b, ob + i, sums + i * POSITIONS * b.s);
         }
     }

@@ -21,6 +21,14 @@
 #ifndef WINOGRAD_SHARED_BLOCK
 #define WINOGRAD_SHARED_BLOCK 96
 #endif
+// Up to so many tiles in all, weights are transformed in registers (winograd_few.h), where there are enough of these; tiles
+// of such a block.
+#ifndef WINOGRAD_FEW
+#define WINOGRAD_FEW (VREGS >= 32 ? 8 : 0)
+#endif
+#ifndef WINOGRAD_FEW_BLOCK
+#define WINOGRAD_FEW_BLOCK 8
+#endif
 
 #define POSITIONS 36
 #define WINOGRAD_U_STEP (WINOGRAD_CHUNK * 256 + 16)  // floats from position to position in U
@@ -29,6 +37,7 @@ typedef struct {
     int64_t icb, ocb, ih, iw, oh, ow, pad_top, pad_left, x_batch;
     int64_t rows, columns, tiles, blocks, chunks;
     int64_t shared;  // V is smaller than U: V is computed once and U by each task, otherwise the other way round
+    int64_t few;     // shared, and U is computed in registers
 } winograd_cut;
 
 typedef struct {
@@ -46,7 +55,8 @@ static inline winograd_cut winograd_make_cut(int64_t n, winograd_cut c) {
     c.rows = (c.oh + 3) / 4, c.columns = (c.ow + 3) / 4;
     c.tiles = n * c.rows * c.columns;
     c.shared = c.tiles <= 16 * c.ocb;
-    int64_t most = c.shared ? WINOGRAD_SHARED_BLOCK : WINOGRAD_BLOCK;
+    c.few = c.shared && c.tiles <= WINOGRAD_FEW;
+    int64_t most = c.few ? WINOGRAD_FEW_BLOCK : c.shared ? WINOGRAD_SHARED_BLOCK : WINOGRAD_BLOCK;
     c.blocks = (c.tiles + most - 1) / most;
     if (c.blocks > 2) c.blocks += c.blocks % 2; // most machines have an even number of threads
     c.chunks = (c.icb + WINOGRAD_CHUNK - 1) / WINOGRAD_CHUNK;

@@ -1,0 +1,95 @@
+// pool_nhwc_int8.c -- maximum pooling over NHWC: 64 channels of a window at a time.
+#include "pool_nhwc_int8.h"
+
+#include "simd.h"
+
+#define TASK_WORK (1 << 18) // bytes read that are worth a task
+#define MOST_TASKS 16
+
+typedef int8_t i8x64 __attribute__((vector_size(64)));
+typedef int8_t i8x16 __attribute__((vector_size(16)));
+typedef int8_t i8x64_unaligned __attribute__((vector_size(64), aligned(1), may_alias));
+typedef int8_t i8x16_unaligned __attribute__((vector_size(16), aligned(1), may_alias));
+
+SX_INLINE int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
+SX_INLINE int64_t most(int64_t x, int64_t y) { return x > y ? x : y; }
+SX_INLINE int64_t ceil_div(int64_t x, int64_t y) { return (x + y - 1) / y; }
+
+// The taps of one output position that lie inside the image: `first` of each axis, and how many.
+typedef struct {
+    const uint8_t *x; // of the first tap
+    int64_t rows, columns, down, right; // down, right: bytes from tap to tap
+} pool_window;
+
+// First tap and number of taps inside 0 .. size - 1 of a window that begins at `at`.
+static int64_t taps_inside(int64_t at, int64_t size, int64_t count, int64_t dilation, int64_t *first) {
+    *first = 0;
+    if (at >= 0 && at + (count - 1) * dilation < size) return count; // the usual case, without a division
+    *first = at < 0 ? ceil_div(-at, dilation) : 0;
+    const int64_t end = at >= size ? 0 : least(count, ceil_div(size - at, dilation));
+    return most(0, end - *first);
+}
+
+// The largest of `lanes` channels; bytes of the other sign are compared by way of a flipped bit.
+#define LARGEST(name, vector, unaligned)                                                            \
+    SX_INLINE vector name(const pool_window *w, const vector flip, int64_t c) {                     \
+        vector best = (vector){} + (int8_t)-128;                                                        \
+        for (int64_t i = 0; i < w->rows; i++)                                                       \
+            for (int64_t j = 0; j < w->columns; j++)                                                \
+                best = __builtin_elementwise_max(                                                   \
+                    best, *(const unaligned *)(w->x + i * w->down + j * w->right + c) ^ flip);      \
+        return best ^ flip;                                                                         \
+    }
+LARGEST(largest_64, i8x64, i8x64_unaligned)
+LARGEST(largest_16, i8x16, i8x16_unaligned)
+
+static void pool_position(const pool_window *w, int64_t channels, int8_t flip, uint8_t *y) {
+    int64_t c = 0;
+    for (; c + 64 <= channels; c += 64) *(i8x64_unaligned *)(y + c) = largest_64(w, flip - (i8x64){}, c);
+    for (; c + 16 <= channels; c += 16) *(i8x16_unaligned *)(y + c) = largest_16(w, flip - (i8x16){}, c);
+    for (; c < channels; c++) {
+        int8_t best = -128;
+        for (int64_t i = 0; i < w->rows; i++)
+            for (int64_t j = 0; j < w->columns; j++) {
+                const int8_t x = (int8_t)w->x[i * w->down + j * w->right + c] ^ flip;
+                best = x > best ? x : best;
+            }
+        y[c] = (uint8_t)(best ^ flip);
+    }
+}
+
+static int64_t ranges_of(const pool_nhwc_int8_args *a) {
+    const int64_t work = a->n * a->oh * a->ow * a->oc * a->kh * a->kw;
+    if (!work) return 0;
+    return least(a->oh, ceil_div(least(most(work / TASK_WORK, 1), MOST_TASKS), a->n));
+}
+
+int64_t pool_nhwc_int8_tasks(const pool_nhwc_int8_args *a) { return a->n * ranges_of(a); }
+
+int64_t pool_nhwc_int8_scratch(const pool_nhwc_int8_args *a) {
+    (void)a;
+    return 0;
+}
+
+void pool_nhwc_int8(const void *args, int64_t lo, int64_t hi, void *scratch) {
+    const pool_nhwc_int8_args *const a = args;
+    const int64_t ranges = ranges_of(a);
+    (void)scratch;
+    for (int64_t task = lo; task < hi; task++) {
+        const int64_t image = task / ranges, range = task % ranges;
+        const int64_t first = a->oh * range / ranges, end = a->oh * (range + 1) / ranges;
+        const uint8_t *const x = (const uint8_t *)a->x + image * a->x_batch;
+        uint8_t *const y = (uint8_t *)a->y + image * a->y_batch;
+        for (int64_t oh = first; oh < end; oh++)
+            for (int64_t ow = 0; ow < a->ow; ow++) {
+                int64_t top, left;
+                const int64_t ih = oh * a->stride_h - a->pad_top, iw = ow * a->stride_w - a->pad_left;
+                pool_window w = {.down = a->dilation_h * a->iw * a->x_pitch, .right = a->dilation_w * a->x_pitch};
+                w.rows = taps_inside(ih, a->ih, a->kh, a->dilation_h, &top);
+                w.columns = taps_inside(iw, a->iw, a->kw, a->dilation_w, &left);
+                w.x = x + ((ih + top * a->dilation_h) * a->iw + iw + left * a->dilation_w) * a->x_pitch;
+                pool_position(&w, a->oc, a->is_signed ? 0 : -128, y + (oh * a->ow + ow) * a->y_pitch);
+            }
+        if (a->epilogue) a->epilogue(a->operands, a->dims, image, 0, first * a->ow, end * a->ow, 0, a->oc);
+    }
+}

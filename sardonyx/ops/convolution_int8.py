@@ -1,0 +1,108 @@
+"""Convolutions and pooling of bytes by the kernels for NHWC: where they fit, and what they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sardonyx.compiler.index import Dim
+from sardonyx.compiler.lower import Lowering
+from sardonyx.compiler.program import Kernel, Pointer
+from sardonyx.compiler.tensor import ChannelsLast, Tensor
+from sardonyx.kernels.packing_int8 import pack_conv_nhwc, pack_depthwise_nhwc
+from sardonyx.ops.convolution import _geometry as geometry
+from sardonyx.ops.window import Window
+
+BYTES = ("int8", "uint8")
+
+
+@dataclass(frozen=True)
+class Requantization:
+    """How int32 sums become bytes: ``saturate(round((sum + bias) * scale) + zero)``.
+
+    Attributes:
+        bias: int32, one for each output channel, or None.
+        scale: float32, one or one for each output channel.
+        zero: one, of the type of the result.
+    """
+
+    bias: Tensor | None
+    scale: Tensor
+    zero: Tensor
+
+
+def convolve_bytes(
+    ctx: Lowering, x: Tensor, x_zero: Tensor | None, w: Tensor, w_zero: Tensor | None, place: Window, groups: int,
+    after: Requantization | None = None,
+) -> Tensor | None:  # fmt: skip
+    """The convolution of `x` [N, C, ...] with constant `w` [O, C / groups, ...] as bytes, or as int32 sums without `after`.
+
+    None where the kernels do not fit: weights that are computed or too wide for int8 once their zero points are taken off,
+    more than two dimensions, scales that are no finite constants.
+    """
+    if x.dtype not in BYTES or x.rank not in (3, 4) or (x_zero is not None and x_zero.dtype != x.dtype):
+        return None
+    weights = _signed_weights(w, w_zero)
+    if weights is None or (after is not None and not _is_finite(after.scale)):
+        return None
+    weights = weights.reshape(*weights.shape[:2], *((1,) * (4 - w.rank)), *weights.shape[2:])
+    outputs, own = weights.shape[:2]
+    if groups == outputs and own == 1 and groups > 1:
+        name, own_fields, (packed, sums) = "depthwise_nhwc_int8", {}, pack_depthwise_nhwc(weights)
+    else:
+        name, own_fields = "conv_nhwc_int8", {"ic": x.shape[1], "groups": groups}
+        packed, sums = pack_conv_nhwc(weights, groups, merged=place.dilations[-1] == 1)
+    fields: dict = _source(ctx, x) | own_fields | {"x_signed": x.dtype == "int8"}
+    fields |= {"w": Pointer(ctx.constant_buffer(packed, "int8")), "w_sums": Pointer(ctx.constant_buffer(sums, "int32"))}
+    if x_zero is not None:
+        fields["x_zero"] = ctx.pointer(x_zero)
+    if after is not None:
+        fields |= {"scale": ctx.pointer(after.scale), "scale_step": 0 if after.scale.size == 1 else 1}
+        fields |= {"y_zero": ctx.pointer(after.zero), "y_signed": after.zero.dtype == "int8"}
+        if after.bias is not None:
+            fields["bias"] = ctx.pointer(after.bias)
+    return _opened(ctx, name, fields, place, (x.shape[0], outputs), "int32" if after is None else after.zero.dtype)
+
+
+def largest_bytes(ctx: Lowering, x: Tensor, place: Window) -> Tensor:
+    """The largest byte of each window."""
+    fields = _source(ctx, x) | {"is_signed": x.dtype == "int8"}
+    return _opened(ctx, "pool_nhwc_int8", fields, place, x.shape[:2], x.dtype)
+
+
+def _signed_weights(w: Tensor, zero: Tensor | None) -> np.ndarray | None:
+    """Constant weights less their zero points as int8, if they fit."""
+    if w.array is None or w.array.size == 0 or w.dtype not in BYTES:
+        return None
+    if zero is None:
+        zeros = np.zeros(1, np.int16)
+    elif zero.array is not None:
+        zeros = zero.array.astype(np.int16)
+    else:
+        return None
+    values = w.array.astype(np.int16) - zeros.reshape(-1, *((1,) * (w.rank - 1)))
+    return values.astype(np.int8) if values.min() >= -128 and values.max() <= 127 else None
+
+
+def _is_finite(scale: Tensor) -> bool:
+    return scale.array is not None and bool(np.isfinite(scale.array).all())
+
+
+def _source(ctx: Lowering, x: Tensor) -> dict:
+    source, image, pitch = ctx.channels_last(x)
+    return {"x": source, "x_batch": image, "x_pitch": pitch}
+
+
+def _opened(ctx: Lowering, name: str, fields: dict, place: Window, outer: Sequence[Dim], dtype: str) -> Tensor:
+    """The output of an open kernel call, for `outer` (images, channels)."""
+    shape = (*outer, *place.output)
+    layout = ChannelsLast(shape)
+    image, pitch = layout.steps()
+    buffer = ctx.temporary(dtype, layout.size())
+    fields = fields | geometry(place) | {"n": shape[0], "oc": shape[1]}
+    fields |= {"y": Pointer(buffer), "y_batch": image, "y_pitch": pitch}
+    domain, strides, pitches = (shape[0], 1, layout.pixels, shape[1]), (image, 0, pitch, 1), ("y_batch", "", "y_pitch")
+    ctx.open_kernel(Kernel(name, fields, (buffer,), domain=domain, strides=strides, target="y", pitches=pitches))
+    return ctx.in_memory(buffer, shape, layout)

@@ -1,0 +1,98 @@
+"""Torchvision's architectures to classify, detect and segment, with random weights and small pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torchvision
+from converters.heavy.sweep import Case
+
+PACKAGE = f"torchvision {torchvision.__version__.partition('+')[0]}, random weights"
+
+# The most used first; sides that an architecture cannot do without are larger than the others'.
+_CLASSIFIERS = (
+    "resnet18 resnet50 mobilenet_v2 mobilenet_v3_small mobilenet_v3_large efficientnet_b0 squeezenet1_1 "
+    "shufflenet_v2_x1_0 vit_b_16 densenet121 convnext_tiny swin_t alexnet vgg11 googlenet inception_v3 mnasnet1_0 "
+    "regnet_y_400mf resnet34 regnet_x_400mf efficientnet_v2_s swin_v2_t maxvit_t resnext50_32x4d wide_resnet50_2 "
+    "shufflenet_v2_x0_5 mnasnet0_5 squeezenet1_0 vgg11_bn resnet101 efficientnet_b1 efficientnet_b2 "
+    "regnet_y_800mf regnet_x_800mf shufflenet_v2_x1_5 shufflenet_v2_x2_0 mnasnet0_75 mnasnet1_3 vgg16 vgg13 "
+    "vgg13_bn vgg16_bn densenet169 densenet161 densenet201 resnet152 efficientnet_b3 efficientnet_b4 "
+    "convnext_small swin_s swin_v2_s vit_b_32 regnet_y_1_6gf regnet_x_1_6gf regnet_y_3_2gf regnet_x_3_2gf vgg19 "
+    "vgg19_bn wide_resnet101_2 resnext101_32x8d resnext101_64x4d efficientnet_b5 efficientnet_v2_m convnext_base "
+    "swin_b swin_v2_b regnet_y_8gf regnet_x_8gf efficientnet_b6 vit_l_32 vit_l_16 efficientnet_b7 "
+    "efficientnet_v2_l convnext_large regnet_y_16gf regnet_x_16gf regnet_x_32gf regnet_y_32gf "
+).split()
+_SIDES = {"inception_v3": 96, "maxvit_t": 224, "alexnet": 96, "squeezenet1_0": 64, "vit_b_16": 64, "vit_b_32": 64}
+_SIDES |= dict.fromkeys(("vit_l_16", "vit_l_32"), 64)
+_SEGMENTATION = (
+    "lraspp_mobilenet_v3_large deeplabv3_mobilenet_v3_large fcn_resnet50 deeplabv3_resnet50 fcn_resnet101 "
+    "deeplabv3_resnet101 "
+).split()
+_DETECTION = (
+    "ssdlite320_mobilenet_v3_large fasterrcnn_mobilenet_v3_large_320_fpn retinanet_resnet50_fpn "
+    "fasterrcnn_resnet50_fpn ssd300_vgg16 fcos_resnet50_fpn maskrcnn_resnet50_fpn keypointrcnn_resnet50_fpn "
+    "fasterrcnn_mobilenet_v3_large_fpn fasterrcnn_resnet50_fpn_v2 retinanet_resnet50_fpn_v2 "
+    "maskrcnn_resnet50_fpn_v2 "
+).split()
+
+
+def cases() -> list[Case]:
+    """All of them: small and popular first, the families in turn."""
+    classifiers = [_case(name, partial(classifier, name), _SIDES.get(name, 64)) for name in _CLASSIFIERS]
+    segmentation = [_case(name, partial(segmenter, name), 64) for name in _SEGMENTATION]
+    detection = [_case(name, partial(detector, name), 96, "1") for name in _DETECTION]
+    return [*classifiers[:9], *segmentation[:2], *detection[:2], *classifiers[9:19], *segmentation[2:4],
+            *detection[2:6], *classifiers[19:], *segmentation[4:], *detection[6:]]  # fmt: skip
+
+
+def _case(name: str, make: Callable[[], Any], side: int, batch: str = "batch") -> Case:
+    return Case(PACKAGE, name, make, {"options": {"inputs": f"x:float32[{batch},3,{side},{side}]"}})
+
+
+def classifier(name: str) -> Any:
+    """A classifier of ten classes whose activations neither vanish nor explode."""
+    torch.manual_seed(0)
+    more: dict[str, Any] = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    if name.startswith("vit_"):
+        more["image_size"] = _SIDES[name]
+    return settled(torchvision.models.get_model(name, weights=None, num_classes=10, **more))
+
+
+def segmenter(name: str) -> Any:
+    """Only the map of classes: the second head is for training."""
+    torch.manual_seed(0)
+    more = {} if "lraspp" in name else {"aux_loss": False}
+    return settled(torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=5, **more))
+
+
+class Detector(torch.nn.Module):
+    """A detector for one picture: Torchvision's take a list of pictures, which no tensor of a dynamic batch is."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Boxes (found, 4), scores (found), labels (found)."""
+        [found] = self.model([x[0]])
+        return found["boxes"], found["scores"], found["labels"]
+
+
+def detector(name: str) -> Any:
+    """A detector of five classes, on pictures of the size that they are given in."""
+    torch.manual_seed(0)
+    more = {} if name.startswith(("ssd300", "ssdlite")) else {"min_size": 96, "max_size": 96}
+    made = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=5, **more)
+    return Detector(settled(made))
+
+
+def settled(module: Any) -> Any:
+    """`module` with running statistics that are not those of a fresh batch norm."""
+    for part in module.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.running_mean.uniform_(-0.1, 0.1)
+            part.running_var.uniform_(0.5, 1.5)
+    return module.eval()
