@@ -164,7 +164,7 @@ def _fresh(data: Data) -> Data:
 
 def serve(pipe: Connection) -> None:
     """Do what the parent asks for until it is gone."""
-    parent, (model, calibration, evaluation, *rest) = pipe.recv()
+    parent, (model, calibration, evaluation, seed, threads, packed) = pipe.recv()
     data = _fresh(calibration), _fresh(evaluation)
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     from sardonyx.optimizer.search.bench import Bench
@@ -177,7 +177,7 @@ def serve(pipe: Connection) -> None:
             return
         try:
             if bench is None:
-                bench = Bench(model, *data, *rest, lambda text: pipe.send(("progress", text)))
+                bench = Bench(model, *data, seed, threads, packed, lambda text: pipe.send(("progress", text)))
             reply = "result", getattr(bench, name)(*given)
         except Exception as error:
             reply = "error", _sendable(error)
