@@ -7,7 +7,7 @@ not registered, and parameters that a step does not have, take no part.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import fields as fields_of
 from functools import cached_property
@@ -22,6 +22,7 @@ Guesses = Generator[Point, Candidate, None]
 
 ROUNDED = ("static-int8", "dynamic-int8", "weights-int8", "weights-int4")
 
+TUNED = ("static-int8", "dynamic-int8")  # formats for which another setting is looked for where they are too inexact
 PRUNING = ("prune", "importance", "multiple")
 STEPS = dict.fromkeys(PRUNING, "prune-channels") | {"rank": "low-rank", "sparse": "prune-weights", "palette": "palette"}
 
@@ -165,9 +166,13 @@ class Space:
         for point in plain:
             candidate = yield point
             found.append((point, candidate))
-        for point, candidate in list(found):
-            if point == {"numbers": "static-int8"} and _inaccurate(candidate):
-                found += yield from self._tuned(candidate)
+        inexact = [tried for tried in found if tried[0]["numbers"] in TUNED and _inaccurate(tried[1])]
+        inexact = [tried for tried in inexact if len(tried[0]) == 1]
+        if not any(point["numbers"] in TUNED and each.verdict == "verified" for point, each in found):
+            for point, candidate in sorted(inexact, key=lambda tried: _distance(tried[1])):
+                found += yield from self._tuned(point, candidate)
+                if found[-1][1].verdict == "verified":
+                    break
         for value in self.knobs.get("rest", ())[1:2]:
             for point, before in list(found):
                 if before.verdict == "verified" and point["numbers"] in ROUNDED:
@@ -192,23 +197,27 @@ class Space:
             return figures.ratio[1] if figures.ratio else math.inf
         return float(figures.size)
 
-    def _tuned(self, plain: Candidate) -> Generator[Point, Candidate, list[Tried]]:
-        """static-int8 that keeps within the budget: other ranges first, then more and more layers in float."""
-        nearest, best = plain, {"numbers": "static-int8"}
-        for name in ("calibration", "prepare", "weight_scale"):
-            for value in self.knobs.get(name, ())[1:]:
-                point = best | {name: value}
-                candidate = yield point
-                if not _inaccurate(candidate):
-                    return [(point, candidate)]
-                if _closer(candidate, nearest):
-                    nearest, best = candidate, point
-        for share in self.knobs.get("kept", ())[1:]:
-            point = best | {"kept": share}
+    def _tuned(self, plain: Point, inexact: Candidate) -> Generator[Point, Candidate, list[Tried]]:
+        """A format that keeps within the budget: what levels ranges out first, then layers in float, then other ranges."""
+        nearest, best = inexact, plain
+        for change in self._changes(plain["numbers"]):
+            point = best | change
             candidate = yield point
             if not _inaccurate(candidate):
                 return [(point, candidate)]
+            if _distance(candidate) < _distance(nearest) and "kept" not in change:
+                nearest, best = candidate, point
         return []
+
+    def _changes(self, numbers: str) -> Iterator[Point]:
+        kept = self.knobs.get("kept", ())[1:]
+        order = {"prepare": self.knobs.get("prepare", ())[:0:-1], "kept": kept[:2]}
+        for name, values in order.items():
+            yield from ({name: value} for value in values)
+        for name in ("weight_scale", "calibration"):
+            if numbers in MATTERS[name]:
+                yield from ({name: value} for value in self.knobs.get(name, ())[1:])
+        yield from ({"kept": value} for value in kept[2:])
 
     def _pruned(self, working: Sequence[Point]) -> Guesses:
         """The most that can be pruned within the budget, by halving: with the best format that works, and without."""
@@ -231,7 +240,6 @@ def _inaccurate(candidate: Candidate) -> bool:
     return candidate.verdict == "rejected" and candidate.stage in ("glance", "metric")
 
 
-def _closer(one: Candidate, other: Candidate) -> bool:
-    """Whether one is nearer to the original than the other."""
-    a, b = one.figures.fidelity, other.figures.fidelity
-    return a is not None and (b is None or a > b)
+def _distance(candidate: Candidate) -> float:
+    """How far it is from the original, in dB of noise above the signal."""
+    return math.inf if candidate.figures.fidelity is None else -candidate.figures.fidelity

@@ -73,11 +73,20 @@ def test_the_most_that_can_be_pruned_is_found_by_halving():
 
 def test_inexact_int8_is_tuned_until_layers_stay_in_float():
     def judge(point):
-        return "verified" if point.get("numbers") != "static-int8" or point.get("kept", 0) >= 0.1 else "metric"
+        inexact = point.get("numbers") in ("static-int8", "dynamic-int8") and point.get("kept", 0) < 0.2
+        return "metric" if inexact else "verified"
 
-    tuned = [point for point in answered(space(), judge) if point.get("numbers") == "static-int8"]
+    points = answered(space(), judge)
+    tuned = [point for point in points if point.get("numbers") == "static-int8"]
+    assert {point.get("prepare") for point in tuned} >= {"equalize", "smooth-quant"}
     assert {point.get("calibration") for point in tuned} >= {"percentile", "entropy", "mse"}
-    assert [point["kept"] for point in tuned if "kept" in point and "prune" not in point] == [0.05, 0.1]
+    assert [point["kept"] for point in tuned if "kept" in point and "prune" not in point] == [0.05, 0.1, 0.2]
+    assert not [point for point in points if point.get("numbers") == "dynamic-int8" and "kept" in point]
+
+
+def test_nothing_is_tuned_where_a_format_works():
+    points = answered(space(), lambda point: "metric" if point.get("numbers") == "static-int8" else "verified")
+    assert not [point for point in points if "calibration" in point or "kept" in point]
 
 
 @pytest.mark.parametrize("objective", ["latency", "size", "memory"])
