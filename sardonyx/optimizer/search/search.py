@@ -254,6 +254,12 @@ class Search:
         candidate.notes, candidate.sha256, figures.size = made["notes"], made["sha256"], made["size"]
         if not made["modified"]:
             raise OptimizationError("there is nothing to do: " + "; ".join(candidate.notes))
+        twin = next((each for each in self.store.candidates.values() if each.sha256 == candidate.sha256), None)
+        if twin is not None and twin is not candidate and not self._unfinished(twin):
+            candidate.figures = replace(twin.figures)
+            candidate.verdict, candidate.stage, candidate.reason = twin.verdict, twin.stage, twin.reason
+            candidate.notes.append(f"the same model as {twin.title}")
+            return
         stages = {"size": self._weigh, "glance": self._glance, "metric": self._evaluate, "time": self._time}
         for name, stage in stages.items():
             problem = stage(path, figures)

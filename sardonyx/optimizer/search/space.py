@@ -198,7 +198,7 @@ class Space:
         return float(figures.size)
 
     def _tuned(self, plain: Point, inexact: Candidate) -> Generator[Point, Candidate, list[Tried]]:
-        """A format that keeps within the budget: what levels ranges out first, then layers in float, then other ranges."""
+        """A format that keeps within the budget: ranges levelled out, then layers in float, then other ranges."""
         nearest, best = inexact, plain
         for change in self._changes(plain["numbers"]):
             point = best | change
