@@ -226,6 +226,21 @@ def fuzzed(report: Report) -> Verdict:
     return ", ".join(f"{row['trials']} {kind}" for kind, row in report.items()) + f": {found} faults", found == 0
 
 
+def optimized(models: Collection[str], speed: str = "", faster: float = 0, smaller: float = 0) -> Measure:
+    """Rows of benchmarks/optimize.py: each so many times faster than `speed`, and smaller, within its budget."""
+
+    def measure(report: Report) -> Verdict:
+        rows = {name: report[name] for name in models if name in report}
+        met, texts = len(rows) == len(models), []
+        for name, row in rows.items():
+            ratio, size = row.get(speed, [0, 0, 0])[1], row["size"][0] / row["size"][1]
+            met &= ratio >= faster and size >= smaller and not row["reason"]
+            texts.append(f"{name} {ratio:.2f} x" + (f", {size:.1f} x smaller" if smaller else ""))
+        return "; ".join(texts) or "not measured", met
+
+    return measure
+
+
 def _listed(values: Mapping[str, float], form: str) -> str:
     return ", ".join(f"{name} {form.format(value)}" for name, value in values.items())
 
@@ -235,6 +250,7 @@ BACKEND, AGREEMENT, LOADS, OVERHEAD = (
 )
 BENCH, CONVERT = "make bench", "make test-converters"
 CONVERTED = ("converters", "converters_torch")  # parts with rows of converted models
+OPTIMIZE = "python benchmarks/optimize.py"
 ORT, BOTH = ("onnxruntime",), ("onnxruntime", "openvino")
 CONVOLUTION_MODELS = ("resnet18", "resnet50", "densenet121", "unet", "mobilenet_v2")
 FOREST = {"forest": 1, "forest of 10,000": 10_000}  # model (its first word) -> batch
@@ -286,6 +302,41 @@ GOALS = (
     Goal("slow-down with a core taken, beside ONNX Runtime", "at most 2.5 x", "threads", BENCH, taken_core),
     Goal("two sessions at once, over one after the other", "at most 1.1", "threads", BENCH, shared),
     Goal("processor time burnt after a run", "at most 200 µs", "threads", BENCH, idleness),
+    Goal(
+        "digits, 0.5 % drop: against ONNX Runtime's fp32",
+        "3 x, 8 x smaller",
+        "optimize",
+        OPTIMIZE,
+        optimized(("digits",), "against_onnxruntime", 3, 8),
+    ),
+    Goal(
+        "EfficientNet-Lite0, same top-1: against our fp32",
+        "1.8 x",
+        "optimize",
+        OPTIMIZE,
+        optimized(("efficientnet_lite0",), "against_fp32", 1.8),
+    ),
+    Goal(
+        "MiniLM, cosine 0.995: against ONNX Runtime's fp32",
+        "2.5 x",
+        "optimize",
+        OPTIMIZE,
+        optimized(("minilm",), "against_onnxruntime", 2.5),
+    ),
+    Goal(
+        "PP-OCRv4, same text: against our fp32",
+        "faster, 3.5 x smaller",
+        "optimize",
+        OPTIMIZE,
+        optimized(("ocr_read", "ocr_detect"), "against_fp32", 1, 3.5),
+    ),
+    Goal(
+        "voice models, metric within 1 %: against our fp32",
+        "not slower, 2 x smaller",
+        "optimize",
+        OPTIMIZE,
+        optimized(("silero_vad", "nsnet2"), "against_fp32", 0.97, 2),
+    ),
     Goal("broken models and random graphs", "no fault", "fuzz", "make fuzz", fuzzed),
 )
 

@@ -58,6 +58,7 @@ THREADS = {
     "two_sessions": {"sardonyx": {"ratio": 1.0}},
     "idle": {"sardonyx": {"median": 90.0}},
 }
+SEARCHED = {"size": [100, 100], "reason": ""}
 RESULTS = {
     "backend": {
         "machine": {"cpu": "Some CPU", "cores": 2, "date": "2020-02-20"},
@@ -84,6 +85,13 @@ RESULTS = {
     "threads": {"resnet18": THREADS},
     "targets": {"missing": {"riscv64": "no qemu"}, "rows": [{"machine": "aarch64", "outcome": "same"}]},
     "soak": {"m": {"runs": 10_000, "growth": 1.0, "slack": 16.0}},
+    "optimize": {
+        "digits": {**SEARCHED, "against_onnxruntime": [3.9, 4.0, 4.1], "size": [900, 100]},
+        "efficientnet_lite0": {**SEARCHED, "against_fp32": [1.0, 1.5, 2.0]},
+        "ocr_read": {**SEARCHED, "against_fp32": [1.1, 1.2, 1.3], "size": [400, 100]},
+        "silero_vad": {**SEARCHED, "against_fp32": [1.0, 1.0, 1.0], "size": [300, 100]},
+        "nsnet2": {**SEARCHED, "reason": "nothing is better"},
+    },
     "converters": {"rows": [conversion("jax", converted=False, notes="no | form")]},
     "converters_torch": {"rows": [conversion("torch", verdict="pass", error=1e-6, native=0.5)]},
     "fuzz": {"graphs": {"trials": 5, "counts": {"same": 4, "wrong": 1}}},
@@ -116,6 +124,14 @@ VERDICTS = {
     "slow-down with a core taken, beside ONNX Runtime": ("resnet18 2.00 x against 4.00 x", "yes"),
     "two sessions at once, over one after the other": ("resnet18 1.00", "yes"),
     "processor time burnt after a run": ("resnet18 90 µs", "yes"),
+    "digits, 0.5 % drop: against ONNX Runtime's fp32": ("digits 4.00 x, 9.0 x smaller", "yes"),
+    "EfficientNet-Lite0, same top-1: against our fp32": ("efficientnet_lite0 1.50 x", "**no**"),
+    "MiniLM, cosine 0.995: against ONNX Runtime's fp32": ("not measured", "**no**"),
+    "PP-OCRv4, same text: against our fp32": ("ocr_read 1.20 x, 4.0 x smaller", "**no**"),
+    "voice models, metric within 1 %: against our fp32": (
+        "silero_vad 1.00 x, 3.0 x smaller; nsnet2 0.00 x, 1.0 x smaller",
+        "**no**",
+    ),
     "broken models and random graphs": ("5 graphs: 1 faults", "**no**"),
 }
 

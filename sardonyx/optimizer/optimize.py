@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -60,7 +61,7 @@ def optimize(
 
     Args:
         model: the .onnx file.
-        output: the .onnx file to write.
+        output: the .onnx file to write; one called .sdx is a compressed container, and sizes are those of containers.
         data: see `read_data`; None: samples are made up, which proves nothing about real ones.
         calibration: data that only calibrates; None: a part of `data`.
         metric: see `find_metric`; None: accuracy where there are labels, else snr against the original.
@@ -147,6 +148,11 @@ class Task:
     bench: Callable[..., Any] = Worker
 
     @property
+    def packed(self) -> bool:
+        """Whether a container is written."""
+        return self.output.suffix == ".sdx"
+
+    @property
     def recipe_path(self) -> Path:
         """Beside the output."""
         return self.output.with_suffix(".recipe.yaml")
@@ -161,7 +167,7 @@ class Task:
         progress(0.0, "reading the model and the data")
         calibration, evaluation, notes = self.reading.parts(self.model)
         metric = find_metric(self.metric, evaluation.labels is not None)
-        arguments = (self.model, calibration, evaluation, self.reading.seed, self.threads)
+        arguments = (self.model, calibration, evaluation, self.reading.seed, self.threads, self.packed)
         with self.bench(arguments, lambda text: progress(0.0, text)) as bench:
             progress(0.0, "measuring the original")
             facts = (bench, self.model, evaluation, metric, bench.names(), self.metric_output)
@@ -195,7 +201,7 @@ class Task:
 
     def _identity(self, calibration: Data, evaluation: Data, metric: Metric) -> dict[str, Any]:
         facts = {"model": sha256(self.model), "data": digest(calibration, evaluation), "metric": metric.name}
-        return facts | {"metric output": self.metric_output, "seed": self.reading.seed}
+        return facts | {"metric output": self.metric_output, "seed": self.reading.seed, "form": self.output.suffix}
 
     def _space(self, bench: Any, store: Store, calibration: Data, notes: list[str]) -> Space:
         return Space(
@@ -203,6 +209,7 @@ class Task:
             self.budget.objective,
             partial(self._ranking, bench, store, notes),
             not calibration.generated,
+            self.packed,
         )
 
     def _ranking(self, bench: Any, store: Store, notes: list[str]) -> Sequence[dict[str, Any]]:
@@ -268,9 +275,12 @@ def replay(
     if known.data_digest and known.data_digest != digest(part):
         notes.append("the data is not the data that the recipe was found with: the file differs from the one made then")
     made, said, _ = apply_steps(load(model), known.steps, Context(part, known.seed, progress))
-    if known.steps:
-        save(made, output)
-        check_standard(Path(output), set(made.opset_imports))
-    else:
-        replace_model(Path(model), Path(output))
+    target = Path(output)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".replay-") as folder:
+        aside = Path(folder) / "model.onnx"
+        if known.steps:
+            save(made, aside)
+            check_standard(aside, set(made.opset_imports))
+        replace_model(aside if known.steps else Path(model), target)
     return Replay(Path(output), sha256(Path(output)), notes + said)

@@ -32,6 +32,11 @@ def test_arrays_are_cut_into_runs_of_the_batch_that_is_asked_for():
     assert len(data.labels) == 2
 
 
+def test_one_array_for_one_input_needs_no_name():
+    data = read_data({"pixels": np.ones((5, 3), np.float32), "labels": np.arange(5)}, ROWS)
+    assert data.feeds[0].keys() == {"x"}
+
+
 def test_a_further_axis_in_front_counts_samples():
     data = read_data({"x": np.zeros((5, 2, 3), np.float32)}, ROWS)
     assert [feeds["x"].shape for feeds in data] == [(2, 3)] * 5
@@ -42,7 +47,7 @@ def test_an_array_of_the_inputs_own_shape_goes_to_every_run():
     arrays = {"x": np.ones((7, 3), np.float32), "state": np.zeros((2, 1, 4), np.float32), "rate": np.array(16000)}
     data = read_data(arrays, inputs)
     assert len(data) == 7
-    assert all(feeds["state"].shape == (2, 1, 4) and feeds["rate"] == 16000 for feeds in data)
+    assert all(feeds["state"].shape == (2, 1, 4) and feeds["rate"].shape == () for feeds in data)
 
 
 def test_npz_and_npy_files_are_read(tmp_path):
@@ -145,7 +150,7 @@ def test_nothing_means_samples_that_are_made_up_and_says_so():
     ("source", "words"),
     [
         ([], "no samples"),
-        ({"z": np.ones((2, 3), np.float32)}, "'x' is missing"),
+        ({"z": np.ones((2, 3), np.float32), "w": np.ones(2)}, "'x' is missing"),
         ({"x": np.ones((2, 3), np.float32), "z": np.ones(2)}, "no input 'z'"),
         ({"x": np.ones((2, 4), np.float32)}, r"shape \[1, 4\]"),
         ({"x": np.ones(2, np.float32)}, r"shape \[2\]"),

@@ -200,6 +200,8 @@ def _from_arrays(arrays: dict[str, Any], inputs: Sequence[Input], options: DataO
     """Arrays that hold all samples, cut into runs."""
     names = {each.name for each in inputs}
     labels = next((np.asarray(arrays.pop(name)) for name in LABELS if name in arrays and name not in names), None)
+    if len(arrays) == len(names) == 1:  # one array, one input: no name is needed
+        arrays = {inputs[0].name: next(iter(arrays.values()))}
     unknown, missing = sorted(set(arrays) - names), [each.name for each in inputs if each.name not in arrays]
     if unknown or missing:
         what = (
@@ -303,4 +305,4 @@ def _array(array: np.ndarray, each: Input, number: int) -> np.ndarray:
         raise InputError(
             f"{where}: {int(np.isnan(array).sum())} of {array.size} numbers are NaN", hint="leave such samples out"
         )
-    return np.ascontiguousarray(array, wanted)
+    return np.asarray(array, wanted, order="C")  # not ascontiguousarray, which gives a scalar an axis

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sardonyx.runtime.session import Session
 
 STANDARD = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}  # what other runtimes read, too
 PROFILED_RUNS = 20
+TWINS = 3
 
 
 class Bench:
@@ -32,6 +34,7 @@ class Bench:
         evaluation: what models are judged by.
         seed: of steps.
         threads: of runs; None: all that may be used.
+        packed: sizes are those of containers; see `compress/container.py`.
         progress: called with a few words at each long stage.
     """
 
@@ -42,9 +45,10 @@ class Bench:
         evaluation: Data,
         seed: int = 0,
         threads: int | None = None,
+        packed: bool = False,
         progress: Callable[[str], None] = lambda text: None,
     ):
-        self.path, self.evaluation = model, evaluation
+        self.path, self.evaluation, self.packed = model, evaluation, packed
         self.context = Context(calibration, seed, progress)
         self.options = SessionOptions(threads=threads, progress=False)
         self.model = load(model)
@@ -68,7 +72,7 @@ class Bench:
         model, notes, modified = apply_steps(self.model, steps, self.context)
         save(model, path)
         check_standard(path, set(self.model.opset_imports))
-        return {"notes": notes, "modified": modified, "sha256": sha256(path), "size": size_of(path)}
+        return {"notes": notes, "modified": modified, "sha256": sha256(path), "size": self._size(path)}
 
     def run(self, path: Path, count: int | None = None) -> list[list[np.ndarray]]:
         """All outputs for each sample of the evaluation, or for the first `count` of them.
@@ -94,6 +98,14 @@ class Bench:
         session = self._session(path)
         return compare_times(lambda: session.run(feeds), lambda: self.original.run(feeds), seconds)
 
+    def noise(self, seconds: float) -> list[Ratio]:
+        """The original against itself: new sessions lie elsewhere in memory, and take another time for that alone."""
+        feeds, found = dict(self.evaluation.feeds[0]), []
+        for _ in range(TWINS):
+            twin = Session(str(self.path), self.options)
+            found.append(compare_times(partial(twin.run, feeds), partial(self.original.run, feeds), seconds))
+        return found
+
     def ranking(self) -> list[dict[str, Any]]:
         """How much each layer suffers from quantisation, the worst first; see `sensitivity`."""
         return [each.to_json() for each in sensitivity(self.model, self.context)]
@@ -116,6 +128,17 @@ class Bench:
             "microseconds": times,
             "size": size_of(path),
         }
+
+    def _size(self, path: Path) -> int:
+        if not self.packed:
+            return size_of(path)
+        from sardonyx.optimizer.compress.container import pack
+
+        aside = path.with_suffix(".sdx")
+        try:
+            return pack(path, aside).packed
+        finally:
+            aside.unlink(missing_ok=True)
 
     def _session(self, path: Path) -> Session:
         if path == self.path:

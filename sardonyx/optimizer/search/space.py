@@ -7,7 +7,7 @@ not registered, and parameters that a step does not have, take no part.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import fields as fields_of
 from functools import cached_property
@@ -22,15 +22,17 @@ Guesses = Generator[Point, Candidate, None]
 
 ROUNDED = ("static-int8", "dynamic-int8", "weights-int8", "weights-int4")
 
+TUNED = ("static-int8", "dynamic-int8")  # formats for which another setting is looked for where they are too inexact
 PRUNING = ("prune", "importance", "multiple")
+STEPS = dict.fromkeys(PRUNING, "prune-channels") | {"rank": "low-rank", "sparse": "prune-weights", "palette": "palette"}
 
 # Choices by name; the first one is what happens where nothing is said.
 KNOBS: dict[str, tuple[Any, ...]] = {
     "prune": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
     "importance": ("obs", "activation", "l2"),
     "multiple": (1, 8, 16),
-    "rank": (0.0, 0.5, 0.3, 0.7),
-    "sparse": ("", "2:4"),
+    "rank": (0.0, 0.01, 0.05, 0.2),
+    "sparse": (0.0, 0.5, 0.7),
     "numbers": ("", *ROUNDED, "float16", "bfloat16"),
     "prepare": ("", "equalize", "smooth-quant"),
     "calibration": ("minmax", "percentile", "entropy", "mse"),
@@ -39,7 +41,8 @@ KNOBS: dict[str, tuple[Any, ...]] = {
     "convolutions": (False, True),
     "method": ("hqq", "gptq", "rtn"),
     "block": (32, 64, 128, 16),
-    "palette": (0, 4, 6),
+    "rest": ("", "float16", "bfloat16"),
+    "palette": (0, 16, 64, 256),
 }
 # Formats for which a choice means something; choices that are not here always do.
 MATTERS = {
@@ -50,6 +53,7 @@ MATTERS = {
     "convolutions": ("dynamic-int8",),
     "method": ("weights-int4",),
     "block": ("weights-int4",),
+    "rest": ROUNDED,
     "palette": ("",),
 }
 
@@ -63,12 +67,14 @@ class Space:
         objective: what is wanted.
         rank: gives how much each layer (``node``) suffers from quantisation, the worst first; called when it matters.
         calibrated: there is data of the user's; without it, nothing is pruned.
+        packed: a container is written, in which zeros and equal weights are smaller.
     """
 
     steps: Mapping[str, type[Step]]
     objective: str = "latency"
     rank: Callable[[], Sequence[Mapping[str, Any]]] = tuple
     calibrated: bool = True
+    packed: bool = False
     knobs: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -82,20 +88,26 @@ class Space:
     def _open(self, name: str) -> tuple[Any, ...]:
         """The values of a knob that mean something here."""
         values = KNOBS[name]
-        needed = dict.fromkeys(PRUNING, "prune-channels") | {"rank": "low-rank", "sparse": "sparsity"}
-        if name in needed and (needed[name] not in self.steps or not self.calibrated):
+        if name in STEPS and STEPS[name] not in self.steps:
             return ()
-        if name == "palette":
-            return values if "palette" in self.steps and self.objective == "size" else ()
-        if name in ("numbers", "prepare"):
+        if name in STEPS and name != "palette" and not self.calibrated:
+            return ()
+        if name in ("palette", "sparse") and not self.packed:
+            return ()
+        if name == "rest" and self.objective != "size":
+            return ()
+        if name in ("numbers", "prepare", "rest"):
             return tuple(value for value in values if not value or value in self.steps)
         return values
 
-    def suggest(self, trial: Any) -> Point:
-        """A point that the optimiser proposes; choices that depend on others are asked for only where they matter."""
+    def suggest(self, trial: Any, barred: Collection[str] = ()) -> Point:
+        """A point that the optimiser proposes, without steps that are `barred`.
+
+        Choices that depend on others are asked for only where they matter.
+        """
         point: Point = {}
         for name in self.knobs:
-            if self._matters(name, point):
+            if STEPS.get(name) not in barred and self._matters(name, point):
                 point[name] = trial.suggest_categorical(name, self.knobs[name])
         return point
 
@@ -111,17 +123,20 @@ class Space:
         numbers = chosen["numbers"]
         steps = [
             chosen["prune"] and self._pruning(chosen),
-            chosen["rank"] and self._step("low-rank", share=chosen["rank"]),
-            chosen["sparse"] and self._step("sparsity"),
+            chosen["rank"] and self._step("low-rank", error=chosen["rank"]),
+            chosen["sparse"] and self._step("prune-weights", sparsity=chosen["sparse"]),
             chosen["prepare"] and numbers in MATTERS["prepare"] and self._step(chosen["prepare"]),
             numbers and self._numbers(numbers, chosen),
-            chosen["palette"] and not numbers and self._step("palette", bits=chosen["palette"]),
+            numbers in ROUNDED and chosen["rest"] and self._step(chosen["rest"]),
+            chosen["palette"] and not numbers and self._step("palette", entries=chosen["palette"]),
         ]
         return [step for step in steps if step]
 
     def _pruning(self, chosen: Point) -> dict[str, Any] | None:
         share = "parameters" if self.objective == "size" else "flops"
-        return self._step("prune-channels", **{share: chosen["prune"]}, importance=chosen["importance"], multiple=chosen["multiple"])
+        return self._step(
+            "prune-channels", **{share: chosen["prune"]}, importance=chosen["importance"], multiple=chosen["multiple"]
+        )
 
     def _numbers(self, name: str, chosen: Point) -> dict[str, Any] | None:
         wanted = {key: value for key, value in chosen.items() if name in MATTERS.get(key, ())}
@@ -151,9 +166,18 @@ class Space:
         for point in plain:
             candidate = yield point
             found.append((point, candidate))
-        for point, candidate in list(found):
-            if point == {"numbers": "static-int8"} and _inaccurate(candidate):
-                found += yield from self._tuned(candidate)
+        inexact = [tried for tried in found if tried[0]["numbers"] in TUNED and _inaccurate(tried[1])]
+        inexact = [tried for tried in inexact if len(tried[0]) == 1]
+        if not any(point["numbers"] in TUNED and each.verdict == "verified" for point, each in found):
+            for point, candidate in sorted(inexact, key=lambda tried: _distance(tried[1])):
+                found += yield from self._tuned(point, candidate)
+                if found[-1][1].verdict == "verified":
+                    break
+        for value in self.knobs.get("rest", ())[1:2]:
+            for point, before in list(found):
+                if before.verdict == "verified" and point["numbers"] in ROUNDED:
+                    candidate = yield point | {"rest": value}
+                    found.append((point | {"rest": value}, candidate))
         working = [tried for tried in found if tried[1].verdict == "verified"]
         working.sort(key=lambda tried: self._cost(tried[1]))
         yield from self._pruned([point for point, _ in working])
@@ -173,23 +197,27 @@ class Space:
             return figures.ratio[1] if figures.ratio else math.inf
         return float(figures.size)
 
-    def _tuned(self, plain: Candidate) -> Generator[Point, Candidate, list[Tried]]:
-        """static-int8 that keeps within the budget: other ranges first, then more and more layers in float."""
-        nearest, best = plain, {"numbers": "static-int8"}
-        for name in ("calibration", "prepare", "weight_scale"):
-            for value in self.knobs.get(name, ())[1:]:
-                point = best | {name: value}
-                candidate = yield point
-                if not _inaccurate(candidate):
-                    return [(point, candidate)]
-                if _closer(candidate, nearest):
-                    nearest, best = candidate, point
-        for share in self.knobs.get("kept", ())[1:]:
-            point = best | {"kept": share}
+    def _tuned(self, plain: Point, inexact: Candidate) -> Generator[Point, Candidate, list[Tried]]:
+        """A format that keeps within the budget: ranges levelled out, then layers in float, then other ranges."""
+        nearest, best = inexact, plain
+        for change in self._changes(plain["numbers"]):
+            point = best | change
             candidate = yield point
             if not _inaccurate(candidate):
                 return [(point, candidate)]
+            if _distance(candidate) < _distance(nearest) and "kept" not in change:
+                nearest, best = candidate, point
         return []
+
+    def _changes(self, numbers: str) -> Iterator[Point]:
+        kept = self.knobs.get("kept", ())[1:]
+        order = {"prepare": self.knobs.get("prepare", ())[:0:-1], "kept": kept[:2]}
+        for name, values in order.items():
+            yield from ({name: value} for value in values)
+        for name in ("weight_scale", "calibration"):
+            if numbers in MATTERS[name]:
+                yield from ({name: value} for value in self.knobs.get(name, ())[1:])
+        yield from ({"kept": value} for value in kept[2:])
 
     def _pruned(self, working: Sequence[Point]) -> Guesses:
         """The most that can be pruned within the budget, by halving: with the best format that works, and without."""
@@ -203,6 +231,8 @@ class Space:
                     high = middle
                 else:
                     low = middle
+            if low < 0:  # not even the least: without the format it would hardly be otherwise
+                return
 
 
 def _inaccurate(candidate: Candidate) -> bool:
@@ -210,7 +240,6 @@ def _inaccurate(candidate: Candidate) -> bool:
     return candidate.verdict == "rejected" and candidate.stage in ("glance", "metric")
 
 
-def _closer(one: Candidate, other: Candidate) -> bool:
-    """Whether one is nearer to the original than the other."""
-    a, b = one.figures.fidelity, other.figures.fidelity
-    return a is not None and (b is None or a > b)
+def _distance(candidate: Candidate) -> float:
+    """How far it is from the original, in dB of noise above the signal."""
+    return math.inf if candidate.figures.fidelity is None else -candidate.figures.fidelity

@@ -123,13 +123,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 def replace_model(source: Path, target: Path) -> None:
-    """Put a copy of a model in the place of another, at once: readers see the old one or the new one."""
+    """Put a copy of a model in the place of another, at once: readers see the old one or the new one.
+
+    A `target` called ``.sdx`` becomes a container.
+    """
     from sardonyx.model.load import external_files, load
     from sardonyx.model.save import save
 
     if source.resolve() == target.resolve():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
+    if target.suffix == ".sdx":
+        from sardonyx.optimizer.compress.container import pack
+
+        pack(source, target)
+        return
     if external_files(source):
         save(load(source), target, external=True)
         return

@@ -82,6 +82,10 @@ class Worker:
         """`Bench.time`."""
         return self._call("time", path, seconds)
 
+    def noise(self, seconds: float) -> list[Ratio]:
+        """`Bench.noise`."""
+        return self._call("noise", seconds)
+
     def ranking(self) -> list[dict[str, Any]]:
         """`Bench.ranking`."""
         return self._call("ranking")
@@ -94,7 +98,7 @@ class Worker:
         ours, theirs = Pipe()
         path = [str(Path(sardonyx.__file__).parents[1]), os.getcwd(), os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "sardonyx.optimizer.search.worker", str(theirs.fileno())],
+            [sys.executable, "-P", "-m", "sardonyx.optimizer.search.worker", str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
@@ -160,7 +164,7 @@ def _fresh(data: Data) -> Data:
 
 def serve(pipe: Connection) -> None:
     """Do what the parent asks for until it is gone."""
-    parent, (model, calibration, evaluation, seed, threads) = pipe.recv()
+    parent, (model, calibration, evaluation, seed, threads, packed) = pipe.recv()
     data = _fresh(calibration), _fresh(evaluation)
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     from sardonyx.optimizer.search.bench import Bench
@@ -173,7 +177,7 @@ def serve(pipe: Connection) -> None:
             return
         try:
             if bench is None:
-                bench = Bench(model, *data, seed, threads, lambda text: pipe.send(("progress", text)))
+                bench = Bench(model, *data, seed, threads, packed, lambda text: pipe.send(("progress", text)))
             reply = "result", getattr(bench, name)(*given)
         except Exception as error:
             reply = "error", _sendable(error)

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from fake_bench import perceptron, rows, task
 
+import sardonyx
 from sardonyx.cli import cli
 from sardonyx.errors import InputError
 from sardonyx.optimizer.optimize import replay
@@ -48,6 +49,17 @@ def test_other_data_than_the_recipes_is_noted(tmp_path, model, data):
     other = perceptron(tmp_path / "other.onnx", (13, 64, 64, 7), seed=9)
     done = replay(other, tmp_path / "again.onnx", result.recipe)
     assert any("not the one" in note for note in done.notes)
+
+
+def test_a_container_is_searched_for_written_and_written_again(tmp_path, model, data):
+    result = task(model, tmp_path / "out.sdx", str(data), max_drop=0.5, objective="size", trials=1).run()
+    assert result.improved
+    assert (tmp_path / "out.sdx").stat().st_size == result.best.figures.size
+    assert result.best.figures.size < (result.store / "candidates" / result.best.file).stat().st_size
+    [y] = sardonyx.Session(tmp_path / "out.sdx").run({"x": np.ones((1, 13), np.float32)})
+    assert y.shape == (1, 7)
+    replay(model, tmp_path / "again.sdx", result.recipe)
+    assert (tmp_path / "again.sdx").read_bytes() == (tmp_path / "out.sdx").read_bytes()
 
 
 def test_a_recipe_without_steps_is_the_original(tmp_path, model, data):
