@@ -24,6 +24,7 @@ import onnx_ir as ir
 from sardonyx.converters.building import Builder, constant_of, set_type
 from sardonyx.converters.tflite_schema import constant, operator_name, options_of, type_name
 from sardonyx.errors import ConversionError, SourceError
+from sardonyx.verifier.tolerance import SOURCE_QUANTISES
 
 Shape = tuple[int | str | None, ...]
 Handler = Callable[["Subgraph", "Node"], None]
@@ -180,7 +181,10 @@ class Subgraph:
                     "Replace it in the source model, or cut the model before it.",
                 )
             self.b.place = node.outs[0].name if node.outs else node.where
+            hybrid = len(self.state.hybrid)
             handler(self, node)
+            if len(self.state.hybrid) > hybrid:
+                self.b.nodes[-1].metadata_props[SOURCE_QUANTISES] = "its inputs, while running"
             self.b.place = ""
 
     def node(self, index: int, raw: SimpleNamespace) -> Node:

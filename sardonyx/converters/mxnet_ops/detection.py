@@ -52,7 +52,12 @@ def multi_box_detection(c: Graph, node: Node, probability: ir.Value, offsets: ir
     boxes = _decoded(c, node, offsets, anchors)
     ranked = op("Where", valid, score, f(-1))
     count = op("Slice", op("Shape", score), np.array([1]), np.array([2]))
-    ranked, order = c.b.many("TopK", ranked, count, outputs=2, axis=1)
+    _, order = c.b.many("TopK", ranked, count, outputs=2, axis=1)
+    most = node.int("nms_topk", -1)
+    if most > 0:  # the rows after these lose their class, and are not sorted
+        _, unsorted = c.b.many("TopK", op("Cast", valid, to=ir.DataType.INT32), count, outputs=2, axis=1)
+        order = op("Where", _first(c, count, most), order, unsorted)
+    ranked = op("GatherElements", ranked, order, axis=1)
     kind = op("GatherElements", op("Where", valid, kind, f(-1)), order, axis=1)
     index = op("Unsqueeze", order, np.array([-1]))
     boxes = op("GatherElements", boxes, op("Expand", index, np.array([1, 1, 4])), axis=1)
@@ -60,8 +65,8 @@ def multi_box_detection(c: Graph, node: Node, probability: ir.Value, offsets: ir
     boxes = op("Where", op("Unsqueeze", known, np.array([-1])), boxes, f(-1))
     classes = sizes(probability)[1]
     kept = known
-    if node.int("nms_topk", -1) > 0:
-        kept = op("And", kept, _first(c, count, node.int("nms_topk")))
+    if most > 0:
+        kept = op("And", kept, _first(c, count, most))
     threshold = node.float("nms_threshold", 0.5)
     if 0 < threshold <= 1:
         kept = _unsuppressed(c, node, boxes, ranked, kind, kept, threshold, None if classes is None else classes - 1)
