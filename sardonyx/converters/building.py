@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from sardonyx.errors import ConversionError
 
-Operand = ir.Value | np.ndarray | float | int | None
+Operand = ir.Value | np.ndarray | np.generic | float | int | None
 
 _FOLDED = 4096  # elements of a constant that is computed here
 _MOVES = {"Reshape", "Concat", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Flatten", "Split", "Cast"}
@@ -125,9 +125,7 @@ class Builder:
                 node.resize_inputs(0)
         weights = [value for value in self._initializers.values() if id(value) in needed]
         opsets = {"": self.opset} if self.outer is None else None
-        return ir.Graph(
-            self.inputs, outputs, nodes=nodes[::-1], initializers=weights, opset_imports=opsets, name=name
-        )
+        return ir.Graph(self.inputs, outputs, nodes=nodes[::-1], initializers=weights, opset_imports=opsets, name=name)
 
     def _folded(
         self, kind: str, domain: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any]

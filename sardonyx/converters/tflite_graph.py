@@ -223,7 +223,7 @@ class Subgraph:
             if len(zero) == 1:
                 zero = np.repeat(zero, len(found.scale))
             axis = found.quantized_dimension
-            if len(zero) != len(found.scale) or len(found.scale) > 1 and not 0 <= axis < len(shape):
+            if len(zero) != len(found.scale) or (len(found.scale) > 1 and not 0 <= axis < len(shape)):
                 raise SourceError(f"the file is damaged: quantisation of tensor {name!r}")
             if np.all(found.scale > 0):
                 wire.quantisation = Quantisation(found.scale.astype(np.float32), zero.astype(np.int64), axis)
@@ -297,7 +297,7 @@ class Subgraph:
         found = wire.quantisation
         array = array if shape is None else array.reshape(shape)
         value = self.b.constant(array, wire.name if perm is None else "")
-        if not real or not wire.real and found is None:
+        if not real or (not wire.real and found is None):
             return value
         if array.dtype.kind in "iu" and found is not None:
             axis = 0
@@ -359,7 +359,7 @@ class Subgraph:
             return all(wire is None or not wire.quantised for wire in wires)
         assert out.quantisation is not None
         return all(
-            wire is None or wire.dtype == out.dtype and out.quantisation.same(wire.quantisation) for wire in wires
+            wire is None or (wire.dtype == out.dtype and out.quantisation.same(wire.quantisation)) for wire in wires
         )
 
     def move(self, node: Node, make: Callable[..., ir.Value], *wires: Wire, first: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -111,7 +112,7 @@ COMPLEX_ABS HASHTABLE HASHTABLE_FIND HASHTABLE_IMPORT HASHTABLE_SIZE REDUCE_ALL 
 READ_VARIABLE ASSIGN_VARIABLE BROADCAST_ARGS RANDOM_STANDARD_NORMAL BUCKETIZE RANDOM_UNIFORM MULTINOMIAL GELU
 DYNAMIC_UPDATE_SLICE RELU_0_TO_1 UNSORTED_SEGMENT_PROD UNSORTED_SEGMENT_MAX UNSORTED_SEGMENT_SUM ATAN2
 UNSORTED_SEGMENT_MIN SIGN BITCAST BITWISE_XOR RIGHT_SHIFT
-""".split()
+""".split()  # noqa: SIM905  # a table of names
 _CUSTOM = _OPERATORS.index("CUSTOM")
 
 TYPES = (
@@ -130,7 +131,7 @@ def read_model(data: bytes) -> SimpleNamespace:
         raise SourceError("the file is no TensorFlow Lite model: the mark TFL3 is missing")
     reader = FlatBuffer(data, _SCHEMA)
     model = reader.root("Model")
-    if not model.subgraphs or model.operator_codes is None and any(g.operators for g in model.subgraphs):
+    if not model.subgraphs or (model.operator_codes is None and any(g.operators for g in model.subgraphs)):
         raise SourceError("the TensorFlow Lite model has no graph", hint="It is damaged; convert or copy it again.")
     model.reader = reader
     return model
@@ -223,7 +224,7 @@ def _strings(data: bytes, shape: list[int]) -> np.ndarray:
     at = np.frombuffer(data, "<i4", count + 1, 4)
     if np.any(at < 0) or np.any(np.diff(at) < 0) or at[-1] > len(data) or int(np.prod(shape, dtype=object)) != count:
         raise SourceError("the file is damaged: a constant of texts does not fit its shape")
-    texts = [data[a:b].decode("utf-8", "replace") for a, b in zip(at, at[1:])]
+    texts = [data[a:b].decode("utf-8", "replace") for a, b in pairwise(at)]
     return np.array(texts, object).reshape(shape)
 
 

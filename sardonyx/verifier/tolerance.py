@@ -8,10 +8,10 @@ Along a path of the graph the squares of these add up:
     allowed = SAFETY * u * sqrt(sum of K over the longest path) * largest value of the output
 
 Depth matters, width does not. An exponential (softmax, sigmoid) turns an absolute error of its argument into a relative
-one: its smallest value says how large the argument is, and so its error. A model that magnifies rounding (a steep attention) shows by how much when its inputs
-are moved by a unit in the last place; it is allowed NOISE times that. Where two stages round differently at a
-quantisation, one step of the quantised type is what a value may move by: the verdict is then by signal-to-noise ratio,
-and says so.
+one: its smallest value says how large the argument is, and so its error. A model that magnifies rounding (a steep
+attention) shows by how much when its inputs are moved by a unit in the last place; it is allowed NOISE times that.
+Where two stages round differently at a quantisation, one step of the quantised type is what a value may move by: the
+verdict is then by signal-to-noise ratio, and says so.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ SOURCE_QUANTISES = "source_quantises"
 
 _EXPONENTIALS = {"Exp", "Sigmoid", "Softmax"}
 _MOVES = {
-    "Concat", "Expand", "Flatten", "Gather", "GatherND", "Identity", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "Tile",
-    "Transpose", "Unsqueeze",
+    "Concat", "Expand", "Flatten", "Gather", "GatherND", "Identity", "MaxPool", "Reshape", "Slice", "Split", "Squeeze",
+    "Tile", "Transpose", "Unsqueeze",
 }  # fmt: skip
 _QUANTISERS = {
     "QuantizeLinear",
@@ -71,7 +71,7 @@ class Tolerance:
     step: float = 0.0
 
     def allowed(self, peak: float, least: float = 1.0) -> float:
-        """The largest absolute difference for an output whose largest magnitude is `peak`, the least above 0 `least`."""
+        """The largest absolute difference for an output; `peak` and `least` are its magnitudes, but for 0."""
         argument = max(1.0, -math.log(least)) if self.exponential and least > 0 else 1.0
         relative = max(argument * SAFETY * self.unit * math.sqrt(max(1.0, self.terms)), NOISE * self.noise)
         return relative * peak + FLOOR * min(1.0, max(peak, 1e-3))
@@ -101,9 +101,9 @@ def tolerances(
         if node.op_type in ("Shape", "Size"):
             terms, unit = 0.0, 0.0
         quantised = node.op_type in _QUANTISERS or any(source.quantised for source in sources)
-        quantised = quantised or from_source and SOURCE_QUANTISES in node.metadata_props
+        quantised = quantised or (from_source and SOURCE_QUANTISES in node.metadata_props)
         moves = node.op_type in _MOVES
-        exponential = node.op_type in _EXPONENTIALS or moves and any(source.exponential for source in sources)
+        exponential = node.op_type in _EXPONENTIALS or (moves and any(source.exponential for source in sources))
         step = _step(node) or (max((source.step for source in sources), default=0.0) if moves else 0.0)
         for output in node.outputs:
             kind = output.dtype.name.lower() if output.dtype is not None else "float"

@@ -160,7 +160,7 @@ def with_ranges(inputs: Sequence[Input], described: Sequence[Input]) -> list[Inp
 
 
 def output_tolerances(path: Path, from_source: bool = False) -> dict[str, Tolerance]:
-    """What the outputs of an ONNX file may be off by, in order; `from_source`: from the source that it was made from."""
+    """What the outputs of an ONNX file may be off by, in order; `from_source`: from what it was made of."""
     model = load(path)
     allowed = tolerances(model, from_source=from_source)
     return {str(v.name): allowed.get(str(v.name), Tolerance(2.0**-24, 1.0)) for v in model.graph.outputs}

@@ -6,6 +6,7 @@ outputs that MXNet computes) into a folder. The default tests read what this wro
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 for _name, _kind in (("bool", bool), ("object", object), ("int", int), ("float", float)):
     if _name not in np.__dict__:  # names that MXNet asks for and numpy 1.24 dropped
         setattr(np, _name, _kind)
+os.environ.setdefault("MXNET_MKLDNN_ENABLED", "0")  # which refuses some deconvolutions
 import mxnet as mx
 
 S = mx.sym
@@ -129,7 +131,7 @@ def layers():
             S.FullyConnected(x, p(5, 11), num_hidden=5, flatten=False, no_bias=True),
             norm(x, 6), norm(x, 6, fix_gamma=False, eps=1e-5), norm(x, 11, axis=3, fix_gamma=False),
             S.LayerNorm(x, p(11), p(11)), S.LayerNorm(x, p(6), p(6), axis=1), S.InstanceNorm(x, p(6), p(6)),
-            S.GroupNorm(x, p(6), p(6), num_groups=3), S.L2Normalization(x), S.L2Normalization(x, mode="channel"),
+            S.GroupNorm(x, p(3), p(3), num_groups=3), S.L2Normalization(x), S.L2Normalization(x, mode="channel"),
             S.L2Normalization(x, mode="spatial"), S.LRN(x, nsize=3), S.Dropout(x, p=0.5),
             S.UpSampling(x, scale=2, sample_type="nearest", num_args=1),
             S.UpSampling(x, p(6, 1, 4, 4), scale=2, sample_type="bilinear", num_filter=6, num_args=2),
@@ -146,7 +148,11 @@ def pooling():
     for kind in ("max", "avg", "sum"):
         for convention in ("valid", "full"):
             for pad in ((0, 0), (1, 1)):
-                outs.append(S.Pooling(x, kernel=(3, 2), stride=(2, 2), pad=(pad[0], 0), pool_type=kind, pooling_convention=convention))
+                outs.append(
+                    S.Pooling(
+                        x, kernel=(3, 2), stride=(2, 2), pad=(pad[0], 0), pool_type=kind, pooling_convention=convention
+                    )
+                )
         outs.append(S.Pooling(x, global_pool=True, kernel=(1, 1), pool_type=kind))
     outs += [S.Pooling(x, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="avg", count_include_pad=False),
              S.Pooling(x, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="avg", count_include_pad=False, pooling_convention="full"),
@@ -163,7 +169,11 @@ def heads():
             S.MAERegressionOutput(x, v("l7")), S.SVMOutput(x, v("l8")), S.SoftmaxActivation(x), S.SoftmaxActivation(wide, mode="channel"),
             S.softmax(wide, axis=1, temperature=2.0), S.log_softmax(wide), S.softmin(wide),
             S.softmax(wide, length, axis=2, use_length=True), S.make_loss(x * 2)]  # fmt: skip
-    return S.Group(outs), {}, {"x": normal(3, 5), "wide": normal(3, 4, 5), "length": RNG.integers(1, 6, (3, 4)).astype(np.int32)}
+    return (
+        S.Group(outs),
+        {},
+        {"x": normal(3, 5), "wide": normal(3, 4, 5), "length": RNG.integers(1, 6, (3, 4)).astype(np.int32)},
+    )
 
 
 def sequence():
@@ -176,7 +186,11 @@ def sequence():
             S.SequenceReverse(x, n, use_sequence_length=True), S.SequenceReverse(x), scores,
             S.contrib.interleaved_matmul_selfatt_valatt(y, S.softmax(scores), heads=2), cross,
             S.contrib.interleaved_matmul_encdec_valatt(m, S.softmax(cross), heads=2)]  # fmt: skip
-    return S.Group(outs), {}, {"x": normal(5, 3, 8), "n": np.array([5, 1, 3], np.float32), "y": normal(7, 3, 24), "m": normal(6, 3, 16)}
+    return (
+        S.Group(outs),
+        {},
+        {"x": normal(5, 3, 8), "n": np.array([5, 1, 3], np.float32), "y": normal(7, 3, 24), "m": normal(6, 3, 16)},
+    )
 
 
 def recurrent(mode, layers=1, bidirectional=False, states=True):
@@ -186,7 +200,9 @@ def recurrent(mode, layers=1, bidirectional=False, states=True):
     size = sum(d * gates * hidden * ((width if n == 0 else d * hidden) + hidden + 2) for n in range(layers))
     x, h, c = v("x", (6, 3, width)), v("h", (layers * d, 3, hidden)), v("c", (layers * d, 3, hidden))
     inputs = [x, v("weights"), h] + ([c] if mode == "lstm" else [])
-    net = S.RNN(*inputs, mode=mode, state_size=hidden, num_layers=layers, bidirectional=bidirectional, state_outputs=states)
+    net = S.RNN(
+        *inputs, mode=mode, state_size=hidden, num_layers=layers, bidirectional=bidirectional, state_outputs=states
+    )
     feeds = {"x": normal(6, 3, width), "h": normal(layers * d, 3, hidden)}
     if mode == "lstm":
         feeds["c"] = normal(layers * d, 3, hidden)
@@ -211,7 +227,9 @@ def detection():
         return np.concatenate([low, low + size], -1).astype(np.float32)
 
     p = np.exp(normal(2, 4, 30) * 2)
-    rows_ = np.concatenate([RNG.integers(0, 3, (2, 12, 1)), RNG.uniform(0, 1, (2, 12, 1)), boxes_of(2, 12)], -1).astype(np.float32)
+    rows_ = np.concatenate([RNG.integers(0, 3, (2, 12, 1)), RNG.uniform(0, 1, (2, 12, 1)), boxes_of(2, 12)], -1).astype(
+        np.float32
+    )
     return S.Group(outs), {}, {
         "x": normal(2, 4, 5, 7), "probability": p / p.sum(1, keepdims=True), "offsets": normal(2, 120) * 0.3, "anchors": boxes_of(1, 30),
         "rows": rows_, "rois": np.array([[0, 1, 1, 9, 7], [1, 0, 2, 12, 9], [0, 3, 0, 6, 5]], np.float32)}  # fmt: skip
@@ -227,7 +245,7 @@ def small_cnn():
             self.a, self.b = nn.Conv2D(6, 3, padding=1), nn.Conv2D(6, 3, padding=1, use_bias=False)
             self.norm, self.pool, self.dense = nn.BatchNorm(), nn.MaxPool2D(2, ceil_mode=True), nn.Dense(5)
 
-        def hybrid_forward(self, F, x):  # noqa: N803
+        def hybrid_forward(self, F, x):
             y = F.relu(self.a(x))
             return F.softmax(self.dense(self.pool(F.relu(self.norm(self.b(y)) + y))))
 
@@ -239,7 +257,9 @@ def text():
     from mxnet.gluon import nn, rnn
 
     net = nn.HybridSequential()
-    net.add(nn.Embedding(11, 4), rnn.LSTM(6, num_layers=2, bidirectional=True, layout="NTC"), nn.Dense(3, flatten=False))
+    net.add(
+        nn.Embedding(11, 4), rnn.LSTM(6, num_layers=2, bidirectional=True, layout="NTC"), nn.Dense(3, flatten=False)
+    )
     return gluon(net, RNG.integers(0, 11, (2, 5)).astype(np.float32))
 
 
