@@ -134,6 +134,8 @@ class Builder:
             sizes = static_shape(inputs[0])
             return None if sizes is None else [np.array(sizes, np.int64)]
         arrays = [None if value is None else constant_of(value) for value in inputs]
+        if kind == "Cast" and arrays[0] is not None and arrays[0].dtype.name in ("float16", "bfloat16"):
+            return None
         if domain or kind in _NOT_FOLDED or not inputs or kind.startswith("Random"):
             return None
         if any(array is None for array, value in zip(arrays, inputs) if value is not None):
@@ -230,7 +232,7 @@ def _used(node: ir.Node) -> list[ir.Value]:
         if attribute.type == ir.AttributeType.GRAPH:
             for inner in attribute.value:
                 found += _used(inner)
-            found += attribute.value.outputs
+            found.extend(attribute.value.outputs)
     return found
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from sardonyx.converters.flatbuffer import FlatBuffer, parse_schema
 from sardonyx.errors import SourceError
 
-_SCHEMA = parse_schema("""
+SCHEMA = parse_schema("""
 Model version:u32 operator_codes:[OperatorCode] subgraphs:[SubGraph] description:str buffers:[Buffer] \
 metadata_buffer:[i32] metadata:[Metadata] signature_defs:[SignatureDef]
 OperatorCode deprecated_builtin_code:i8 custom_code:str version:i32=1 builtin_code:i32
@@ -91,11 +91,11 @@ dilation_h:i32=1
 115 Bucketize boundaries:[f32]
 116 Gelu approximate:bool
 """
-_UNION = {int(line.split()[0]): line.split()[1] for line in _OPTIONS.strip().splitlines()}
-_SCHEMA |= parse_schema("\n".join(line.partition(" ")[2] for line in _OPTIONS.strip().splitlines()))
+UNION = {int(line.split()[0]): line.split()[1] for line in _OPTIONS.strip().splitlines()}
+SCHEMA |= parse_schema("\n".join(line.partition(" ")[2] for line in _OPTIONS.strip().splitlines()))
 
 # In the order of their numbers.
-_OPERATORS = """
+OPERATORS = """
 ADD AVERAGE_POOL_2D CONCATENATION CONV_2D DEPTHWISE_CONV_2D DEPTH_TO_SPACE DEQUANTIZE EMBEDDING_LOOKUP FLOOR
 FULLY_CONNECTED HASHTABLE_LOOKUP L2_NORMALIZATION L2_POOL_2D LOCAL_RESPONSE_NORMALIZATION LOGISTIC LSH_PROJECTION LSTM
 MAX_POOL_2D MUL RELU RELU_N1_TO_1 RELU6 RESHAPE RESIZE_BILINEAR RNN SOFTMAX SPACE_TO_DEPTH SVDF TANH CONCAT_EMBEDDINGS
@@ -113,7 +113,7 @@ READ_VARIABLE ASSIGN_VARIABLE BROADCAST_ARGS RANDOM_STANDARD_NORMAL BUCKETIZE RA
 DYNAMIC_UPDATE_SLICE RELU_0_TO_1 UNSORTED_SEGMENT_PROD UNSORTED_SEGMENT_MAX UNSORTED_SEGMENT_SUM ATAN2
 UNSORTED_SEGMENT_MIN SIGN BITCAST BITWISE_XOR RIGHT_SHIFT
 """.split()  # noqa: SIM905  # a table of names
-_CUSTOM = _OPERATORS.index("CUSTOM")
+_CUSTOM = OPERATORS.index("CUSTOM")
 
 TYPES = (
     "float32", "float16", "int32", "uint8", "int64", "string", "bool", "int16", "complex64", "int8", "float64",
@@ -129,7 +129,7 @@ def read_model(data: bytes) -> SimpleNamespace:
     """
     if data[4:8] != b"TFL3":
         raise SourceError("the file is no TensorFlow Lite model: the mark TFL3 is missing")
-    reader = FlatBuffer(data, _SCHEMA)
+    reader = FlatBuffer(data, SCHEMA)
     model = reader.root("Model")
     if not model.subgraphs or (model.operator_codes is None and any(g.operators for g in model.subgraphs)):
         raise SourceError("the TensorFlow Lite model has no graph", hint="It is damaged; convert or copy it again.")
@@ -146,7 +146,7 @@ def operator_name(model: SimpleNamespace, operator: SimpleNamespace) -> str:
     number = max(code.builtin_code, code.deprecated_builtin_code)  # numbers from 127 on are in the newer field only
     if number == _CUSTOM:
         return f"CUSTOM:{code.custom_code or ''}"
-    return _OPERATORS[number] if 0 <= number < len(_OPERATORS) else f"operator {number}"
+    return OPERATORS[number] if 0 <= number < len(OPERATORS) else f"operator {number}"
 
 
 def options_of(model: SimpleNamespace, operator: SimpleNamespace, table: str) -> SimpleNamespace:
@@ -157,8 +157,8 @@ def options_of(model: SimpleNamespace, operator: SimpleNamespace, table: str) ->
     """
     number, at = operator.builtin_options
     if number == 0:
-        return SimpleNamespace(**{field.name: field.default for field in _SCHEMA[table]})
-    if _UNION.get(number) != table:
+        return SimpleNamespace(**{field.name: field.default for field in SCHEMA[table]})
+    if UNION.get(number) != table:
         raise SourceError(f"the file is damaged: options of kind {number} where {table} belongs")
     return model.reader.table(table, at)
 
