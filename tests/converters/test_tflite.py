@@ -194,7 +194,7 @@ def test_sparse_constants_are_written_out():
     graph = model.graph()
     x = graph.tensor([1, 3], name="x")
     w = graph.constant(np.array([1, 2, 3, 4], np.float32))
-    indices = lambda values: (1, "Int32Vector", {"values": values})  # noqa: E731
+    indices = lambda values: (1, "Int32Vector", {"values": values})
     graph.tensors[w] |= {
         "shape": [3, 4],
         "sparsity": {
