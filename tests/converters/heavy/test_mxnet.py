@@ -1,4 +1,4 @@
-"""MXNet itself: its zoo of vision networks with random weights, small networks of all operators, and its recurrent layers."""
+"""MXNet itself: its zoo of vision networks with random weights, and small networks of all operators."""
 
 import numpy as np
 import pytest

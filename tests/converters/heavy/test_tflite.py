@@ -1,4 +1,4 @@
-"""Models that packages carry, compared with LiteRT's interpreter; and a stream of many steps through one that remembers."""
+"""Models that packages carry, compared with the interpreter; and a long stream through those that remember."""
 
 import importlib.util
 import json
