@@ -176,10 +176,7 @@ class Subgraph:
             node = self.node(index, raw)
             handler = HANDLERS.get(node.operator)
             if handler is None:
-                raise node.refuse(
-                    "this operator has no ONNX form here",
-                    "Replace it in the source model, or cut the model before it.",
-                )
+                raise node.refuse("this operator has no ONNX form here", _way_out(node.operator))
             self.b.place = node.outs[0].name if node.outs else node.where
             hybrid = len(self.state.hybrid)
             handler(self, node)
@@ -419,6 +416,12 @@ class State:
     variables: dict[str, Variable] = field(default_factory=dict)
     initial: dict[str, np.ndarray] = field(default_factory=dict)
     written: set[str] = field(default_factory=set)
+
+
+def _way_out(name: str) -> str:
+    if name.startswith("CUSTOM:Flex"):
+        return "It is one of TensorFlow's own: convert the SavedModel instead, or without SELECT_TF_OPS."
+    return "Replace it in the source model, or cut the model before it."
 
 
 def to_first(rank: int) -> list[int]:

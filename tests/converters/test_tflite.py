@@ -209,3 +209,25 @@ def test_sparse_constants_are_written_out():
     read = read_model(model.written())
     found = constant(read, read.subgraphs[0].tensors[w])
     np.testing.assert_array_equal(found, [[1, 0, 0, 2], [0, 0, 0, 0], [0, 3, 4, 0]])
+
+
+def test_pooling_of_mediapipe_and_its_reverse(tmp_path):
+    """Windows of 2x3 with borders: where each largest value was is found again."""
+    options = np.array([1, 3, 2, 3, 2, 0], "<i4").tobytes()  # same padding, strides and sizes of width and height
+    model = Model()
+    graph = model.graph()
+    x, y, index = graph.tensor([1, 4, 9, 2], name="x"), graph.tensor([1, 2, 3, 2]), graph.tensor([1, 2, 3, 2])
+    graph.op("CUSTOM:MaxPoolingWithArgmax2D", [x], [y, index], custom=options)
+    back = graph.op("CUSTOM:MaxUnpooling2D", [y, index], [graph.tensor([1, 4, 9, 2])], custom=options)
+    model.add(graph, [x], [y, index, back])
+    exported(model.written(), tmp_path)
+    value = np.random.default_rng(0).standard_normal((1, 4, 9, 2)).astype(np.float32)
+    windows = value.reshape(2, 2, 3, 3, 2).transpose(0, 2, 4, 1, 3).reshape(2, 3, 2, 6)
+    place = windows.argmax(-1)
+    spread = np.where(np.arange(6) == place[..., None], windows, 0).reshape(2, 3, 2, 2, 3).transpose(0, 3, 1, 4, 2)
+    for provider in ("reference", "native"):
+        session = Session(str(tmp_path / "model.onnx"), SessionOptions(providers=(provider,)))
+        found = session.run({"x": value})
+        np.testing.assert_array_equal(found[0][0], windows.max(-1))
+        np.testing.assert_allclose(found[1][0], place + 0.1, rtol=1e-6)
+        np.testing.assert_array_equal(found[2][0], spread.reshape(4, 9, 2))
