@@ -5,6 +5,7 @@ The framework is retired. Where it is not installed, the result is compared unde
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from sardonyx.converters.mxnet_graph import Graph
 from sardonyx.converters.onnx_file import at_opset
 from sardonyx.converters.signature import parse_inputs, with_dynamic
 from sardonyx.converters.source import Dim, Input, Point, Request, Source
-from sardonyx.errors import ConversionError, InputError, SourceError
+from sardonyx.errors import ConversionError, InputError, ProviderError, SourceError
 from sardonyx.model.save import save
 
 _OPSET = 18
@@ -167,6 +168,8 @@ class _Executor:
     """The symbol under MXNet."""
 
     def __init__(self, symbol: Path, params: Mapping[str, np.ndarray]):
+        if importlib.util.find_spec("mxnet") is None:
+            raise ProviderError("MXNet is not installed", hint="pip install mxnet (1.9.1, with numpy below 2)")
         # MXNet 1.x asks for names that numpy 1.24 dropped.
         for name, kind in (("bool", bool), ("object", object), ("int", int), ("float", float)):
             if name not in np.__dict__:

@@ -410,12 +410,14 @@ class State:
         variables: by name.
         initial: first values of variables by name, where the model says them.
         written: names of variables that are written while running.
+        calls: how many subgraphs were put into others.
     """
 
     hybrid: list[str] = field(default_factory=list)
     variables: dict[str, Variable] = field(default_factory=dict)
     initial: dict[str, np.ndarray] = field(default_factory=dict)
     written: set[str] = field(default_factory=set)
+    calls: int = 0
 
 
 def _way_out(name: str) -> str:

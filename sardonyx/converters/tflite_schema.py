@@ -238,7 +238,7 @@ def _dense(model: SimpleNamespace, tensor: SimpleNamespace, values: np.ndarray, 
     bad = SourceError(f"the file is damaged: the sparse constant {tensor.name!r} is inconsistent")
     if sorted(order) != list(range(rank + len(blocks))) or len(levels) != len(order):
         raise bad
-    if any(not 0 <= axis < rank for axis in blocks) or int(np.prod(shape, dtype=object)) > 1 << 31:
+    if any(not 0 <= axis < rank for axis in blocks) or int(np.prod(shape, dtype=object)) > 1 << 28:
         raise bad
     # Each stored value's coordinate along each level, refined level by level.
     coordinates: list[np.ndarray] = []

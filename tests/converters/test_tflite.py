@@ -231,3 +231,17 @@ def test_pooling_of_mediapipe_and_its_reverse(tmp_path):
         np.testing.assert_array_equal(found[0][0], windows.max(-1))
         np.testing.assert_allclose(found[1][0], place + 0.1, rtol=1e-6)
         np.testing.assert_array_equal(found[2][0], spread.reshape(4, 9, 2))
+
+
+def test_branches_that_double_at_each_step_end(tmp_path):
+    """Each subgraph calls the next in both branches of an If: 2 to the power of 40 of them."""
+    model = Model()
+    for number in range(40):
+        graph = model.graph()
+        x, y = graph.tensor([], "bool"), graph.tensor([], "bool")
+        last = number == 39
+        options = {} if last else {"then_subgraph": number + 1, "else_subgraph": number + 1}
+        graph.op(*(("LOGICAL_NOT", [x], [y]) if last else ("IF", [x, x], [y], "If")), **options)
+        model.add(graph, [x], [y])
+    with pytest.raises(ConversionError, match="more than"):
+        exported(model.written(), tmp_path)

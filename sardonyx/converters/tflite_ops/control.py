@@ -9,10 +9,16 @@ import onnx_ir as ir
 
 from sardonyx.converters.building import Builder, constant_of, set_type
 from sardonyx.converters.tflite_graph import Node, Subgraph, Variable, Wire, operator
+from sardonyx.errors import ConversionError
+
+_MOST_CALLS = 2000  # a chain of branches that each call the next one twice doubles with each link
 
 
 def inline(c: Subgraph, number: int, values: Sequence[ir.Value], builder: Builder) -> Subgraph:
     """Subgraph `number` with its inputs bound to stored `values`, added to `builder`."""
+    c.state.calls += 1
+    if c.state.calls > _MOST_CALLS:
+        raise ConversionError(f"branches and loops call subgraphs more than {_MOST_CALLS} times", node=c.b.place)
     inner = Subgraph(c.model, number, builder, c.state)
     inner.handles = c.handles
     wires = inner.given(inner.raw.inputs)
