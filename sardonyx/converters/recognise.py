@@ -140,6 +140,8 @@ def _zip(path: Path, head: bytes) -> str | None:
         with zipfile.ZipFile(path) as archive:
             inside = archive.read(next(name for name in names if name.endswith("data.pkl")))
         return _torch_pickle(inside)
+    if any(name.endswith(".tflite") for name in last):
+        return "tflite"  # a bundle of models (.task)
     return "skops" if "schema.json" in last else None
 
 
