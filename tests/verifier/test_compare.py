@@ -2,13 +2,16 @@
 
 import networks
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 
 from sardonyx.converters.source import Input
 from sardonyx.model.load import load
 from sardonyx.verifier.compare import FAIL, PASS, QUANTISED, compare
-from sardonyx.verifier.samples import make_samples
+from sardonyx.verifier.samples import Sample, make_samples
 from sardonyx.verifier.tolerance import Tolerance, reduction_length, tolerances
+from sardonyx.verifier.verify import conditioned
 
 F32 = Tolerance(2.0**-24, 100)
 
@@ -125,3 +128,38 @@ def test_corners_of_boxes_ascend():
 def test_all_sizes_that_make_sense_are_tried():
     samples = make_samples([Input("x", "float32", ("n", "m"))], sizes={"n": (4, 0, 9)})
     assert [s.feeds["x"].shape for s in samples if s.title.startswith("n")] == [(0, 2), (9, 2)]
+
+
+def test_rounding_before_a_branch_counts_in_it():
+    """The body of an If reads a product of 4000 terms from outside: what it gives may be off as much."""
+    model = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 20]>
+        g (float[2,4000] x, float[4000,3] w, bool c) => (float[2,3] y) {
+            a = MatMul(x, w)
+            y = If (c) <then_branch = yes () => (float[2,3] b) { b = Relu(a) },
+                        else_branch = no () => (float[2,3] d) { d = Neg(a) }>
+        }
+    """)
+    found = tolerances(ir.from_proto(model))
+    assert found["y"].terms > 4000
+    assert found["y"].unit == found["a"].unit > 0
+
+
+class Moved:
+    """A source whose output changes by `factor` times what its input does, relatively."""
+
+    name, factor = "source", 1e3
+
+    def run(self, feeds):
+        x = feeds["x"].astype(np.float64)
+        return [(1 + self.factor * (x - np.round(x))).astype(np.float64)]
+
+
+def test_each_sample_is_allowed_what_the_source_itself_makes_of_rounding():
+    outputs = {"y": Tolerance(2.0**-24, 1.0)}
+    one, zero = (Sample(name, {"x": np.full(7, value, np.float32)}) for name, value in (("typical", 1), ("zeros", 0)))
+    typical = conditioned(Moved(), one, Moved().run(one.feeds), outputs)
+    assert typical["y"].noise == pytest.approx(1e3 * np.finfo(np.float32).eps, rel=0.6)
+    # Zeros show nothing when they are moved: what typical values showed stays.
+    assert conditioned(Moved(), zero, Moved().run(zero.feeds), typical)["y"].noise == typical["y"].noise
+    assert conditioned(Moved(), zero, Moved().run(zero.feeds), outputs)["y"].noise == 0
