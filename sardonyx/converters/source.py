@@ -23,10 +23,12 @@ Dim = int | str
 class Input:
     """An input of a model, and which values make sense for it.
 
+    A dimension may be a sum of others and of numbers: ``past_length + length``.
+
     Attributes:
         name: its name in the ONNX model.
         dtype: numpy's name of the element type; "string" for text.
-        shape: sizes; a string names a dynamic dimension, or is a sum of such names and numbers (``past + length``).
+        shape: sizes; a string names a dynamic dimension.
         low: smallest sensible value; None: unknown.
         high: largest sensible value, inclusive: the last index of an embedding, say.
         choices: texts that make sense, for text.

@@ -55,16 +55,16 @@ def verify_stages(
         except SardonyxError as problem:
             report.notes.append(f"{truth.name} refuses the sample {sample.title!r}: {problem.message}")
             continue
-        if sample.title == "typical" and random_outputs(truth, sample, expected):
-            report.notes.append(
-                f"{truth.name} gives other values when run again: it is random (dropout, sampling), or keeps a state"
-            )
-            return report
-        allowed = conditioned(truth, sample, expected, outputs)
         if sample.title == "typical":
-            outputs = allowed  # the least for the samples that follow: zeros show nothing when they are moved
+            if random_outputs(truth, sample, expected):
+                report.notes.append(f"{truth.name} gives other values when run again: it is random (dropout, sampling)")
+                return report
+            outputs = conditioned(truth, sample, expected, outputs)
         for stage in others:
-            rows = compare_stage(stage, sample, expected, allowed)
+            rows = compare_stage(stage, sample, expected, outputs)
+            if sample.title != "typical" and any(row.difference.failed for row in rows):
+                # Is it the model that magnifies rounding here, where it does not for typical values?
+                rows = compare_stage(stage, sample, expected, conditioned(truth, sample, expected, outputs))
             report.rows += rows
             if report.suspect is None and any(row.difference.failed for row in rows):
                 progress(f"looking for the first node that differs in {stage.name}")
@@ -105,7 +105,7 @@ def conditioned(
     for (name, tolerance), e, a in zip(outputs.items(), expected, again, strict=False):
         difference = compare(e, a, tolerance)
         noise = difference.relative if np.isfinite(difference.relative) else 0.0
-        found[name] = replace(tolerance, noise=max(noise, tolerance.noise))
+        found[name] = replace(tolerance, noise=max(tolerance.noise, noise))
     return {**outputs, **found}
 
 
