@@ -133,13 +133,15 @@ class PyTorch(Source):
         import torch
 
         auto = torch.export.Dim.AUTO
+        tensors = self._tensors(feeds)
         shapes: Any = {
             each.name: {axis: auto for axis, dim in enumerate(each.shape) if isinstance(dim, str)}
             for each in self._declared
         }
-        arguments: dict[str, Any] = {"kwargs": self._tensors(feeds)}
-        if _any_number(self.module):
-            arguments, shapes = {"args": tuple(self._tensors(feeds).values())}, (tuple(shapes.values()),)
+        arguments: dict[str, Any] = {"kwargs": tensors}
+        if not self._by_name():
+            arguments, shapes = {"args": tuple(tensors.values())}, tuple(shapes.values())
+            shapes = (shapes,) if _any_number(self.module) else shapes
         if self.request.opset:
             arguments["opset_version"] = self.request.opset
         program = torch.onnx.export(
@@ -172,8 +174,9 @@ class PyTorch(Source):
         torch_script.register_symbolics(opset)
         torch.onnx.export(
             self.module,
-            tuple(self._tensors(feeds).values()),
+            () if self._by_name() else tuple(self._tensors(feeds).values()),
             str(path),
+            kwargs=self._tensors(feeds) if self._by_name() else None,
             input_names=[each.name for each in self._declared],
             output_names=list(outputs),
             dynamic_axes={**axes, **outputs} if dynamic else None,
@@ -247,9 +250,9 @@ class PyTorch(Source):
         """By PyTorch, in evaluation mode, without gradients."""
         import torch
 
-        wanted = [each.name for each in self._declared]
+        tensors = self._tensors({each.name: feeds[each.name] for each in self._declared if each.name in feeds})
         with torch.no_grad():
-            outputs = self.module(*self._tensors({name: feeds[name] for name in wanted if name in feeds}).values())
+            outputs = self.module(**tensors) if self._by_name() else self.module(*tensors.values())
         return [array(value) for value in tensors_in(outputs)]
 
     def sizes(self) -> Mapping[str, Sequence[int]]:
@@ -263,6 +266,11 @@ class PyTorch(Source):
     def observe(self, feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
         """By forward hooks on the parts that are asked for."""
         return torch_points.observe(self.module, lambda: self.run(feeds), names)
+
+    def _by_name(self) -> bool:
+        """Whether arguments are left out between those that are given, so that they must be named."""
+        names, given = _parameters(self.module), [each.name for each in self._declared]
+        return names[: len(given)] != given and set(given) <= set(names)
 
     def _tensors(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
         import torch

@@ -172,3 +172,10 @@ def test_what_a_script_remembers_is_dynamic_where_it_follows_the_batch():
     assert torch_script._dims([(2, 2, 8), (2, 3, 8)], runs) == (2, "batch", 8)
     assert torch_script.input_name("decoder._state") == "decoder__state"
     assert torch_script.input_name("_state") == "state"
+
+
+def test_of_a_long_message_the_first_cause_is_told():
+    problem = RuntimeError("\x1b[96mStep 1 of 3\x1b[0m\nNext steps: ...")
+    problem.__cause__ = ValueError("the \x1b[1mreal\x1b[0m reason\nand where")
+    assert torch_load.brief(problem) == "ValueError: the real reason"
+    assert torch_load.brief(KeyError()) == "KeyError: no message"
