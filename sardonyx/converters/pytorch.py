@@ -109,11 +109,11 @@ class PyTorch(Source):
         )
 
     def _feeds(self) -> Mapping[str, np.ndarray]:
-        """Inputs to trace with: the first sample, if there is one that fits."""
+        """Inputs to trace with: the first sample that fits, twice where a dynamic dimension of it has size 1."""
         names = {each.name for each in self._declared}
         for sample in self.request.samples:
             if names <= sample.keys():
-                return {each.name: sample[each.name] for each in self._declared}
+                return {each.name: _no_ones(sample[each.name], each.shape) for each in self._declared}
         likely = {name: sizes[0] for name, sizes in self.sizes().items()}
         given = {name: size for name, size in self.request.dims.items() if isinstance(size, int)}
         return example(self._declared, likely | given)
@@ -292,6 +292,14 @@ def _parameters(module: Any) -> list[str]:
         return list(torch_script.arguments(module))
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
     return [each.name for each in inspect.signature(target).parameters.values() if each.kind in kinds]
+
+
+def _no_ones(value: np.ndarray, shape: Sequence[int | str]) -> np.ndarray:
+    """`value` repeated along dynamic dimensions of size 1, which exporters would take for constants."""
+    for axis, dim in enumerate(shape):
+        if isinstance(dim, str) and value.shape[axis] == 1:
+            value = np.repeat(value, 2, axis)
+    return value
 
 
 def _output_names(count: int) -> list[str]:

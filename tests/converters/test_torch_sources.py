@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sardonyx.converters import torch_guess, torch_load, torch_script
+from sardonyx.converters import pytorch, torch_guess, torch_load, torch_script
 from sardonyx.converters.convert import convert
 from sardonyx.converters.recognise import recognise, whole
 from sardonyx.converters.source import Request
@@ -179,3 +179,10 @@ def test_of_a_long_message_the_first_cause_is_told():
     problem.__cause__ = ValueError("the \x1b[1mreal\x1b[0m reason\nand where")
     assert torch_load.brief(problem) == "ValueError: the real reason"
     assert torch_load.brief(KeyError()) == "KeyError: no message"
+
+
+def test_a_dynamic_size_of_one_is_not_traced():
+    sample = np.arange(3.0).reshape(1, 3, 1)
+    assert pytorch._no_ones(sample, ("batch", 3, 1)).shape == (2, 3, 1)
+    assert pytorch._no_ones(sample, ("batch", "width", "n")).shape == (2, 3, 2)
+    assert pytorch._no_ones(sample, (1, 3, 1)) is sample
