@@ -31,6 +31,7 @@ class PyTorch(Source):
     def __init__(self, request: Request, progress: Callable[[str], None], made: Any = None):
         super().__init__(request, progress, made)
         self.notes: list[str] = []
+        self.module: Any = None
         self._outputs: list[str] | None = None  # names of the outputs; None: the exporter's
         self._inputs: Sequence[Input] = ()
         self._points: Sequence[Point] = ()
