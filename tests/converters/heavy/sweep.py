@@ -23,6 +23,7 @@ import numpy as np
 from converters.heavy.common import MADE, RESULTS, Row, native_share, record
 
 from sardonyx.converters.convert import Conversion, convert
+from sardonyx.converters.factory import kind_of
 from sardonyx.errors import SardonyxError
 from sardonyx.verifier.compare import FAIL, PASS, QUANTISED
 
@@ -74,11 +75,12 @@ def attempt(case: Case) -> Row:
     """Convert one model in this process, so that the framework is imported once for all of them."""
     MADE.mkdir(parents=True, exist_ok=True)
     begin = time.process_time()
-    kind, notes, parts = "torch-module", "", []
+    made = case.make()
+    kind = kind_of(made)
     try:
         with limit(LIMIT):
-            result = convert(case.make(), MADE / f"{case.package.partition(' ')[0]}-{case.model}.onnx", **case.options)
-            kind, parts = result.kind, list(result.parts.values()) or [result]
+            result = convert(made, MADE / f"{case.package.partition(' ')[0]}-{case.model}.onnx", **case.options)
+            parts = list(result.parts.values()) or [result]
             native = min(native_share(each.path) for each in parts if each.path)
     except (SardonyxError, TooLong) as problem:
         report = getattr(problem, "report", None)
