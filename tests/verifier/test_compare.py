@@ -2,14 +2,16 @@
 
 import networks
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
 from sardonyx.converters.source import Input
 from sardonyx.model.load import load
 from sardonyx.verifier.compare import FAIL, PASS, QUANTISED, compare
-from sardonyx.verifier.samples import make_samples
+from sardonyx.verifier.samples import Sample, make_samples
 from sardonyx.verifier.tolerance import SOURCE_QUANTISES, Tolerance, reduction_length, tolerances
+from sardonyx.verifier.verify import conditioned
 
 F32 = Tolerance(2.0**-24, 100)
 
@@ -156,3 +158,39 @@ def test_averages_are_sums_of_their_windows():
     node = ir.node("AveragePool", [ir.val("x", ir.DataType.FLOAT, [1, 3, 16, 16])], {"kernel_shape": [5, 7]})
     whole = ir.node("GlobalAveragePool", [ir.val("x", ir.DataType.FLOAT, [1, 3, 16, 8])])
     assert (reduction_length(node, {}), reduction_length(whole, {})) == (35, 128)
+
+
+def test_rounding_before_a_branch_counts_in_it():
+    """The body of an If reads a product of 4000 terms from outside: what it gives may be off as much."""
+    model = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 20]>
+        g (float[2,4000] x, float[4000,3] w, bool c) => (float[2,3] y) {
+            a = MatMul(x, w)
+            y = If (c) <then_branch = yes () => (float[2,3] b) { b = Relu(a) },
+                        else_branch = no () => (float[2,3] d) { d = Neg(a) }>
+        }
+    """)
+    found = tolerances(ir.from_proto(model))
+    assert found["y"].terms > 4000
+    assert found["y"].unit == found["a"].unit > 0
+
+
+class Moved:
+    """A source whose output changes by `factor` times what its input does, relatively."""
+
+    name, factor = "source", 1e3
+
+    def run(self, feeds):
+        x = feeds["x"].astype(np.float64)
+        return [(1 + self.factor * (x - np.round(x))).astype(np.float64)]
+
+
+def test_each_sample_is_allowed_what_the_source_itself_makes_of_rounding():
+    outputs = {"y": Tolerance(2.0**-24, 1.0)}
+    one, zero = (Sample(name, {"x": np.full(7, value, np.float32)}) for name, value in (("typical", 1), ("zeros", 0)))
+    typical = conditioned(Moved(), one, Moved().run(one.feeds), outputs)
+    assert typical["y"].noise == pytest.approx(1e3 * np.finfo(np.float32).eps, rel=0.6)
+    # What typical values showed stays the least; zeros move by a unit of 1.
+    assert conditioned(Moved(), zero, Moved().run(zero.feeds), typical)["y"].noise >= typical["y"].noise
+    moved = conditioned(Moved(), zero, Moved().run(zero.feeds), outputs)
+    assert moved["y"].noise == pytest.approx(1e3 * np.finfo(np.float32).eps, rel=0.6)
