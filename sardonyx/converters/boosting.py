@@ -130,6 +130,7 @@ def _load(library: str, path: str) -> Any:
 
             model = xgboost.Booster()
             model.load_model(path)
+            model.feature_names = model.feature_types = None  # by position, as in ONNX; onnxmltools takes no names
             return model
         if library == "lightgbm":
             import lightgbm
