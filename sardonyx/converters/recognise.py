@@ -107,6 +107,8 @@ def _by_signature(path: Path, head: bytes) -> str | None:
     ):
         if head[offset : offset + len(signature)] == signature:
             return kind
+    if head[:16] == bytes(16) and head[20:21] == b"\x08":  # versions, no levels of detail, TensorDesc.data_type
+        return "paddle"
     if head[0:1] == b"{" and b"learner" in head[:64] and not head.lstrip().startswith(b'{"'):
         return "xgboost"  # universal binary JSON
     return None

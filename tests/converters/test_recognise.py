@@ -51,6 +51,12 @@ SAMPLES = {
 }
 
 
+def test_weights_of_paddle(tmp_path):
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(16) + b"\x0a\0\0\0\x08\x05" + bytes(40))
+    assert recognise(str(path)) == "paddle"
+
+
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_by_the_first_bytes(tmp_path, kind):
     path = tmp_path / "model.bin"  # the name says nothing
