@@ -2,8 +2,26 @@
 
 import numpy as np
 import pytest
+import sklearn
 from converters.heavy.classic_models import TEXTS, cancer, package, profanity, voice
 from converters.heavy.common import converted
+from sklearn import (
+    calibration,
+    cluster,
+    compose,
+    datasets,
+    ensemble,
+    gaussian_process,
+    linear_model,
+    naive_bayes,
+    neighbors,
+    neural_network,
+    pipeline,
+    preprocessing,
+    svm,
+    tree,
+)
+from sklearn.base import clone
 
 from sardonyx import Session, SessionOptions
 from sardonyx.converters.convert import convert
@@ -29,6 +47,41 @@ def test_sleep_stages_by_lightgbm():
 
 def test_a_voice_by_xgboost(tmp_path):
     assert converted(voice(tmp_path / "voice.json"), "voice2gender 0.1.1", "booster").kind == "xgboost"
+
+
+ESTIMATORS = {
+    "calibrated": calibration.CalibratedClassifierCV(svm.LinearSVC(), cv=3),
+    "stacking": ensemble.StackingClassifier([("a", naive_bayes.GaussianNB()), ("b", tree.DecisionTreeClassifier())]),
+    "voting": ensemble.VotingClassifier([("a", naive_bayes.GaussianNB()), ("b", tree.DecisionTreeClassifier())]),
+    "forest": ensemble.RandomForestClassifier(n_estimators=20),
+    "histogram boosting": ensemble.HistGradientBoostingClassifier(max_iter=20),
+    "isolation forest": ensemble.IsolationForest(n_estimators=20),
+    "svm": svm.SVC(),
+    "neighbours": neighbors.KNeighborsClassifier(),
+    "gaussian process": gaussian_process.GaussianProcessRegressor(normalize_y=True),
+    "perceptron": neural_network.MLPClassifier(hidden_layer_sizes=(7,), max_iter=50),
+    "k means": cluster.KMeans(3, n_init=2),
+    "bins": preprocessing.KBinsDiscretizer(3),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_pipelines_trained_on_scikit_learns_own_data(name):
+    x, y = datasets.load_iris(return_X_y=True)
+    model = pipeline.make_pipeline(preprocessing.StandardScaler(), clone(ESTIMATORS[name])).fit(x.astype(np.float32), y)
+    converted(model, f"scikit-learn {sklearn.__version__}, trained on iris", name)
+
+
+def test_columns_of_numbers_and_words(tmp_path):
+    import pandas
+
+    rng = np.random.default_rng(0)
+    table = pandas.DataFrame({"age": rng.uniform(20, 60, 90), "town": rng.choice(["Bonn", "Köln", "Ulm"], 90)})
+    columns = compose.ColumnTransformer(
+        [("numbers", preprocessing.StandardScaler(), ["age"]), ("words", preprocessing.OneHotEncoder(), ["town"])]
+    )
+    model = pipeline.make_pipeline(columns, linear_model.LogisticRegression()).fit(table, rng.integers(0, 2, 90))
+    converted(model, f"scikit-learn {sklearn.__version__}, trained on random columns", "column transformer")
 
 
 @pytest.mark.parametrize("suffix", ["json", "ubj"])
@@ -60,7 +113,7 @@ def test_files_of_catboost(tmp_path, form):
 
 def test_a_pipeline_in_a_skops_file_needs_no_trust(tmp_path):
     import skops.io
-    from sklearn import decomposition, linear_model, pipeline, preprocessing
+    from sklearn import decomposition
 
     steps = preprocessing.StandardScaler(), decomposition.PCA(5), linear_model.LogisticRegression()
     skops.io.dump(pipeline.make_pipeline(*steps).fit(*cancer()), tmp_path / "model.skops")
