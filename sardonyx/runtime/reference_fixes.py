@@ -376,6 +376,20 @@ class CategoryMapper(_ML):
         return (np.array(items, dtype=kind).reshape(x.shape),)
 
 
+class StringNormalizer(OpRun):
+    """Strips accents, drops empty texts, looks for stop words inside of elements, sets the locale of the process."""
+
+    def _run(self, x, case_change_action="NONE", is_case_sensitive=0, locale=None, stopwords=None):
+        del locale  # letters of all scripts, by Unicode's rules
+        if x.ndim not in (1, 2) or (x.ndim == 2 and len(x) != 1):
+            raise ValueError(f"texts of shape {list(x.shape)}, not [C] or [1, C]")
+        known = str if is_case_sensitive else str.lower
+        stops = {known(word) for word in stopwords or ()}
+        change = {"LOWER": str.lower, "UPPER": str.upper}.get(case_change_action, str)
+        kept = [change(text) for text in map(str, x.reshape(-1).tolist()) if known(text) not in stops]
+        return (np.array(kept or [""], object).reshape((1,) * (x.ndim - 1) + (-1,)),)
+
+
 class SVMClassifier(op_svm_classifier.SVMClassifier):
     """Probabilities of more than two classes multiply the pairs' probabilities as vectors, not element by element.
 
@@ -434,5 +448,6 @@ FIXES: list[type[op_run.OpRun]] = [
     ZipMap,
     CastMap,
     CategoryMapper,
+    StringNormalizer,
     SVMClassifier,
 ]
