@@ -61,6 +61,8 @@ class ScikitLearn(Source):
         try:
             with plain_attributes(), _other_settings(_steps(self.model)):
                 model = self._converted(types, {"": opset, "ai.onnx.ml": 3})
+        except ConversionError:
+            raise
         except Exception as problem:
             raise _refused(problem) from problem
         finish(model, len(self._functions()))
