@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +60,8 @@ class ScikitLearn(Source):
         self.progress("converting by skl2onnx")
         opset = self.request.opset or min(skl2onnx.get_latest_tested_opset_version(), 21)
         try:
-            with plain_attributes(), _other_settings(_steps(self.model)):
+            with plain_attributes(), _other_settings(_steps(self.model)), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what skl2onnx asks scikit-learn for
                 model = self._converted(types, {"": opset, "ai.onnx.ml": 3})
         except ConversionError:
             raise
