@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sardonyx import errors
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Kernel, Pointer
@@ -42,8 +43,13 @@ def convolve_bytes(
     None where the kernels do not fit: weights that are computed, or too wide for int8 once their zero points are taken
     off, more than two dimensions, scales that are no finite constants.
     """
-    if x.dtype not in BYTES or x.rank not in (3, 4) or (x_zero is not None and x_zero.dtype != x.dtype):
+    if not suits_bytes(x, place) or (x_zero is not None and x_zero.dtype != x.dtype):
         return None
+    outputs = w.shape[0]
+    if groups < 1 or (isinstance(outputs, int) and outputs % groups):
+        raise errors.ModelError(f"{outputs} output channels in {groups} groups", node=ctx.node, operator=ctx.operator)
+    ctx.equal_dims(x.shape[1], w.shape[1] * groups, "input channels do not fit the weights")
+    _check_lengths(ctx, w.shape[0], w_zero, *(() if after is None else (after.scale, after.bias)))
     weights = _signed_weights(w, w_zero)
     if weights is None or (after is not None and not _is_finite(after.scale)):
         return None
@@ -62,14 +68,28 @@ def convolve_bytes(
         fields |= {"scale": ctx.pointer(after.scale), "scale_step": 0 if after.scale.size == 1 else 1}
         fields |= {"y_zero": ctx.pointer(after.zero), "y_signed": after.zero.dtype == "int8"}
         if after.bias is not None:
+            ctx.equal_dims(after.bias.size, outputs, "the bias does not fit the output channels")
             fields["bias"] = ctx.pointer(after.bias)
     return _opened(ctx, name, fields, place, (x.shape[0], outputs), "int32" if after is None else after.zero.dtype)
+
+
+def suits_bytes(x: Tensor, place: Window) -> bool:
+    """Whether the kernels take such an input and window: one or two dimensions, no padding below zero."""
+    cut = any(isinstance(pad, int) and pad < 0 for pad in place.begin)
+    return x.dtype in BYTES and x.rank in (3, 4) and not cut
 
 
 def largest_bytes(ctx: Lowering, x: Tensor, place: Window) -> Tensor:
     """The largest byte of each window."""
     fields = _source(ctx, x) | {"is_signed": x.dtype == "int8"}
     return _opened(ctx, "pool_nhwc_int8", fields, place, x.shape[:2], x.dtype)
+
+
+def _check_lengths(ctx: Lowering, outputs: Dim, *parameters: Tensor | None) -> None:
+    """Each is one number, or one for each output channel; kernels take their word for it."""
+    for parameter in parameters:
+        if parameter is not None and parameter.size != 1:
+            ctx.equal_dims(parameter.size, outputs, "scales, zero points or biases do not fit the output channels")
 
 
 def _signed_weights(w: Tensor, zero: Tensor | None) -> np.ndarray | None:

@@ -14,7 +14,7 @@ from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Reduce, Store
 from sardonyx.compiler.tensor import LANES, Plain, Tensor, variables
 from sardonyx.ops.convolution import _geometry as geometry
-from sardonyx.ops.convolution_int8 import BYTES, largest_bytes
+from sardonyx.ops.convolution_int8 import largest_bytes, suits_bytes
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
 from sardonyx.ops.window import Window, window
@@ -71,7 +71,7 @@ def max_pool(ctx: Lowering, node: Node, x: Tensor) -> Tensor | tuple[Tensor, ...
         return _max_pool_indices(ctx, x, place, bool(node.attr("storage_order", 0)))
     if _suits_blocks(x):
         return _pool(ctx, x, place, "POOL_MAX")
-    if x.dtype in BYTES and x.rank in (3, 4):
+    if suits_bytes(x, place):
         return largest_bytes(ctx, x, place)
     ctx.requires(is_float(x.dtype) or is_integer(x.dtype), f"MaxPool of {x.dtype}")
     return _reduce_window(ctx, x, place, "max", lambda e: e, x.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import pytest
@@ -10,6 +12,8 @@ from onnx import helper, numpy_helper
 import sardonyx
 from sardonyx.compiler.compile import generate
 from sardonyx.compiler.program import Kernel, Nest, Program
+from sardonyx.ops.convolution_int8 import suits_bytes
+from sardonyx.ops.window import Window
 from sardonyx.runtime.reference import evaluate
 
 F32 = np.float32
@@ -158,6 +162,29 @@ def test_weights_with_zero_points_are_moved_when_the_model_is_compiled():
     assert kernels(wide.check(wide.conv("x", (8, 6, 3, 3), w_zero=3))) == ["matmul_int8"], "some need nine bits"
 
 
+@pytest.mark.parametrize("position", [4, 5, 8], ids=["scale", "zero point", "bias"])
+def test_parameters_that_do_not_fit_the_output_channels_are_refused(position):
+    net = Network([1, 6, 5, 5])
+    net.conv("x", (8, 6, 3, 3))
+    inputs = net.nodes[0].input
+    array = numpy_helper.to_array(next(t for t in net.constants if t.name == inputs[position]))
+    inputs[position] = net.constant(array[:5])
+    with pytest.raises(sardonyx.errors.SardonyxError, match=r"output channels|n0"):
+        sardonyx.Session(net.model("y0"))
+
+
+@pytest.mark.parametrize("shape", [(8, 5, 3, 3), (8, 2, 3, 3), (7, 3, 3, 3)])
+def test_channels_that_do_not_fit_are_refused(shape):
+    net = Network([1, 6, 5, 5])
+    groups = 1 if shape[1] == 5 else 2
+    net.conv("x", shape, group=groups)
+    graph = helper.make_graph(net.nodes, "g", [helper.make_tensor_value_info("x", 2, net.shape)],
+                              [helper.make_tensor_value_info("y0", 2, None)], net.constants)  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    with pytest.raises(sardonyx.errors.SardonyxError, match="n0"):
+        sardonyx.Session(model)
+
+
 def test_geometry():
     net = Network([1, 12, 17, 15], np.int8)
     net.check(
@@ -168,6 +195,12 @@ def test_geometry():
         net.conv("x", (12, 1, 5, 2), group=12, strides=[2, 3], dilations=[1, 4]),
         net.add("MaxPool", "x", kernel_shape=[2, 3], strides=[2, 2], ceil_mode=1),
     )
+
+
+@pytest.mark.parametrize(("begin", "fits"), [((0, 3), True), ((-1, 0), False)])
+def test_padding_below_zero_is_not_for_the_kernels(begin, fits):
+    place = Window((9, 8), (3, 3), (1, 1), (1, 1), begin, (0, 0), (7, 6))
+    assert suits_bytes(SimpleNamespace(dtype="int8", rank=4), place) is fits
 
 
 def test_one_dimension_and_symbolic_sizes():
