@@ -78,6 +78,8 @@ SX_INLINE void few_body(const matmul_nbits_f32_args *g, const float *a, int64_t 
             }
             if (count == per && !g->zeros) {
                 UNROLL for (int i = 0; i < per; i++) { ONE_NUMBER(i, 0) }
+            } else if (count == per) {
+                UNROLL for (int i = 0; i < per; i++) { ONE_NUMBER(i, 1) }
             } else {
                 for (int i = 0; i < count; i++) { ONE_NUMBER(i, 1) }
             }
