@@ -218,7 +218,7 @@ def test_a_child_that_dies_is_an_error_and_the_next_call_starts_another(tmp_path
     from sardonyx.optimizer.reading.read import read_data, split
 
     parts = split(read_data(data, model_inputs(sardonyx.load(model))), 0)
-    with Worker((model, *parts, 0, 1)) as worker:
+    with Worker((model, *parts, 0, 1, False)) as worker:
         assert worker.names() == ["y"]
         os.kill(worker._process.pid, signal.SIGKILL)
         with pytest.raises(OptimizationError, match="killed by signal 9"):
