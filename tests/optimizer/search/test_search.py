@@ -292,3 +292,11 @@ def test_random_models_are_never_outside_of_the_budget_or_slower(tmp_path, seed)
         assert (tmp_path / "out.onnx").read_bytes() == model.read_bytes()
     [y] = sardonyx.Session(str(tmp_path / "out.onnx")).run({"x": judged["x"]})
     assert np.isfinite(y).all()
+
+
+def test_a_study_that_cannot_be_written_keeps_the_best_so_far(tmp_path, model, data, monkeypatch):
+    monkeypatch.setattr(Store, "study", property(lambda self: f"sqlite:///{tmp_path}/no/such/folder/study.db"))
+    result = task(model, tmp_path / "out.onnx", data, max_drop=0.5, trials=40, objective="memory").run()
+    assert "the disk does not take" in result.stopped
+    assert result.improved
+    sardonyx.load(tmp_path / "out.onnx")
