@@ -53,7 +53,7 @@ test-models: $(VENV)/.dev ## Fetch real networks (350 MB, once) and run the test
 
 .PHONY: test-converters
 test-converters: ## Convert real models by the frameworks themselves, each in an environment of its own: FRAMEWORKS="jax tf"
-	$(PYTHON) scripts/converters.py --environments $(ENVS) $(FRAMEWORKS) $(if $(ARGS),--pytest "$(ARGS)")
+	$(PYTHON) scripts/converters.py --environments $(ENVS) $(FRAMEWORKS) $(if $(ARGS),--pytest="$(ARGS)")
 
 .PHONY: test-long
 test-long: $(VENV)/.dev ## Run the tests that take long

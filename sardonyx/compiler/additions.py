@@ -14,7 +14,6 @@ from sardonyx.compiler.index import Dim
 from sardonyx.compiler.program import Buffer, Kernel, Pointer, Store
 
 KERNEL = "conv_nhwc_int8"
-LANES = 16  # channels of a block that is whole
 MOST = 65536.0  # of quotients: beyond, rounding needs care that the kernel does not take
 
 
@@ -31,16 +30,17 @@ def absorb_addition(kernel: Kernel) -> None:
     if kernel.name != KERNEL or "scale" not in kernel.fields or kernel.epilogue is None or len(kernel.output) != 1:
         return
     (store,) = kernel.epilogue.stages
-    channels, groups = kernel.domain[3], kernel.fields["groups"]
-    if not isinstance(channels, int) or channels % (groups * LANES) or not isinstance(store, Store):
+    if not isinstance(store, Store) or store.buffer is not kernel.output[0]:
         return
-    found = _addition(store.value, kernel.output[0]) if store.buffer is kernel.output[0] else None
+    found = _addition(store.value, kernel.output[0])
     if found is None:
         return
     own, other, divisor, inverse, zero = found
     base = _distance(other.load, own.load)
     bound = 255 * (abs(own.scale) + abs(other.scale)) / abs(divisor)
-    if own.load.value[1] != store.offset or base is None or bound >= MOST:
+    if own.load.value[1] != store.offset or own.zero != _number(kernel.fields["y_zero"]):
+        return
+    if base is None or bound >= MOST:
         return
     kernel.fields |= {
         "other": Pointer(other.load.value[0], base), "own_zero": own.zero, "other_zero": other.zero,
@@ -48,6 +48,11 @@ def absorb_addition(kernel: Kernel) -> None:
         "y_zero": f"(const int8_t[]){{(int8_t){zero}}}",
     }  # fmt: skip
     kernel.epilogue, kernel.target = None, ""
+
+
+def _number(zero: Pointer) -> int | None:
+    """A zero point, if it is known."""
+    return None if zero.buffer.data is None else int(zero.buffer.data.reshape(-1)[0])
 
 
 def _addition(value: Expr, buffer: Buffer) -> tuple[_Term, _Term, float, float, int] | None:
@@ -73,7 +78,9 @@ def _term(value: Expr) -> _Term | None:
     if number.op == "sub" and number.dtype == "int32" and number.args[1].op == "const":
         zero, number = int(number.args[1].value), number.args[0]
     load = number.args[0] if number.op == "cast" and number.dtype == "int32" else number
-    return _Term(load, zero, float(value.args[1].value)) if load.op == "load" and load.dtype in ("int8", "uint8") else None
+    if load.op != "load" or load.dtype not in ("int8", "uint8"):
+        return None
+    return _Term(load, zero, float(value.args[1].value))
 
 
 def _distance(x: Expr, y: Expr) -> Dim | None:

@@ -29,6 +29,7 @@ from sardonyx.compiler.program import Buffer, Nest, Reduce, Running, Stage, Stor
 MAP_BLOCK = 8192  # elements of the vector loop in one task
 SHORT_ROW = 256  # a vector loop of at most this many elements shares its task with others:
 ROW_BLOCK = 64  # that many
+FEW_ROWS = 8  # so few rows would not be worth a task: pixels of a block that channels are spread over
 COLUMNS = 64  # columns of a tile in the column form
 TILE = 32  # rows and columns of a tile in a transposing map: two cache lines of floats
 SHORT_RUN = 128  # a strided run this short stays in the first cache until the next row reads beside it
@@ -97,6 +98,14 @@ def crossing_variable(nest: Nest) -> Dim | None:
     return None
 
 
+def _row_axis(outer: Sequence[Dim]) -> int:
+    """Which of the loops around a short row goes over its task's rows: the innermost, unless it has but a few."""
+    few = extent_of(outer[-1])
+    if len(outer) < 2 or not isinstance(few, int) or few > FEW_ROWS:
+        return -1
+    return -2 if extent_of(outer[-2]) != few else -1
+
+
 def _is_short(vector: Dim | None) -> bool:
     extent = None if vector is None else extent_of(vector)
     return isinstance(extent, int) and extent <= SHORT_ROW
@@ -125,7 +134,7 @@ class NestEmitter:
         elif self.form == "map" and outer and _is_short(vector):
             # Decoding a task number costs some 50 cycles: a task takes many short rows.
             assert vector is not None
-            inner, vector, block = vector, outer.pop(), ROW_BLOCK
+            inner, vector, block = vector, outer.pop(_row_axis(outer)), ROW_BLOCK
         tasks = ix.product(extent_of(v) for v in outer)
         blocks = ix.ceildiv(extent_of(vector), block) if vector is not None else 1
         self._decode(outer, vector, blocks, block)

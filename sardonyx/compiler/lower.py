@@ -143,7 +143,8 @@ class Lowering:
     ) -> Buffer:
         """Make sure that `tensor` is in memory (in `layout` and in `target`, when given) and return its buffer.
 
-        Without a layout, one that is already there is kept, and a lazy tensor takes the layout of what it is computed from. `adopt`: the tensor lies in `target` from now on, and nowhere else.
+        Without a layout, one that is already there is kept, and a lazy tensor takes the layout of what it is computed
+        from. `adopt`: the tensor lies in `target` from now on, and nowhere else.
         """
         if tensor.is_object:
             raise Unsupported(f"{tensor.dtype} values have no native layout")
@@ -182,7 +183,12 @@ class Lowering:
     def channels_last(self, tensor: Tensor) -> tuple[Pointer, Dim, Dim]:
         """``(address, elements from image to image, from pixel to pixel)`` of `tensor` in memory as NHWC."""
         layout = tensor.layout if isinstance(tensor.layout, ChannelsLast) else ChannelsLast(tensor.shape)
-        return Pointer(self.materialize(tensor, layout), layout.base), *layout.steps()
+        buffer = tensor.copies.get(self.block)
+        if buffer is None or tensor.layout == layout:
+            buffer = self.materialize(tensor, layout)
+        if tensor.layout != layout:
+            tensor.copies[self.block] = buffer
+        return Pointer(buffer, layout.base), *layout.steps()
 
     def cheap(self, tensor: Tensor, limit: int = 0) -> Tensor:
         """`tensor`, in memory if computing an element anew costs more than `limit` operations."""

@@ -68,7 +68,12 @@ def _bound(value: Expr) -> float | None:
         if value.dtype == "int32":
             return 2.0**31
         return float(np.abs(data).max()) if value.dtype == "float32" and data is not None and data.size else None
-    if value.op not in ("cast", "add", "sub", "mul", "neg", "max", "min") or value.dtype not in (*BYTES, "int32", "float32"):
+    if value.op == "div" and value.args[1].op == "const":
+        dividend, divisor = bound(value.args[0]), abs(float(value.args[1].value))
+        return None if dividend is None or not 1 / LARGEST < divisor < LARGEST else dividend / divisor
+    if value.op not in ("cast", "add", "sub", "mul", "neg", "max", "min"):
+        return None
+    if value.dtype not in (*BYTES, "int32", "float32"):
         return None
     parts = [bound(arg) for arg in value.args]
     if any(part is None for part in parts):

@@ -17,7 +17,7 @@ from sardonyx.compiler import index as ix
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.failures import Unsupported
 from sardonyx.compiler.index import Dim
-from sardonyx.compiler.program import Buffer
+from sardonyx.compiler.program import Block, Buffer
 
 if TYPE_CHECKING:
     from sardonyx.compiler.lower import Lowering
@@ -124,8 +124,8 @@ class Blocked:
 class ChannelsLast:
     """NHWC: ``[N][spatial...][C]``, the layout of bytes.
 
-    As a part of something larger it begins at `base`, with `image` elements from image to image and `pitch` from pixel to
-    pixel.
+    As a part of something larger it begins at `base`, with `image` elements from image to image and `pitch` from pixel
+    to pixel.
     """
 
     shape: tuple[Dim, ...]
@@ -225,6 +225,7 @@ class Tensor:
         self.depth = 0
         self.prefers: type[Layout] = Plain
         self.uses = 1
+        self.copies: dict[Block, Buffer] = {}  # in NHWC, of a tensor that lies otherwise, by the block that made it
         self.block = ctx.block  # where it was made: memory given to it in an inner block is not its own
         self.origin = (ctx.node, ctx.operator)  # whose work it is, for profiles and errors
         self.slot = -1  # a Python object: sequence, optional, string tensor, tensor of unknown rank

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from sardonyx.converters import ranges
 from sardonyx.converters.source import Input, Request, Source
 from sardonyx.errors import ConversionError, SourceError
+from sardonyx.model.load import load
 
 
 class Boosting(Source):
@@ -23,6 +25,7 @@ class Boosting(Source):
         super().__init__(request, progress, made)
         self.library = _library(request, made)
         self.model = made if made is not None else _load(self.library, request.source)
+        self._known: ranges.Range | None = None
 
     def export(self, path: Path) -> list[str]:
         """By onnxmltools, or by CatBoost itself."""
@@ -31,6 +34,7 @@ class Boosting(Source):
             if self.library == "catboost":
                 self.model.save_model(str(path), format="onnx", export_parameters={"onnx_domain": "ai.onnx.ml"})
                 without_zipmap(path)
+                self._known = ranges.of_trees(load(path), self.width())
                 return ["converted by CatBoost"]
             import onnxmltools
             from onnxmltools.convert.common.data_types import FloatTensorType
@@ -44,6 +48,7 @@ class Boosting(Source):
             text = str(problem).strip().splitlines() or [type(problem).__name__]
             raise ConversionError(f"the {self.library} model cannot be converted: {text[0][:400]}") from problem
         path.write_bytes(model.SerializeToString())
+        self._known = ranges.of_trees(load(path), self.width())
         return [f"converted by onnxmltools {onnxmltools.__version__}"]
 
     def width(self) -> int:
@@ -55,8 +60,9 @@ class Boosting(Source):
         return len(self.model.feature_names_)
 
     def inputs(self) -> Sequence[Input]:
-        """One matrix of floats."""
-        return [Input("features" if self.library == "catboost" else "X", "float32", ("batch", self.width()))]
+        """One matrix of floats, with values on both sides of the splits."""
+        name = "features" if self.library == "catboost" else "X"
+        return [Input(name, "float32", ("batch", self.width()), *(self._known or (None, None)))]
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Labels and probabilities of a classifier, values of a regressor."""
@@ -124,6 +130,7 @@ def _load(library: str, path: str) -> Any:
 
             model = xgboost.Booster()
             model.load_model(path)
+            model.feature_names = model.feature_types = None  # by position, as in ONNX; onnxmltools takes no names
             return model
         if library == "lightgbm":
             import lightgbm

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from sardonyx.errors import ConversionError
 
-Operand = ir.Value | np.ndarray | float | int | None
+Operand = ir.Value | np.ndarray | np.generic | float | int | None
 
 _FOLDED = 4096  # elements of a constant that is computed here
 _MOVES = {"Reshape", "Concat", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Flatten", "Split", "Cast"}
@@ -125,9 +125,7 @@ class Builder:
                 node.resize_inputs(0)
         weights = [value for value in self._initializers.values() if id(value) in needed]
         opsets = {"": self.opset} if self.outer is None else None
-        return ir.Graph(
-            self.inputs, outputs, nodes=nodes[::-1], initializers=weights, opset_imports=opsets, name=name
-        )
+        return ir.Graph(self.inputs, outputs, nodes=nodes[::-1], initializers=weights, opset_imports=opsets, name=name)
 
     def _folded(
         self, kind: str, domain: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any]
@@ -136,6 +134,8 @@ class Builder:
             sizes = static_shape(inputs[0])
             return None if sizes is None else [np.array(sizes, np.int64)]
         arrays = [None if value is None else constant_of(value) for value in inputs]
+        if kind == "Cast" and arrays[0] is not None and arrays[0].dtype.name in ("float16", "bfloat16"):
+            return None
         if domain or kind in _NOT_FOLDED or not inputs or kind.startswith("Random"):
             return None
         if any(array is None for array, value in zip(arrays, inputs) if value is not None):
@@ -232,7 +232,7 @@ def _used(node: ir.Node) -> list[ir.Value]:
         if attribute.type == ir.AttributeType.GRAPH:
             for inner in attribute.value:
                 found += _used(inner)
-            found += attribute.value.outputs
+            found.extend(attribute.value.outputs)
     return found
 
 

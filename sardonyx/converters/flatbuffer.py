@@ -24,7 +24,7 @@ _SCALARS = {
     "u8": "<u1", "i8": "<i1", "bool": "<?", "u16": "<u2", "i16": "<i2", "u32": "<u4", "i32": "<i4", "u64": "<u8",
     "i64": "<i8", "f32": "<f4", "f64": "<f8",
 }  # fmt: skip
-_DTYPES = {name: np.dtype(code) for name, code in _SCALARS.items()}
+DTYPES = {name: np.dtype(code) for name, code in _SCALARS.items()}
 _BUDGET = 16  # table fields decoded for each byte of the file: tables that share bytes can ask for far more
 
 
@@ -47,7 +47,7 @@ def parse_schema(text: str) -> dict[str, tuple[Field, ...]]:
         for word in words:
             name, _, rest = word.partition(":")
             kind, _, default = rest.partition("=")
-            value = _DTYPES[kind].type(float(default or 0)).item() if kind in _DTYPES else None
+            value = DTYPES[kind].type(float(default or 0)).item() if kind in DTYPES else None
             fields.append(Field(name, kind, slot, value))
             slot += 2 if kind == "Union" else 1
         tables[table] = tuple(fields)
@@ -118,7 +118,7 @@ class FlatBuffer:
         return [self.table(inner_type, target + 4 + 4 * i + int(step)) for i, step in enumerate(vector)]
 
     def _vector(self, kind: str, at: int) -> np.ndarray:
-        length, dtype = self._scalar("u32", at), _DTYPES[kind]
+        length, dtype = self._scalar("u32", at), DTYPES[kind]
         self._check(at + 4, length * dtype.itemsize)
         return np.frombuffer(self.data, dtype, length, at + 4)
 
@@ -126,7 +126,7 @@ class FlatBuffer:
         return at + self._scalar("u32", at)
 
     def _scalar(self, kind: str, at: int) -> Any:
-        dtype = _DTYPES[kind]
+        dtype = DTYPES[kind]
         self._check(at, dtype.itemsize)
         return np.frombuffer(self.data, dtype, 1, at)[0].item()
 

@@ -2,7 +2,7 @@
 
 A decoder's memory of earlier tokens (the keys and values of each attention, ``past_key_values``) becomes inputs, and
 what it has grown to becomes outputs (``present``), under the names that are usual for such files. A past of length 0
-starts a text.
+starts a text. Unlike the other files of this folder, this one can be imported only where PyTorch is installed.
 """
 
 from __future__ import annotations

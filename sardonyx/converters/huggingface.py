@@ -90,6 +90,8 @@ class HuggingFace(PyTorch):
             return {**parts, "decoder_with_past": lambda: modules.NextDecoder(self.model, inputs)} if past else parts
         if self.task.generates == "decoder" and past:
             return {"decoder": lambda: modules.Decoder(self.model, inputs)}
+        if self.task.name == "feature-extraction" and self.model.config.is_encoder_decoder:
+            return {"encoder": lambda: modules.Encoder(self.model, inputs)}
         steps = self._sentence_steps() if self.task.name == "feature-extraction" else []
         if steps:
             return {"model": lambda: modules.SentenceEmbedding(self.model, inputs, steps)}

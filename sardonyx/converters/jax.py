@@ -85,14 +85,7 @@ class Jax(Source):
         """Dynamic dimensions: as declared, as samples show, as asked for, or the common first one."""
         if "inputs" in self.request.options:
             declared = {each.name: each for each in parse_inputs(self.request.options["inputs"])}
-            inputs = [
-                replace(
-                    each, shape=declared[each.name].shape, low=declared[each.name].low, high=declared[each.name].high
-                )
-                if each.name in declared
-                else each
-                for each in inputs
-            ]
+            inputs = [replace(declared.get(each.name, each), dtype=each.dtype) for each in inputs]
         elif len(self.request.samples) > 1:
             inputs = with_dynamic(inputs, self.request.samples)
         elif not self.request.samples and not self.request.dims:
@@ -153,7 +146,9 @@ class Jax(Source):
         shaped = jax.eval_shape(self._tree, *specs)
         names = [".".join(map(_key, path)) for path, _ in jax.tree_util.tree_flatten_with_path(shaped)[0]]
         taken = {each.name for each in inputs}
-        names = [name if name and name not in taken else f"output{'_' if name else ''}{name}" for name in names]
+        names = [
+            f"output_{name}".rstrip("_") if name in taken or not name or name.isdigit() else name for name in names
+        ]
         return jax2onnx.to_onnx(
             self._flat,
             [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in inputs],

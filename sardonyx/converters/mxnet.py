@@ -5,6 +5,7 @@ The framework is retired. Where it is not installed, the result is compared unde
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from sardonyx.converters.mxnet_graph import Graph
 from sardonyx.converters.onnx_file import at_opset
 from sardonyx.converters.signature import parse_inputs, with_dynamic
 from sardonyx.converters.source import Dim, Input, Point, Request, Source
-from sardonyx.errors import ConversionError, InputError, SourceError
+from sardonyx.errors import ConversionError, InputError, ProviderError, SourceError
 from sardonyx.model.save import save
 
 _OPSET = 18
@@ -48,7 +49,9 @@ class MXNet(Source):
                 if given.op == "null" and given.name not in self.params and mxnet_ops.is_parameter(node, slot):
                     missing.append(given.name)
         if missing:
-            where = "there is no file of parameters" if self.params_path is None else f"{self.params_path.name!r} has not"
+            where = (
+                "there is no file of parameters" if self.params_path is None else f"{self.params_path.name!r} has not"
+            )
             raise SourceError(
                 f"{where}: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''} of {self.symbol_path.name!r}",
                 hint="net.export(PREFIX) writes both files; name another one by --option params=FILE.",
@@ -80,15 +83,20 @@ class MXNet(Source):
             each = listed[node.name]
             return Input(node.name, each.dtype, each.shape, *((each.low, each.high) if each.high else (low, high)))
         dims: list[Dim] = []
-        dtype = _FLAGS.get(node.int("__dtype__", 0), "float32")
+        dtype = _FLAGS.get(node.integer("__dtype__", 0), "float32")
         stored = node.ints("__shape__") if node.attrs.get("__shape__", "None") != "None" else []
         if samples and node.name in samples[0]:
             dims, dtype = list(np.shape(samples[0][node.name])), samples[0][node.name].dtype.name
         elif stored:
-            dims = [size if size > 0 else "batch" if axis == 0 else f"{node.name}_{axis}" for axis, size in enumerate(stored)]
+            dims = [
+                size if size > 0 else "batch" if axis == 0 else f"{node.name}_{axis}"
+                for axis, size in enumerate(stored)
+            ]
             if len(dims) == 4:  # images: whatever batch it was saved for, any will do
                 dims[0] = "batch"
-        given = {key.rpartition(".")[2]: dim for key, dim in self.request.dims.items() if key.rpartition(".")[0] == node.name}
+        given = {
+            key.rpartition(".")[2]: dim for key, dim in self.request.dims.items() if key.rpartition(".")[0] == node.name
+        }
         dims += [f"{node.name}_{axis}" for axis in range(len(dims), max((int(key) for key in given), default=-1) + 1)]
         for axis, dim in given.items():
             dims[int(axis)] = dim
@@ -104,7 +112,7 @@ class MXNet(Source):
         for node in self.symbol.nodes:
             for slot, (source, _) in enumerate(node.inputs):
                 if self.symbol.nodes[source] is wanted and node.op == "Embedding" and slot == 0:
-                    return 0, node.int("input_dim") - 1
+                    return 0, node.integer("input_dim") - 1
         return None, None
 
     def export(self, path: Path) -> list[str]:
@@ -160,6 +168,8 @@ class _Executor:
     """The symbol under MXNet."""
 
     def __init__(self, symbol: Path, params: Mapping[str, np.ndarray]):
+        if importlib.util.find_spec("mxnet") is None:
+            raise ProviderError("MXNet is not installed", hint="pip install mxnet (1.9.1, with numpy below 2)")
         # MXNet 1.x asks for names that numpy 1.24 dropped.
         for name, kind in (("bool", bool), ("object", object), ("int", int), ("float", float)):
             if name not in np.__dict__:

@@ -57,14 +57,14 @@ class Node:
         except (ValueError, SyntaxError, RecursionError, MemoryError) as problem:
             raise self.refuse(f"attribute {name} is {text[:60]!r}", "The symbol is damaged.") from problem
 
-    def int(self, name: str, default: int | None = None) -> int:
+    def integer(self, name: str, default: int | None = None) -> int:
         """An attribute that is an integer."""
         found = self.parsed(name, default)
         if isinstance(found, (bool, int, float)) and int(found) == found:
             return int(found)
         raise self.refuse(f"attribute {name} is {self.attrs.get(name)!r}, no integer", "The symbol is damaged.")
 
-    def float(self, name: str, default: float | None = None) -> float:
+    def number(self, name: str, default: float | None = None) -> float:
         """An attribute that is a number."""
         found = self.parsed(name, default)
         if isinstance(found, (bool, int, float)):
@@ -199,7 +199,7 @@ class _Reader:
                         f"{self.shown!r} holds a sparse array", hint="Store it densely: array.tostype('default')."
                     )
             shape = self.shape(self.take("<i"), "<q")
-        if shape is None or not shape and magic != _V3:
+        if shape is None or (not shape and magic != _V3):
             return None
         self.bytes(8)  # the device that it lay on
         kind = self.take("<i")

@@ -73,7 +73,9 @@ class Graph:
         try:
             results = handler(self, node, *(self.values.get(pair) for pair in node.inputs))
         except TypeError as problem:
-            raise node.refuse(f"{len(node.inputs)} inputs do not fit it: {problem}", "The symbol is damaged.") from problem
+            raise node.refuse(
+                f"{len(node.inputs)} inputs do not fit it: {problem}", "The symbol is damaged."
+            ) from problem
         self.b.place = ""
         results = [results] if isinstance(results, ir.Value) else results
         for index, value in enumerate(results):
@@ -135,5 +137,3 @@ def as_type(b: Builder, value: ir.Value, dtype: Any) -> ir.Value:
     """A value in another type."""
     wanted = dtype if isinstance(dtype, ir.DataType) else ir.DataType.from_numpy(np.dtype(dtype))
     return value if value.dtype == wanted else b.op("Cast", value, to=wanted)
-
-

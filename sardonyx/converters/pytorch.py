@@ -31,6 +31,7 @@ class PyTorch(Source):
     def __init__(self, request: Request, progress: Callable[[str], None], made: Any = None):
         super().__init__(request, progress, made)
         self.notes: list[str] = []
+        self.module: Any = None
         self._outputs: list[str] | None = None  # names of the outputs; None: the exporter's
         self._inputs: Sequence[Input] = ()
         self._points: Sequence[Point] = ()
@@ -109,11 +110,11 @@ class PyTorch(Source):
         )
 
     def _feeds(self) -> Mapping[str, np.ndarray]:
-        """Inputs to trace with: the first sample, if there is one that fits."""
+        """Inputs to trace with: the first sample that fits, twice where a dynamic dimension of it has size 1."""
         names = {each.name for each in self._declared}
         for sample in self.request.samples:
             if names <= sample.keys():
-                return {each.name: sample[each.name] for each in self._declared}
+                return {each.name: _no_ones(sample[each.name], each.shape) for each in self._declared}
         likely = {name: sizes[0] for name, sizes in self.sizes().items()}
         given = {name: size for name, size in self.request.dims.items() if isinstance(size, int)}
         return example(self._declared, likely | given)
@@ -133,13 +134,15 @@ class PyTorch(Source):
         import torch
 
         auto = torch.export.Dim.AUTO
+        tensors = self._tensors(feeds)
         shapes: Any = {
             each.name: {axis: auto for axis, dim in enumerate(each.shape) if isinstance(dim, str)}
             for each in self._declared
         }
-        arguments: dict[str, Any] = {"kwargs": self._tensors(feeds)}
-        if _any_number(self.module):
-            arguments, shapes = {"args": tuple(self._tensors(feeds).values())}, (tuple(shapes.values()),)
+        arguments: dict[str, Any] = {"kwargs": tensors}
+        if not self._by_name():
+            arguments, shapes = {"args": tuple(tensors.values())}, tuple(shapes.values())
+            shapes = (shapes,) if _any_number(self.module) else shapes
         if self.request.opset:
             arguments["opset_version"] = self.request.opset
         program = torch.onnx.export(
@@ -172,8 +175,9 @@ class PyTorch(Source):
         torch_script.register_symbolics(opset)
         torch.onnx.export(
             self.module,
-            tuple(self._tensors(feeds).values()),
+            () if self._by_name() else tuple(self._tensors(feeds).values()),
             str(path),
+            kwargs=self._tensors(feeds) if self._by_name() else None,
             input_names=[each.name for each in self._declared],
             output_names=list(outputs),
             dynamic_axes={**axes, **outputs} if dynamic else None,
@@ -247,9 +251,9 @@ class PyTorch(Source):
         """By PyTorch, in evaluation mode, without gradients."""
         import torch
 
-        wanted = [each.name for each in self._declared]
+        tensors = self._tensors({each.name: feeds[each.name] for each in self._declared if each.name in feeds})
         with torch.no_grad():
-            outputs = self.module(*self._tensors({name: feeds[name] for name in wanted if name in feeds}).values())
+            outputs = self.module(**tensors) if self._by_name() else self.module(*tensors.values())
         return [array(value) for value in tensors_in(outputs)]
 
     def sizes(self) -> Mapping[str, Sequence[int]]:
@@ -263,6 +267,11 @@ class PyTorch(Source):
     def observe(self, feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
         """By forward hooks on the parts that are asked for."""
         return torch_points.observe(self.module, lambda: self.run(feeds), names)
+
+    def _by_name(self) -> bool:
+        """Whether arguments are left out between those that are given, so that they must be named."""
+        names, given = _parameters(self.module), [each.name for each in self._declared]
+        return names[: len(given)] != given and set(given) <= set(names)
 
     def _tensors(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
         import torch
@@ -284,6 +293,14 @@ def _parameters(module: Any) -> list[str]:
         return list(torch_script.arguments(module))
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
     return [each.name for each in inspect.signature(target).parameters.values() if each.kind in kinds]
+
+
+def _no_ones(value: np.ndarray, shape: Sequence[int | str]) -> np.ndarray:
+    """`value` repeated along dynamic dimensions of size 1, which exporters would take for constants."""
+    for axis, dim in enumerate(shape):
+        if isinstance(dim, str) and value.shape[axis] == 1:
+            value = np.repeat(value, 2, axis)
+    return value
 
 
 def _output_names(count: int) -> list[str]:

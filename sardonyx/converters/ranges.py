@@ -32,6 +32,11 @@ def of_estimator(step: Any) -> Range | None:
     mean, scale = getattr(step, "mean_", None), getattr(step, "scale_", None)
     if isinstance(mean, np.ndarray) and isinstance(scale, np.ndarray) and mean.shape == scale.shape:
         return _pairs(mean - _DEVIATIONS * scale, mean + _DEVIATIONS * scale)
+    for name in ("theta_", "means_"):  # of classes, or of the parts of a mixture
+        means = getattr(step, name, None)
+        if isinstance(means, np.ndarray) and means.ndim == 2 and len(means) > 1:
+            width = np.maximum(np.ptp(means, 0), 1e-3)
+            return _pairs(means.min(0) - width / 2, means.max(0) + width / 2)
     return None
 
 

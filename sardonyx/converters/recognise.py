@@ -46,6 +46,8 @@ def recognise(source: str) -> str:
     if not path.exists():
         if _MODULE.match(source):
             return "module"
+        if Path(f"{source}.index").exists():  # how people name a checkpoint of TensorFlow: by its prefix
+            return "tf-checkpoint"
         raise SourceError(f"{source!r} does not exist", hint="Give a file, a folder, or module:factory.")
     found = _folder(path) if path.is_dir() else _file(path)
     if found is None:
@@ -116,6 +118,8 @@ def _by_signature(path: Path, head: bytes) -> str | None:
     ):
         if head[offset : offset + len(signature)] == signature:
             return kind
+    if head[:16] == bytes(16) and head[20:21] == b"\x08":  # versions, no levels of detail, TensorDesc.data_type
+        return "paddle"
     if head[0:1] == b"{" and b"learner" in head[:64] and not head.lstrip().startswith(b'{"'):
         return "xgboost"  # universal binary JSON
     return None
@@ -140,6 +144,8 @@ def _zip(path: Path, head: bytes) -> str | None:
         with zipfile.ZipFile(path) as archive:
             inside = archive.read(next(name for name in names if name.endswith("data.pkl")))
         return _torch_pickle(inside)
+    if any(name.endswith(".tflite") for name in last):
+        return "tflite"  # a bundle of models (.task)
     return "skops" if "schema.json" in last else None
 
 
@@ -206,6 +212,14 @@ def _text(path: Path, head: bytes) -> str | None:
     return None
 
 
+def _table_file(path: Path, head: bytes) -> str | None:
+    """The index of a checkpoint of TensorFlow: a sorted table, whose signature stands at its end."""
+    del head
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 8))
+        return "tf-checkpoint" if file.read() == (0xDB4775248B80FB57).to_bytes(8, "little") else None
+
+
 def _safetensors(path: Path, head: bytes) -> str | None:
     size = int.from_bytes(head[:8], "little")
     return "safetensors" if head[8:9] == b"{" and 2 <= size < path.stat().st_size else None
@@ -232,6 +246,7 @@ _RECOGNISERS: tuple[Callable[[Path, bytes], str | None], ...] = (
     _zip,
     _pickle,
     _text,
+    _table_file,
     _safetensors,
     _protobuf,
 )

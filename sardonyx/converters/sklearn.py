@@ -59,8 +59,10 @@ class ScikitLearn(Source):
         self.progress("converting by skl2onnx")
         opset = self.request.opset or min(skl2onnx.get_latest_tested_opset_version(), 21)
         try:
-            with plain_attributes(), _without_flattening(_steps(self.model)):
+            with plain_attributes(), _other_settings(_steps(self.model)):
                 model = self._converted(types, {"": opset, "ai.onnx.ml": 3})
+        except ConversionError:
+            raise
         except Exception as problem:
             raise _refused(problem) from problem
         finish(model, len(self._functions()))
@@ -247,17 +249,21 @@ def plain_attributes() -> Iterator[None]:
         ModelComponentContainer.add_node = original
 
 
+# Settings that skl2onnx refuses though they change no number: how `transform` of votes is laid out, and sparseness.
+_SETTINGS = (("flatten_transform", True, False), ("encode", "onehot", "onehot-dense"))
+
+
 @contextlib.contextmanager
-def _without_flattening(steps: Sequence[Any]) -> Iterator[None]:
-    """Voting classifiers without an option that concerns `transform` alone, and that skl2onnx refuses."""
-    voting = [step for step in steps if getattr(step, "flatten_transform", False)]
-    for step in voting:
-        step.flatten_transform = False
+def _other_settings(steps: Sequence[Any]) -> Iterator[None]:
+    """The steps with settings that skl2onnx takes, for a while."""
+    changed = [(s, name, old, new) for s in steps for name, old, new in _SETTINGS if getattr(s, name, None) == old]
+    for step, name, _, new in changed:
+        setattr(step, name, new)
     try:
         yield
     finally:
-        for step in voting:
-            step.flatten_transform = True
+        for step, name, old, _ in changed:
+            setattr(step, name, old)
 
 
 def finish(model: Any, count: int) -> None:

@@ -23,6 +23,8 @@ Dim = int | str
 class Input:
     """An input of a model, and which values make sense for it.
 
+    A dimension may be a sum of others and of numbers: ``past_length + length``.
+
     Attributes:
         name: its name in the ONNX model.
         dtype: numpy's name of the element type; "string" for text.

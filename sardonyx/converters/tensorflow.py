@@ -103,6 +103,8 @@ class TensorFlow(Source):
         for node in graph_def.node:
             if node.name in declared and node.op.startswith("Placeholder"):
                 sizes = [d if isinstance(d, int) else None for d in declared[node.name].shape]
+                node.op = "Placeholder"  # a default of another shape would not fit
+                del node.input[:]
                 node.attr["shape"].shape.CopyFrom(tf.TensorShape(sizes).as_proto())
         inputs, outputs = frozen_ends(graph_def, self.request.options)
         wrapped = tf.compat.v1.wrap_function(lambda: tf.compat.v1.import_graph_def(graph_def, name=""), [])

@@ -181,7 +181,8 @@ def read_file(request: Request) -> bytes:
         member = request.options.get("member") or (members[0] if len(members) == 1 else "")
         if member not in members:
             raise SourceError(
-                f"the bundle holds {len(members)} models: {', '.join(members)}", hint="--option member=NAME chooses one."
+                f"the bundle holds {len(members)} models: {', '.join(members)}",
+                hint="--option member=NAME chooses one.",
             )
         return archive.read(member)
 
@@ -211,5 +212,3 @@ def _range(wire: Wire) -> tuple[float | None, float | None]:
 def open_source(request: Request, progress: Callable[[str], None], made: Any = None) -> Source:
     """Open the file named in `request`."""
     return TensorFlowLite(request, progress, made)
-
-

@@ -24,6 +24,7 @@ import onnx_ir as ir
 from sardonyx.converters.building import Builder, constant_of, set_type
 from sardonyx.converters.tflite_schema import constant, operator_name, options_of, type_name
 from sardonyx.errors import ConversionError, SourceError
+from sardonyx.verifier.tolerance import SOURCE_QUANTISES
 
 Shape = tuple[int | str | None, ...]
 Handler = Callable[["Subgraph", "Node"], None]
@@ -175,12 +176,12 @@ class Subgraph:
             node = self.node(index, raw)
             handler = HANDLERS.get(node.operator)
             if handler is None:
-                raise node.refuse(
-                    "this operator has no ONNX form here",
-                    "Replace it in the source model, or cut the model before it.",
-                )
+                raise node.refuse("this operator has no ONNX form here", _way_out(node.operator))
             self.b.place = node.outs[0].name if node.outs else node.where
+            hybrid = len(self.state.hybrid)
             handler(self, node)
+            if len(self.state.hybrid) > hybrid:
+                self.b.nodes[-1].metadata_props[SOURCE_QUANTISES] = "its inputs, while running"
             self.b.place = ""
 
     def node(self, index: int, raw: SimpleNamespace) -> Node:
@@ -219,7 +220,7 @@ class Subgraph:
             if len(zero) == 1:
                 zero = np.repeat(zero, len(found.scale))
             axis = found.quantized_dimension
-            if len(zero) != len(found.scale) or len(found.scale) > 1 and not 0 <= axis < len(shape):
+            if len(zero) != len(found.scale) or (len(found.scale) > 1 and not 0 <= axis < len(shape)):
                 raise SourceError(f"the file is damaged: quantisation of tensor {name!r}")
             if np.all(found.scale > 0):
                 wire.quantisation = Quantisation(found.scale.astype(np.float32), zero.astype(np.int64), axis)
@@ -293,7 +294,7 @@ class Subgraph:
         found = wire.quantisation
         array = array if shape is None else array.reshape(shape)
         value = self.b.constant(array, wire.name if perm is None else "")
-        if not real or not wire.real and found is None:
+        if not real or (not wire.real and found is None):
             return value
         if array.dtype.kind in "iu" and found is not None:
             axis = 0
@@ -355,7 +356,7 @@ class Subgraph:
             return all(wire is None or not wire.quantised for wire in wires)
         assert out.quantisation is not None
         return all(
-            wire is None or wire.dtype == out.dtype and out.quantisation.same(wire.quantisation) for wire in wires
+            wire is None or (wire.dtype == out.dtype and out.quantisation.same(wire.quantisation)) for wire in wires
         )
 
     def move(self, node: Node, make: Callable[..., ir.Value], *wires: Wire, first: bool = False) -> None:
@@ -409,12 +410,20 @@ class State:
         variables: by name.
         initial: first values of variables by name, where the model says them.
         written: names of variables that are written while running.
+        calls: how many subgraphs were put into others.
     """
 
     hybrid: list[str] = field(default_factory=list)
     variables: dict[str, Variable] = field(default_factory=dict)
     initial: dict[str, np.ndarray] = field(default_factory=dict)
     written: set[str] = field(default_factory=set)
+    calls: int = 0
+
+
+def _way_out(name: str) -> str:
+    if name.startswith("CUSTOM:Flex"):
+        return "It is one of TensorFlow's own: convert the SavedModel instead, or without SELECT_TF_OPS."
+    return "Replace it in the source model, or cut the model before it."
 
 
 def to_first(rank: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from sardonyx.converters.flatbuffer import FlatBuffer, parse_schema
 from sardonyx.errors import SourceError
 
-_SCHEMA = parse_schema("""
+SCHEMA = parse_schema("""
 Model version:u32 operator_codes:[OperatorCode] subgraphs:[SubGraph] description:str buffers:[Buffer] \
 metadata_buffer:[i32] metadata:[Metadata] signature_defs:[SignatureDef]
 OperatorCode deprecated_builtin_code:i8 custom_code:str version:i32=1 builtin_code:i32
@@ -90,11 +91,11 @@ dilation_h:i32=1
 115 Bucketize boundaries:[f32]
 116 Gelu approximate:bool
 """
-_UNION = {int(line.split()[0]): line.split()[1] for line in _OPTIONS.strip().splitlines()}
-_SCHEMA |= parse_schema("\n".join(line.partition(" ")[2] for line in _OPTIONS.strip().splitlines()))
+UNION = {int(line.split()[0]): line.split()[1] for line in _OPTIONS.strip().splitlines()}
+SCHEMA |= parse_schema("\n".join(line.partition(" ")[2] for line in _OPTIONS.strip().splitlines()))
 
 # In the order of their numbers.
-_OPERATORS = """
+OPERATORS = """
 ADD AVERAGE_POOL_2D CONCATENATION CONV_2D DEPTHWISE_CONV_2D DEPTH_TO_SPACE DEQUANTIZE EMBEDDING_LOOKUP FLOOR
 FULLY_CONNECTED HASHTABLE_LOOKUP L2_NORMALIZATION L2_POOL_2D LOCAL_RESPONSE_NORMALIZATION LOGISTIC LSH_PROJECTION LSTM
 MAX_POOL_2D MUL RELU RELU_N1_TO_1 RELU6 RESHAPE RESIZE_BILINEAR RNN SOFTMAX SPACE_TO_DEPTH SVDF TANH CONCAT_EMBEDDINGS
@@ -111,8 +112,8 @@ COMPLEX_ABS HASHTABLE HASHTABLE_FIND HASHTABLE_IMPORT HASHTABLE_SIZE REDUCE_ALL 
 READ_VARIABLE ASSIGN_VARIABLE BROADCAST_ARGS RANDOM_STANDARD_NORMAL BUCKETIZE RANDOM_UNIFORM MULTINOMIAL GELU
 DYNAMIC_UPDATE_SLICE RELU_0_TO_1 UNSORTED_SEGMENT_PROD UNSORTED_SEGMENT_MAX UNSORTED_SEGMENT_SUM ATAN2
 UNSORTED_SEGMENT_MIN SIGN BITCAST BITWISE_XOR RIGHT_SHIFT
-""".split()
-_CUSTOM = _OPERATORS.index("CUSTOM")
+""".split()  # noqa: SIM905  # a table of names
+_CUSTOM = OPERATORS.index("CUSTOM")
 
 TYPES = (
     "float32", "float16", "int32", "uint8", "int64", "string", "bool", "int16", "complex64", "int8", "float64",
@@ -128,9 +129,9 @@ def read_model(data: bytes) -> SimpleNamespace:
     """
     if data[4:8] != b"TFL3":
         raise SourceError("the file is no TensorFlow Lite model: the mark TFL3 is missing")
-    reader = FlatBuffer(data, _SCHEMA)
+    reader = FlatBuffer(data, SCHEMA)
     model = reader.root("Model")
-    if not model.subgraphs or model.operator_codes is None and any(g.operators for g in model.subgraphs):
+    if not model.subgraphs or (model.operator_codes is None and any(g.operators for g in model.subgraphs)):
         raise SourceError("the TensorFlow Lite model has no graph", hint="It is damaged; convert or copy it again.")
     model.reader = reader
     return model
@@ -145,7 +146,7 @@ def operator_name(model: SimpleNamespace, operator: SimpleNamespace) -> str:
     number = max(code.builtin_code, code.deprecated_builtin_code)  # numbers from 127 on are in the newer field only
     if number == _CUSTOM:
         return f"CUSTOM:{code.custom_code or ''}"
-    return _OPERATORS[number] if 0 <= number < len(_OPERATORS) else f"operator {number}"
+    return OPERATORS[number] if 0 <= number < len(OPERATORS) else f"operator {number}"
 
 
 def options_of(model: SimpleNamespace, operator: SimpleNamespace, table: str) -> SimpleNamespace:
@@ -156,8 +157,8 @@ def options_of(model: SimpleNamespace, operator: SimpleNamespace, table: str) ->
     """
     number, at = operator.builtin_options
     if number == 0:
-        return SimpleNamespace(**{field.name: field.default for field in _SCHEMA[table]})
-    if _UNION.get(number) != table:
+        return SimpleNamespace(**{field.name: field.default for field in SCHEMA[table]})
+    if UNION.get(number) != table:
         raise SourceError(f"the file is damaged: options of kind {number} where {table} belongs")
     return model.reader.table(table, at)
 
@@ -223,7 +224,7 @@ def _strings(data: bytes, shape: list[int]) -> np.ndarray:
     at = np.frombuffer(data, "<i4", count + 1, 4)
     if np.any(at < 0) or np.any(np.diff(at) < 0) or at[-1] > len(data) or int(np.prod(shape, dtype=object)) != count:
         raise SourceError("the file is damaged: a constant of texts does not fit its shape")
-    texts = [data[a:b].decode("utf-8", "replace") for a, b in zip(at, at[1:])]
+    texts = [data[a:b].decode("utf-8", "replace") for a, b in pairwise(at)]
     return np.array(texts, object).reshape(shape)
 
 
@@ -237,7 +238,7 @@ def _dense(model: SimpleNamespace, tensor: SimpleNamespace, values: np.ndarray, 
     bad = SourceError(f"the file is damaged: the sparse constant {tensor.name!r} is inconsistent")
     if sorted(order) != list(range(rank + len(blocks))) or len(levels) != len(order):
         raise bad
-    if any(not 0 <= axis < rank for axis in blocks) or int(np.prod(shape, dtype=object)) > 1 << 31:
+    if any(not 0 <= axis < rank for axis in blocks) or int(np.prod(shape, dtype=object)) > 1 << 28:
         raise bad
     # Each stored value's coordinate along each level, refined level by level.
     coordinates: list[np.ndarray] = []

@@ -57,7 +57,12 @@ def _candidates(module: Any, names: Sequence[str]) -> Iterator[list[Input]]:
         return
     kind = _kind(layer)
     if kind.startswith("Conv"):
-        sizes = {"Conv1d": [(n,) for n in _LENGTHS], "Conv2d": [(n, n) for n in _SIDES], "Conv3d": _VOLUMES}[kind]
+        known: dict[str, Sequence[tuple[int, ...]]] = {
+            "Conv1d": [(n,) for n in _LENGTHS],
+            "Conv2d": [(n, n) for n in _SIDES],
+            "Conv3d": _VOLUMES,
+        }
+        sizes = known[kind]
         yield from ([Input(name, "float32", ("batch", layer.in_channels, *size))] for size in sizes)
         # A signal that becomes one channel, or a picture, inside.
         yield from ([Input(name, "float32", ("batch", n))] for n in _LENGTHS if layer.in_channels == 1)

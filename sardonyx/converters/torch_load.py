@@ -106,8 +106,13 @@ def _all_tensors(values: Mapping[Any, Any]) -> bool:
     return bool(values) and all(hasattr(value, "detach") for value in values.values())
 
 
-def brief(problem: Exception) -> str:
-    """The line of a long message that says something."""
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+def brief(problem: BaseException) -> str:
+    """The line of a long message that says something: that of the first cause, which exporters wrap in advice."""
+    while problem.__cause__ is not None:
+        problem = problem.__cause__
+    lines = [line.strip() for line in _COLOUR.sub("", str(problem)).splitlines() if line.strip()]
     telling = [line for line in lines if re.match(r"(\w+Error|Unsupported|Could not|Failed|.*not supported)", line)]
     return f"{type(problem).__name__}: {(telling or lines or ['no message'])[0][:300]}"
+
+
+_COLOUR = re.compile("\x1b\\[[0-9;]*m")

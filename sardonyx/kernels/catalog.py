@@ -64,6 +64,7 @@ _CONV_TILES = {
 _ROWS = ("MR",)
 _ROW_TILES = {"x86_64_v2": (2,), "x86_64_v3": (6,), "icelake_server": (14,), "aarch64": (6,), "riscv64_v": (6,)}
 _BLOCKED = "NCHW16c to NCHW16c"
+_NHWC = "NHWC to NHWC"
 _TASKS = "scratch of NAME_scratch() bytes"
 _CONV_TUNABLES = {"CHUNK": (4, 8, 12, 24, 32), "POSITIONS": (42, 84, 168, 252, 336), "OC_GROUP": (4, 8, 32)}
 _ANY = "none: comparisons and copies do not round"
@@ -91,6 +92,55 @@ _ALL = (
         tile=("MR", "PANELS"),
         tiles={**_CONV_TILES, "aarch64": (5, 1), "riscv64_v": (5, 1)},
         hot=r"pmaddwd|vpdp|smull|sdot|vwmacc",
+    ),
+    Kernel(
+        "matmul_nbits_f32",
+        "C = A W with weights kept in 4 or 8 bits, with an epilogue",
+        "A rows; W words of 32 bits in panels of 16 columns, scales alike (packing_bits); C rows",
+        "k ascending, from 0, as matmul_f32",
+        f"{_TASKS}; rows of A and C contiguous; blocks of whole words",
+        "kernels/test_matmul_nbits_f32.py",
+        tile=_ROWS,
+        tiles=_ROW_TILES,
+        hot=_FMA,
+        hot_in="matmul_tile",
+    ),
+    Kernel(
+        "range_f32",
+        "the largest and the least of each block of numbers",
+        "contiguous numbers",
+        _ANY,
+        _TASKS,
+        "kernels/test_range_f32.py",
+    ),
+    Kernel(
+        "conv_nhwc_int8",
+        "convolution of bytes, grouped, as bytes again (plus others) or int32 sums, with an epilogue",
+        f"{_NHWC}; weights packing_int8.pack_conv_nhwc",
+        "free: sums of integers wrap",
+        f"{_TASKS}; 64 bytes beyond x can be read; scales are finite",
+        "kernels/test_conv_nhwc_int8.py",
+        tile=("MR", "PANELS"),
+        tiles={**_CONV_TILES, "aarch64": (5, 1), "riscv64_v": (5, 1), "sapphirerapids": (32, 2)},
+        hot=r"pmaddwd|vpdp|smull|sdot|vwmacc",
+        hot_in="conv_int8_",
+    ),
+    Kernel(
+        "depthwise_nhwc_int8",
+        "depthwise convolution of bytes, as bytes again or int32 sums, with an epilogue",
+        f"{_NHWC}; weights packing_int8.pack_depthwise_nhwc",
+        "free: sums of integers wrap",
+        f"{_TASKS}; 64 bytes beyond x can be read; scales are finite",
+        "kernels/test_depthwise_nhwc_int8.py",
+        hot=r"pmaddwd|vpdp|smull|sdot|vwmacc",
+    ),
+    Kernel(
+        "pool_nhwc_int8",
+        "maximum pooling of bytes, with an epilogue",
+        _NHWC,
+        _ANY,
+        _TASKS,
+        "kernels/test_depthwise_nhwc_int8.py",
     ),
     Kernel(
         "conv_nchw16c_f32",

@@ -30,13 +30,13 @@ def pack_conv_nhwc(w: np.ndarray, groups: int = 1, *, merged: bool = True) -> tu
     Args:
         w: int8 [O, C / groups, KH, KW].
         groups: of channels.
-        merged: taps of a row are neighbours in the input, so that a row of the window is one segment; without (where the
-            window is dilated along its rows) each tap is a segment of its own.
+        merged: taps of a row are neighbours in the input, so that a row of the window is one segment; without (where
+            the window is dilated along its rows) each tap is a segment of its own.
 
     Returns:
-        ``(packed, sums)``: int8 [groups, ceil(O / groups / 16), segments, quads, 16, 4], 0 beyond a segment and beyond the
-        last channel, where a segment is filled up to a multiple of 64 bytes (16 quads); and int32 [O], the sum of all
-        weights of each output channel.
+        ``(packed, sums)``: int8 [groups, ceil(O / groups / 16), segments, quads, 16, 4], 0 beyond a segment and beyond
+        the last channel, where a segment is filled up to a multiple of 64 bytes (16 quads); and int32 [O], the sum of
+        all weights of each output channel.
     """
     outputs, channels, kh, kw = w.shape
     own = outputs // groups
@@ -57,8 +57,8 @@ def pack_depthwise_nhwc(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         w: int8 [C, 1, KH, KW].
 
     Returns:
-        ``(packed, sums)``: int8 [ceil(KH / 4), KW, 16 * ceil(C / 16), 4], 0 beyond KH and C; and int32 [C], the sum of the
-        weights of each channel.
+        ``(packed, sums)``: int8 [ceil(KH / 4), KW, 16 * ceil(C / 16), 4], 0 beyond KH and C; and int32 [C], the sum of
+        the weights of each channel.
     """
     channels, _, kh, kw = w.shape
     padded = np.zeros((-(-channels // 16) * 16, -(-kh // 4) * 4, kw), np.int8)

@@ -12,7 +12,6 @@ import numpy as np
 
 from sardonyx.compiler import expr as ex
 from sardonyx.compiler import index as ix
-from sardonyx.compiler.dtypes import is_float
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.tensor import Position, Tensor
@@ -20,7 +19,8 @@ from sardonyx.ops import registry, unary
 from sardonyx.ops.binary import map_elements
 from sardonyx.ops.contrib import MS, channels_first, channels_last, embed, window_attributes
 from sardonyx.ops.contrib_attention import attend_projected
-from sardonyx.ops.linalg import product, transpose
+from sardonyx.ops.few_bits import unpack_bits
+from sardonyx.ops.linalg import transpose
 from sardonyx.ops.node import Node
 from sardonyx.ops.quantization import (
     dequantized,
@@ -197,55 +197,7 @@ def qattention(
     return attend_projected(ctx, node, projected, mask, past, None)
 
 
-# Weights of few bits.
-
-
-def unpack_bits(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
-    """The last axis of uint8 `packed` as `count` numbers of `bits` bits each, the lowest bits first."""
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    values = (packed[..., None] >> shifts) & np.uint8((1 << bits) - 1)
-    return values.reshape(*packed.shape[:-1], -1)[..., :count]
-
-
-def dequantize_blocks(
-    b: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None, *, k: int, n: int, bits: int, block: int
-) -> np.ndarray:
-    """The weights [K, N] in float32 that MatMulNBits keeps as [N, blocks, bytes] with a scale for each block."""
-    blocks = -(-k // block)
-    values = unpack_bits(b.reshape(n, blocks, -1), bits, block).astype(np.float32)
-    if zeros is None:
-        offset: Any = np.float32(1 << (bits - 1))
-    elif zeros.dtype == np.uint8:
-        offset = unpack_bits(zeros.reshape(n, -1), bits, blocks).astype(np.float32)[..., None]
-    else:
-        offset = zeros.reshape(n, blocks, 1).astype(np.float32)
-    weights = (values - offset) * scales.reshape(n, blocks, 1).astype(np.float32)
-    return np.ascontiguousarray(weights.reshape(n, -1)[:, :k].T)
-
-
-@operator("MatMulNBits", domain=MS)
-def matmul_n_bits(
-    ctx: Lowering, node: Node, a: Tensor, b: Tensor, scales: Tensor, zeros: Tensor | None = None,
-    group: Tensor | None = None, bias: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """A product with weights of 2, 4 or 8 bits in blocks, which are widened to float32 when the model is compiled."""
-    ctx.native(a, bias)
-    known = [b, scales, *(t for t in (zeros, group) if t is not None)]
-    ctx.requires(all(t.array is not None for t in known), "weights that are computed")
-    k, n, bits, block = (node.attr(name, default) for name, default in
-                         (("K", 0), ("N", 0), ("bits", 4), ("block_size", 32)))  # fmt: skip
-    ctx.requires(bits in (2, 4, 8), f"weights of {bits} bits")
-    assert b.array is not None
-    assert scales.array is not None
-    order = None if group is None else group.array
-    ctx.requires(order is None or np.array_equal(order, np.arange(k) // block), "columns in another order of groups")
-    weights = dequantize_blocks(
-        b.array, scales.array, None if zeros is None else zeros.array, k=k, n=n, bits=bits, block=block
-    )
-    if is_float(a.dtype) and a.dtype != "float32":
-        weights = weights.astype(np.dtype(a.dtype) if a.dtype != "bfloat16" else scales.array.dtype)
-    raw = product(ctx, a, ctx.constant(weights))
-    return raw if bias is None else map_elements(ctx, lambda x, y: x + y, raw, bias, shape=raw.shape)
+# Weights that are widened.
 
 
 @operator("DynamicQuantizeLSTM", domain=MS)

@@ -37,10 +37,10 @@ def convolve_bytes(
     ctx: Lowering, x: Tensor, x_zero: Tensor | None, w: Tensor, w_zero: Tensor | None, place: Window, groups: int,
     after: Requantization | None = None,
 ) -> Tensor | None:  # fmt: skip
-    """The convolution of `x` [N, C, ...] with constant `w` [O, C / groups, ...] as bytes, or as int32 sums without `after`.
+    """The convolution of `x` [N, C, ...] with constant `w` [O, C / groups, ...] as bytes; without `after`, int32 sums.
 
-    None where the kernels do not fit: weights that are computed or too wide for int8 once their zero points are taken off,
-    more than two dimensions, scales that are no finite constants.
+    None where the kernels do not fit: weights that are computed, or too wide for int8 once their zero points are taken
+    off, more than two dimensions, scales that are no finite constants.
     """
     if x.dtype not in BYTES or x.rank not in (3, 4) or (x_zero is not None and x_zero.dtype != x.dtype):
         return None

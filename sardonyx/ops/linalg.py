@@ -115,6 +115,14 @@ def _packed(ctx: Lowering, b: Tensor) -> dict:
     return {"b": Pointer(packed), "b_row": LANES, "b_col": 1, "b_packed": 1}
 
 
+def row_fields(ctx: Lowering, a: Tensor) -> tuple[dict, Dim]:
+    """All rows of `a` as one matrix whose rows are contiguous, and their number; read in place where they are so."""
+    fields, rows = _merged_rows(ctx, a)
+    if fields["a_col"] != 1:
+        fields |= {"a": ctx.pointer(a), "a_row": a.shape[-1], "a_col": 1}
+    return fields, rows
+
+
 def _merged_rows(ctx: Lowering, a: Tensor) -> tuple[dict, Dim]:
     """All rows of `a` as one matrix, read in place when its batch axes walk memory like rows."""
     rows = ix.product(a.shape[:-1])

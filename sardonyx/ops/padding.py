@@ -202,7 +202,8 @@ def depth_to_space(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
         return image, own, ix.floordiv(y, b), ix.floordiv(x_, b)
 
     view = moved(ctx, x, (n, depth, h * b, w * b), origin)
-    view.prefers = Plain if column_row or x.prefers is not ChannelsLast else ChannelsLast  # where channels stay neighbours
+    stay = not column_row and x.prefers is ChannelsLast  # whether channels stay neighbours
+    view.prefers = ChannelsLast if stay else Plain
     return view
 
 

@@ -154,6 +154,7 @@ def dequantize_linear(ctx: Lowering, node: Node, x: Tensor, scale: Tensor, zero:
 
 TINY, HUGE = 2.0**-60, 2.0**60  # scales between which a quotient needs no care
 SHIFT = 2.0**66
+RANGE_BLOCK = 8192  # as in range_f32.h
 
 
 def dynamically_quantized(ctx: Lowering, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -163,16 +164,10 @@ def dynamically_quantized(ctx: Lowering, x: Tensor) -> tuple[Tensor, Tensor, Ten
     too small or too large for that are multiplied by a power of two first.
     """
     x = ctx.cheap(x)
-    *rows, last = Plain((*x.shape, 1)[: x.rank + 1] if x.rank == 0 else x.shape).shape
-    outer, inner = variables(rows), variables((last,), "k")
-    again = variables((last,), "m")
-    count = ix.product(rows)
-    ends = {name: ctx.temporary("float32", count) for name in ("max", "min")}
-    position = {"max": (*outer, *inner)[: x.rank], "min": (*outer, *again)[: x.rank]}
-    stages: list = [Reduce(name, name, x.at(position[name]), own, "float32") for name, own in
-                    (("max", inner), ("min", again))]  # fmt: skip
-    place = Plain(tuple(rows)).offset(outer)
-    ctx.nest(outer, [*stages, *(Store(b, place, ex.local(name, "float32")) for name, b in ends.items())])
+    n = ix.product(x.shape)
+    count = ix.ceildiv(n, RANGE_BLOCK)
+    ends = ctx.temporary("float32", 2 * count)
+    ctx.emit(Kernel("range_f32", {"x": ctx.pointer(x), "n": n, "ends": Pointer(ends)}, (ends,)))
     scale, zero, numbers = ctx.temporary("float32", 1), ctx.temporary("uint8", 1), ctx.temporary("float32", 4)
     ctx.nest((), _range_stages(ends, count, scale, zero, numbers))
     shift, divisor, inverse, middle = (ex.load(numbers, i) for i in range(4))
@@ -185,14 +180,15 @@ def dynamically_quantized(ctx: Lowering, x: Tensor) -> tuple[Tensor, Tensor, Ten
     return bytes_, ctx.in_memory(scale, ()), ctx.in_memory(zero, ())
 
 
-def _range_stages(ends: dict[str, Buffer], count: Dim, scale: Buffer, zero: Buffer, numbers: Buffer) -> list:
-    """From the extremes of rows to scale and zero point; and what elements are computed with: power of two to multiply
-    by, scale times that, one over it, zero point.
-    """  # fmt: skip
+def _range_stages(ends: Buffer, count: Dim, scale: Buffer, zero: Buffer, numbers: Buffer) -> list:
+    """From the extremes of blocks to scale, zero point, and the `numbers` that elements are computed with.
+
+    These are: a power of two to multiply by, the scale times that, one over it, and the zero point.
+    """
     (k,), (m,) = variables((count,), "k"), variables((count,), "m")
     nought = ex.constant(0.0, "float32")
-    stages: list = [Reduce("high", "max", ex.load(ends["max"], k), (k,), "float32")]
-    stages += [Reduce("low", "min", ex.load(ends["min"], m), (m,), "float32")]
+    stages: list = [Reduce("high", "max", ex.load(ends, 2 * k), (k,), "float32")]
+    stages += [Reduce("low", "min", ex.load(ends, 2 * m + 1), (m,), "float32")]
     high, low = (ex.binary(op, ex.local(name, "float32"), nought) for name, op in (("high", "max"), ("low", "min")))
     span = high - low
     step = ex.select(span.equal(0.0), ex.constant(1.0, "float32"), span) / 255.0

@@ -29,6 +29,7 @@ FAMILIES = (
     "attention",
     "recurrent",
     "quantization",
+    "few_bits",
     "image",
     "regions",
     "sampling",

@@ -34,9 +34,8 @@ def _fold(node: ir.Node) -> bool:
     constants = [_array(value) for value in (*node.inputs[1:5], *layer.inputs[1:3])]
     if any(array is None for array in constants) or view.attr("training_mode", 0) or view.attr("spatial", 1) != 1:
         return False
-    gain, shift, mean, variance, weights = constants[:5]
-    bias = constants[5] if len(constants) > 5 else None
-    assert gain is not None and shift is not None and mean is not None and variance is not None and weights is not None
+    gain, shift, mean, variance, weights, *more = [array for array in constants if array is not None]
+    bias = more[0] if more else None
     if bias is not None and bias.shape != mean.shape:
         return False
     axis = _output_axis(layer)

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from sardonyx.errors import OptimizationError
 from sardonyx.optimizer.activations import activations
 from sardonyx.optimizer.data import Data
 from sardonyx.optimizer.products import Product
+from sardonyx.runtime.options import SessionOptions
 
 __all__ = ["Moments", "measure"]
 
@@ -35,6 +37,9 @@ def measure(model: ir.Model, products: Sequence[Product], data: Data, seed: int)
     """The moments of what each product reads, from positions drawn at random.
 
     Memory: the covariances, and the inner values of one sample.
+
+    Raises:
+        OptimizationError: there are values that are not finite.
     """
     if not products:
         return {}
@@ -42,7 +47,8 @@ def measure(model: ir.Model, products: Sequence[Product], data: Data, seed: int)
     sums: dict[Product, np.ndarray] = {}
     totals: dict[Product, np.ndarray] = {}
     counts: dict[Product, int] = defaultdict(int)
-    for values in activations(model, [str(product.x.name) for product in products], data):
+    names = [str(product.x.name) for product in products]
+    for values in activations(model, names, data, SessionOptions(cache=False, progress=False)):
         for product in products:
             features = product.matrix().shape[1]
             most = -(-max(_MOST_ROWS, 4 * features) // len(data))
@@ -58,5 +64,8 @@ def measure(model: ir.Model, products: Sequence[Product], data: Data, seed: int)
         mean = (totals[product] / counts[product]).astype(np.float32)
         products_of_two /= counts[product]
         products_of_two -= np.outer(mean, mean)
+        if not np.isfinite(products_of_two).all():
+            message = "calibration data gives NaN or infinity in what the layer reads"
+            raise OptimizationError(message, node=product.name, hint="Look for such values in the data.")
         found[product] = Moments(mean, products_of_two)
     return found

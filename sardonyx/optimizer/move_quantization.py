@@ -108,23 +108,28 @@ def move_down(model: ir.Model, node: ir.Node) -> bool:
         return False
     sources = [qz.dequantized(value) for value in _data_inputs(node)]
     first = sources[0] if sources else None
+    if first is None and node.op_type == "Transpose":  # weights of few bits
+        first = qz.dequantized(node.inputs[0], qz.NARROW)
+        sources = [first]
     if first is None:
         return False
-    parameters = _moved_parameters(node, first)
+    parameters = _moved_parameters(model, node, first)
     if parameters is None or any(s is None or not (s is first or s.parameters.same(first.parameters)) for s in sources):
         return False
     rest = _further_inputs(model, node, first.parameters)
     if rest is None or (rest and node.op_type == "Pad" and not _keeps(node, first.parameters)):
         return False
     moved = _move_bytes(model, node, [s.data for s in sources if s is not None], rest, first.parameters.dtype)
-    axis = ir.AttrInt64("axis", parameters.axis)
+    attributes = () if parameters.single else (ir.AttrInt64("axis", parameters.axis),)
+    if parameters.block:
+        attributes = (*attributes, ir.AttrInt64("block_size", parameters.block))
     inputs = (parameters.scale, parameters.zero)
     for old, new in zip(tuple(node.outputs), moved, strict=False):
         if not old.name:
             continue
         floats = qz.insert(
             node, "DequantizeLinear", [new, *inputs], like=old, dtype=ir.DataType.FLOAT, domain=first.node.domain,
-            version=first.node.version, attributes=() if parameters.single else (axis,),
+            version=first.node.version, attributes=attributes,
         )  # fmt: skip
         qz.replace(old, floats)
     return True
@@ -255,15 +260,29 @@ def _keeps(node: ir.Node, parameters: Parameters) -> bool:
     return bool(said == value.ravel()[0])
 
 
-def _moved_parameters(node: ir.Node, source: Quantized) -> Parameters | None:
+def _moved_parameters(model: ir.Model, node: ir.Node, source: Quantized) -> Parameters | None:
     """The parameters of the moved bytes; None where those of different channels would be mixed."""
     old = source.parameters
     if old.single:
         return old
-    if node.op_type != "Transpose" or old.block or source.data.const_value is None:
+    if node.op_type != "Transpose" or source.data.const_value is None or not old.known:
         return None
     order = _order(node, len(source.data.const_value.shape))
-    return Parameters(old.scale, old.zero, old.dtype, order.index(old.axis % len(order)))
+    scale, zero, turned = old.scale, old.zero, old.axis % len(order)
+    if old.block:
+        if any(value is not None and qz.array_of(value).ndim != len(order) for value in (scale, zero)):
+            return None
+        scale = _transposed(model, node, scale, order)
+        zero = None if zero is None else _transposed(model, node, zero, order)
+    return Parameters(scale, zero, old.dtype, order.index(turned), old.block)
+
+
+def _transposed(model: ir.Model, node: ir.Node, value: ir.Value, order: list[int]) -> ir.Value:
+    """A constant of any type, its axes rearranged now."""
+    tensor = value.const_value
+    assert tensor is not None
+    moved = ir.Tensor(np.ascontiguousarray(tensor.numpy().transpose(order)), dtype=tensor.dtype)
+    return qz.constant(model, f"{value.name}/{node.name}", moved)
 
 
 def _order(node: ir.Node, rank: int) -> list[int]:
@@ -276,9 +295,7 @@ def _move_bytes(
 ) -> list[ir.Value]:
     """The outputs of the same move of bytes, before `node`; a weight is transposed now."""
     if node.op_type == "Transpose" and data[0].const_value is not None:
-        array = qz.array_of(data[0])
-        moved = array.transpose(_order(node, array.ndim))
-        return [qz.constant(model, f"{data[0].name}/{node.name}", moved)]
+        return [_transposed(model, node, data[0], _order(node, len(data[0].const_value.shape)))]
     version = version_of(node, model.opset_imports)
     attributes = [a for a in node.attributes.values() if not (node.op_type == "MaxPool" and a.name == "storage_order")]
     count = 1 if node.op_type == "MaxPool" else len(node.outputs)

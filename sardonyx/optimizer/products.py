@@ -127,17 +127,11 @@ class Product:
         chosen = _choose(rng, len(x) * int(np.prod(sizes)), count)
         batch, *places = np.unravel_index(chosen, (len(x), *sizes))
         each = x.shape[1] // self.groups
-        part = padded[:, self.group * each : (self.group + 1) * each]
-        taps = [
-            part[
-                (
-                    batch,
-                    slice(None),
-                    *(p * s + t * d for p, s, t, d in zip(places, strides, tap, dilations, strict=True)),
-                )
-            ]
-            for tap in combinations(*(range(k) for k in kernel))
-        ]
+        part = np.moveaxis(padded[:, self.group * each : (self.group + 1) * each], 1, -1)
+        taps = []
+        for tap in combinations(*(range(k) for k in kernel)):
+            at = [p * s + t * d for p, s, t, d in zip(places, strides, tap, dilations, strict=True)]
+            taps.append(part[(batch, *at)])
         found = [np.stack(taps, axis=-1).reshape(len(chosen), -1)]
         if y is None:
             return found
@@ -154,7 +148,8 @@ def window(node: ir.Node, size: tuple[int, ...], kernel: tuple[int, ...]) -> tup
     mode = view.attr("auto_pad", "NOTSET")
     if mode in ("NOTSET", "VALID"):
         return strides, dilations, view.attr("pads", [0] * 2 * n) if mode == "NOTSET" else [0] * 2 * n
-    begins, ends = [], []
+    begins: list[int] = []
+    ends: list[int] = []
     for length, k, s, d in zip(size, kernel, strides, dilations, strict=True):
         total = max((-(-length // s) - 1) * s + (k - 1) * d + 1 - length, 0)
         small = total // 2 if mode == "SAME_UPPER" else total - total // 2
@@ -204,6 +199,6 @@ def _added(output: ir.Value, size: int) -> tuple[ir.Value, ir.Value | None]:
         add = users[0].node
         bias = add.inputs[1 - users[0].idx]
         if bias is not None and bias.const_value is not None and not bias.is_graph_input():
-            if tuple(bias.const_value.shape) == (size,) and len(bias.uses()) == 1:
-                return add.outputs[0], bias
+            fits = tuple(bias.const_value.shape) == (size,) and len(bias.uses()) == 1
+            return (add.outputs[0], bias) if fits else (output, None)
     return output, None

@@ -145,15 +145,17 @@ def only_use(value: ir.Value) -> bool:
     return not value.is_graph_output() and len(value.uses()) == 1
 
 
-def constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
-    """`array` as an initializer of the main graph, called `name` or alike."""
+def constant(model: ir.Model, name: str, content: np.ndarray | ir.Tensor) -> ir.Value:
+    """`content` as an initializer of the main graph, called `name` or alike."""
     names, wanted, count = model.graph.initializers, name, 0
     while wanted in names:
         count += 1
         wanted = f"{name}_{count}"
-    tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=wanted)
-    shape = ir.Shape([int(dim) for dim in array.shape])
-    value = ir.Value(name=wanted, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
+    if not isinstance(content, ir.Tensor):
+        content = ir.Tensor(np.ascontiguousarray(content).reshape(np.shape(content)))
+    content.name = wanted
+    shape = ir.Shape(list(content.numpy().shape))
+    value = ir.Value(name=wanted, type=ir.TensorType(content.dtype), shape=shape, const_value=content)
     model.graph.register_initializer(value)
     return value
 

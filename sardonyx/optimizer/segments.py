@@ -1,4 +1,4 @@
-"""Run a model piece by piece on many samples, so that weights of later pieces may change while earlier ones are done."""
+"""Run a model piece by piece on many samples, so that weights of later pieces may change while earlier are done."""
 
 from __future__ import annotations
 

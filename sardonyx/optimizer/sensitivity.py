@@ -28,7 +28,7 @@ __all__ = ["Sensitivity", "sensitivity"]
 
 _EXACT = 200.0  # dB that stand for "no difference"
 _SWITCHES = "sardonyx.switches"
-_SAMPLES = 8
+_SAMPLES = 4
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Shapes of all values of a graph for one choice of input sizes, as numbers.
 
-Exporters compute the shapes of Reshape and Expand from those of other values. With the sizes of the inputs given, all of
-that arithmetic is on known numbers: it is evaluated here node by node, and shape inference does the rest.
+Exporters compute the shapes of Reshape and Expand from those of other values. With the sizes of the inputs given, all
+of that arithmetic is on known numbers: it is evaluated here node by node, and shape inference does the rest.
 """
 
 from __future__ import annotations

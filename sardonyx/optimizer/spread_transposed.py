@@ -1,10 +1,10 @@
-"""Quantised transposed convolutions whose windows do not overlap become a 1x1 convolution, whose channels spread in space.
+"""Quantised transposed convolutions without overlap become a 1x1 convolution, whose channels spread in space.
 
     DequantizeLinear(w [C, O, k, k]) ---.
     x ------------------------- ConvTranspose(strides k)  =  Conv(w [k k O, C, 1, 1]) -> DepthToSpace(k)
 
-Each output element is one product of channels either way, so nothing changes but the place where it is computed; and the
-convolution is one that has a form on bytes.
+Each output element is one product of channels either way, so nothing changes but the place where it is computed; and
+the convolution is one that has a form on bytes.
 """
 
 from __future__ import annotations
@@ -96,6 +96,8 @@ def _is_plain(node: ir.Node, size: int) -> bool:
     if mode is not None and mode.as_string() not in ("NOTSET", "VALID", ""):
         return False
     group = node.attributes.get("group")
-    if (group is not None and group.as_int() != 1) or "output_shape" in node.attributes or "strides" not in node.attributes:
+    if group is not None and group.as_int() != 1:
+        return False
+    if "output_shape" in node.attributes or "strides" not in node.attributes:
         return False
     return only("strides", size) and only("dilations", 1) and only("pads", 0) and only("output_padding", 0)

@@ -22,10 +22,11 @@ __all__ = ["Applied", "Context", "Step", "make_step", "registered_steps", "step"
 
 # Modules that register steps; listed, never searched for.
 FAMILIES: tuple[str, ...] = (
-    "sardonyx.optimizer.prune.channels",
-    "sardonyx.optimizer.prune.weights",
     "sardonyx.optimizer.compress.low_rank",
     "sardonyx.optimizer.compress.palette",
+    "sardonyx.optimizer.prune.channels",
+    "sardonyx.optimizer.prune.layers",
+    "sardonyx.optimizer.prune.weights",
     "sardonyx.optimizer.quantize.dynamic_int8",
     "sardonyx.optimizer.quantize.equalize",
     "sardonyx.optimizer.quantize.smooth_quant",

@@ -15,7 +15,7 @@ _SMALL = 4096  # elements of an initializer that each of its users gets a copy o
 
 
 def tidied(model: ir.Model) -> ir.Model:
-    """A copy without functions, constants as nodes and foldable batch normalisation, in which nothing small is shared."""
+    """A copy without functions, Constant nodes and foldable batch normalisation, in which nothing small is shared."""
     copy = prepare(load(model), stop_after="remove_unused")
     fix_names(copy)
     unshare(copy)

@@ -11,6 +11,7 @@ import numpy as np
 from onnx.reference import op_run
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops import _op_list as ops
+from onnx.reference.ops.aionnxml import op_svm_classifier
 from onnx.reference.ops.op_batch_normalization import _batchnorm_test_mode
 
 from sardonyx.runtime.reference_casts import Cast, CastLike
@@ -247,6 +248,25 @@ class GatherElements(OpRun):
         return (np.take_along_axis(data[reached], indices % limit, axis),)
 
 
+class ConvTranspose(ops.ConvTranspose):
+    """Takes weights by the output's channels and mixes up the output, where there are groups."""
+
+    def _run(self, x, w, b=None, group=None, **attributes):
+        run, groups = super()._run, group or 1
+        biases = [None] * groups if b is None else np.split(b, groups)
+        parts = zip(np.split(x, groups, 1), np.split(w, groups), biases, strict=True)
+        return (np.concatenate([run(*part, group=1, **attributes)[0] for part in parts], 1),)
+
+
+class RNN(ops.RNN_14):
+    """Knows the activations Tanh and Affine only."""
+
+    def choose_act(self, name, alpha, beta):
+        if name.lower() == "relu":
+            return lambda x: np.maximum(x, 0)
+        return super().choose_act(name, alpha, beta)
+
+
 class Resize(ops.Resize):
     """Version 10 has inputs (x, scales) and samples at x / scale, rounding down."""
 
@@ -375,6 +395,51 @@ class CategoryMapper(_ML):
         return (np.array(items, dtype=kind).reshape(x.shape),)
 
 
+class StringNormalizer(OpRun):
+    """Strips accents, drops empty texts, looks for stop words inside of elements, sets the locale of the process."""
+
+    def _run(self, x, case_change_action="NONE", is_case_sensitive=0, locale=None, stopwords=None):
+        del locale  # letters of all scripts, by Unicode's rules
+        if x.ndim not in (1, 2) or (x.ndim == 2 and len(x) != 1):
+            raise ValueError(f"texts of shape {list(x.shape)}, not [C] or [1, C]")
+        known = str if is_case_sensitive else str.lower
+        stops = {known(word) for word in stopwords or ()}
+        change = {"LOWER": str.lower, "UPPER": str.upper}.get(case_change_action, str)
+        kept = [change(text) for text in map(str, x.reshape(-1).tolist()) if known(text) not in stops]
+        return (np.array(kept or [""], object).reshape((1,) * (x.ndim - 1) + (-1,)),)
+
+
+class SVMClassifier(op_svm_classifier.SVMClassifier):
+    """Probabilities of more than two classes multiply the pairs' probabilities as vectors, not element by element.
+
+    libsvm's iteration: Wu, Lin, Weng, "Probability estimates for multi-class classification by pairwise coupling",
+    JMLR 5 (2004), algorithm 2.
+    """
+
+    def _probabilities(self, scores, class_count_):
+        k, parts = class_count_, self._svm.atts
+        pairs = np.zeros((k, k), scores.dtype)
+        for number, (i, j) in enumerate(zip(*np.triu_indices(k, 1), strict=True)):
+            won = op_svm_classifier.sigmoid_probability(scores[number], parts.prob_a[number], parts.prob_b[number])
+            pairs[i, j] = np.clip(won, 1e-7, 1 - 1e-7)
+            pairs[j, i] = 1 - pairs[i, j]
+        q = -pairs.T * pairs
+        np.fill_diagonal(q, (pairs**2).sum(0))
+        p = np.full(k, 1 / k, scores.dtype)
+        for _ in range(max(100, k)):
+            qp = q @ p
+            pqp = p @ qp
+            if np.abs(qp - pqp).max() < 0.005 / k:
+                break
+            for t in range(k):
+                diff = (pqp - qp[t]) / q[t, t]
+                p[t] += diff
+                pqp = (pqp + diff * (diff * q[t, t] + 2 * qp[t])) / (1 + diff) ** 2
+                qp = (qp + diff * q[t]) / (1 + diff)
+                p /= 1 + diff
+        return p
+
+
 FIXES: list[type[op_run.OpRun]] = [
     If,
     Identity,
@@ -392,6 +457,8 @@ FIXES: list[type[op_run.OpRun]] = [
     LRN,
     Scatter,
     GatherElements,
+    ConvTranspose,
+    RNN,
     Resize,
     Upsample,
     RoiAlign,
@@ -402,4 +469,6 @@ FIXES: list[type[op_run.OpRun]] = [
     ZipMap,
     CastMap,
     CategoryMapper,
+    StringNormalizer,
+    SVMClassifier,
 ]

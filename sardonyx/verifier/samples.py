@@ -55,7 +55,7 @@ def make_samples(
         likely = first[name] + 1 if first[name] < 64 else first[name] // 2
         samples += [
             Sample(f"{name} = {size}", _fill(inputs, {**first, name: size}, rng, "typical"))
-            for size in hints.get(name, ())[1:] or (likely,)
+            for size in [size for size in hints.get(name, ()) if size != first[name]] or [likely]
         ]
     if corners:
         samples += [Sample(style, _fill(inputs, first, rng, style)) for style in ("zeros", "large", "tiny")]

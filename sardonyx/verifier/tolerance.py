@@ -7,10 +7,11 @@ Along a path of the graph the squares of these add up:
 
     allowed = SAFETY * u * sqrt(sum of K over the longest path) * largest value of the output
 
-Depth matters, width does not. A model that magnifies rounding (a steep attention) shows by how much when its inputs
-are moved by a unit in the last place; it is allowed NOISE times that. Where two stages round differently at a
-quantisation, one step of the quantised type is what a value may move by: the verdict is then by signal-to-noise ratio,
-and says so.
+Depth matters, width does not. An exponential (softmax, sigmoid) turns an absolute error of its argument into a relative
+one: its smallest value says how large the argument is, and so its error. A model that magnifies rounding (a steep
+attention) shows by how much when its inputs are moved by a unit in the last place; it is allowed NOISE times that.
+Where two stages round differently at a quantisation, one step of the quantised type is what a value may move by: the
+verdict is then by signal-to-noise ratio, and says so.
 """
 
 from __future__ import annotations
@@ -27,6 +28,14 @@ SAFETY = 2.0
 NOISE = 16.0  # times what moving the inputs by a unit in the last place does: many layers round, not one
 FLOOR = 1e-7  # of values near zero: absolute
 
+# Metadata of a node whose inputs the source quantises while running, which the ONNX model does not.
+SOURCE_QUANTISES = "source_quantises"
+
+_EXPONENTIALS = {"Exp", "Sigmoid", "Softmax"}
+_MOVES = {
+    "Concat", "Expand", "Flatten", "Gather", "GatherND", "Identity", "MaxPool", "Reshape", "Slice", "Split", "Squeeze",
+    "Tile", "Transpose", "Unsqueeze",
+}  # fmt: skip
 _QUANTISERS = {
     "QuantizeLinear",
     "DynamicQuantizeLinear",
@@ -49,6 +58,8 @@ class Tolerance:
         quantised: whether values are quantised on the way.
         quantised_snr: least signal-to-noise ratio, in dB, then.
         noise: relative change of the output when the inputs move by a unit in the last place, if it was measured.
+        exponential: whether it is an exponential of what was computed.
+        step: one step of the quantised type that it comes from; 0: it comes from none.
     """
 
     unit: float
@@ -56,25 +67,31 @@ class Tolerance:
     quantised: bool = False
     quantised_snr: float = 25.0
     noise: float = 0.0
+    exponential: bool = False
+    step: float = 0.0
 
-    def allowed(self, peak: float) -> float:
-        """The largest absolute difference for an output whose largest magnitude is `peak`."""
-        relative = max(SAFETY * self.unit * math.sqrt(max(1.0, self.terms)), NOISE * self.noise)
+    def allowed(self, peak: float, least: float = 1.0) -> float:
+        """The largest absolute difference for an output; `peak` and `least` are its magnitudes, but for 0."""
+        argument = max(1.0, -math.log(least)) if self.exponential and least > 0 else 1.0
+        relative = max(argument * SAFETY * self.unit * math.sqrt(max(1.0, self.terms)), NOISE * self.noise)
         return relative * peak + FLOOR * min(1.0, max(peak, 1e-3))
 
 
-def tolerances(model: ir.Model, sizes: Mapping[str, int] | None = None) -> dict[str, Tolerance]:
+def tolerances(
+    model: ir.Model, sizes: Mapping[str, int] | None = None, from_source: bool = False
+) -> dict[str, Tolerance]:
     """The tolerance of every value of the graph of `model`, by name.
 
     Args:
         model: its inner shapes are used as far as they are known.
         sizes: of dynamic dimensions.
+        from_source: whether it is compared with the source that it was made from.
     """
-    return _of_nodes(model.graph, sizes or {}, {})
+    return _of_nodes(model.graph, sizes or {}, {}, from_source)
 
 
 def _of_nodes(
-    nodes: Iterable[ir.Node], sizes: Mapping[str, int], outside: Mapping[str, Tolerance]
+    nodes: Iterable[ir.Node], sizes: Mapping[str, int], outside: Mapping[str, Tolerance], from_source: bool
 ) -> dict[str, Tolerance]:
     """The tolerances of what `nodes` compute; the body of an If or a Loop reads values from `outside`."""
     found = dict(outside)
@@ -84,18 +101,32 @@ def _of_nodes(
         for body in (
             attribute.value for attribute in node.attributes.values() if attribute.type == ir.AttributeType.GRAPH
         ):
-            inner = _of_nodes(body, sizes, found)
+            inner = _of_nodes(body, sizes, found, from_source)
             sources += [inner.get(str(value.name), exact) for value in body.outputs]
         terms = max((source.terms for source in sources), default=0.0) + reduction_length(node, sizes)
         unit = max((source.unit for source in sources), default=0.0)
         if node.op_type in ("Shape", "Size"):
             terms, unit = 0.0, 0.0
         quantised = node.op_type in _QUANTISERS or any(source.quantised for source in sources)
+        quantised = quantised or (from_source and SOURCE_QUANTISES in node.metadata_props)
+        moves = node.op_type in _MOVES
+        exponential = node.op_type in _EXPONENTIALS or (moves and any(source.exponential for source in sources))
+        step = _step(node) or (max((source.step for source in sources), default=0.0) if moves else 0.0)
         for output in node.outputs:
             kind = output.dtype.name.lower() if output.dtype is not None else "float"
             own = UNIT.get({"float": "float32", "double": "float64"}.get(kind, kind), 0.0)
-            found[str(output.name)] = Tolerance(max(unit, own), terms, quantised)
+            found[str(output.name)] = Tolerance(max(unit, own), terms, quantised, exponential=exponential, step=step)
     return found
+
+
+def _step(node: ir.Node) -> float:
+    """What a value moves by when it is quantised to the next number."""
+    if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):
+        return 1.0
+    if node.op_type != "DequantizeLinear" or node.inputs[0] is None or node.inputs[0].const_value is not None:
+        return 0.0
+    scale = node.inputs[1].const_value if node.inputs[1] is not None else None
+    return float(scale.numpy().max()) if scale is not None and scale.size else 0.0
 
 
 def reduction_length(node: ir.Node, sizes: Mapping[str, int]) -> float:
@@ -113,6 +144,10 @@ def reduction_length(node: ir.Node, sizes: Mapping[str, int]) -> float:
     if node.op_type.startswith("TreeEnsemble"):
         trees = node.attributes.get("nodes_treeids") or node.attributes.get("tree_roots")
         return float(len(set(trees.as_ints()))) if trees is not None else 100.0
+    if node.op_type == "GlobalAveragePool" and node.inputs[0] is not None and node.inputs[0].shape is not None:
+        return math.prod(_size(node.inputs[0], axis, sizes) for axis in range(2, len(node.inputs[0].shape)))
+    if node.op_type == "AveragePool":
+        return float(math.prod(node.attributes.get_ints("kernel_shape", [1])))
     if node.op_type in _OVER_AXES:
         return _size(node.inputs[0], -1, sizes)
     if node.op_type.startswith("Reduce"):
@@ -129,7 +164,6 @@ _OVER_AXES = {
     "GroupNormalization",
     "RMSNormalization",
     "LpNormalization",
-    "GlobalAveragePool",
     "CumSum",
     "Attention",
     "Einsum",

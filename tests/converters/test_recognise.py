@@ -12,6 +12,7 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 from sardonyx.converters.convert import convert
+from sardonyx.converters.factory import kind_of
 from sardonyx.converters.recognise import recognise
 from sardonyx.converters.table import KINDS
 from sardonyx.errors import ProviderError, SourceError, UnsupportedError
@@ -49,6 +50,12 @@ SAMPLES = {
     "graphdef": b"\x0a\x10\x0a\x01x\x12\x0bPlaceholder",
     "paddle": b"\x0a\x10\x08\0\x10\xff\xff",
 }
+
+
+def test_weights_of_paddle(tmp_path):
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(16) + b"\x0a\0\0\0\x08\x05" + bytes(40))
+    assert recognise(str(path)) == "paddle"
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
@@ -117,6 +124,19 @@ def test_folders(tmp_path):
         assert recognise(str(folder)) == name
 
 
+def test_a_checkpoint_of_tensorflow_by_its_prefix_and_by_its_index(tmp_path):
+    index = tmp_path / "model.index"
+    index.write_bytes(bytes(48) + (0xDB4775248B80FB57).to_bytes(8, "little"))
+    assert recognise(str(tmp_path / "model")) == "tf-checkpoint"
+    assert recognise(str(index)) == "tf-checkpoint"
+
+
+def test_a_function_with_example_arguments_is_jax():
+    assert kind_of((lambda x: x, (np.ones(3),))) == "jax"
+    with pytest.raises(SourceError):
+        kind_of((1, 2))
+
+
 def test_a_function_is_named_by_its_module():
     assert recognise("package.module:make") == "module"
 
@@ -158,8 +178,8 @@ def test_each_kind_names_an_extra_that_exists():
 
 
 def test_a_kind_without_a_converter_says_so(tmp_path):
-    path = tmp_path / "model.tflite"
-    path.write_bytes(SAMPLES["tflite"])
+    path = tmp_path / "model.json"
+    path.write_text('{"base_code": {}, "program": {}}')
     with pytest.raises(UnsupportedError, match="cannot be converted yet"):
         convert(path, tmp_path / "out.onnx")
 

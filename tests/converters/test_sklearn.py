@@ -57,11 +57,6 @@ def test_classifiers(iris, tmp_path, model):
     assert len(outputs(convert(model.fit(*iris), tmp_path / "model.onnx").path)) == 2
 
 
-def test_two_classes_without_probabilities(iris, tmp_path):
-    x, y = iris
-    assert convert(svm.SVC().fit(x[:100], y[:100]), tmp_path / "model.onnx").report.passed
-
-
 def test_trees_are_compared_on_both_sides_of_their_splits(tmp_path):
     """Features far from 0: normal noise would take the same path through every tree."""
     rng = np.random.default_rng(0)

@@ -5,10 +5,12 @@ import json
 import pickle
 import zipfile
 from collections import OrderedDict
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from sardonyx.converters import torch_load
+from sardonyx.converters import pytorch, torch_guess, torch_load, torch_script
 from sardonyx.converters.convert import convert
 from sardonyx.converters.recognise import recognise, whole
 from sardonyx.converters.source import Request
@@ -137,3 +139,50 @@ def test_the_weights_in_a_training_checkpoint_are_found():
 def test_a_checkpoint_without_clear_weights_is_refused(content):
     with pytest.raises(SardonyxError):
         torch_load.tensors_of(content)
+
+
+def layer(kind, module="torch.nn.modules.conv", **sizes):
+    """A stand-in for a layer of PyTorch, or for what is derived from one."""
+    base = type(kind, (), {"__module__": module})
+    return type("Mine", (base,), {"__module__": "mine"})(), sizes
+
+
+def net(*layers):
+    parts = []
+    for part, sizes in layers:
+        part.__dict__.update(sizes)
+        parts.append(part)
+    return SimpleNamespace(modules=lambda: iter(parts))
+
+
+def guessed(module):
+    return [candidate[0].shape for candidate in torch_guess._candidates(module, ["x"])]
+
+
+def test_inputs_are_guessed_from_the_first_layer_or_what_is_derived_from_one():
+    assert guessed(net(layer("ReLU"), layer("Conv2d", in_channels=4)))[0] == ("batch", 4, 224, 224)
+    assert ("batch", 4, 24, 24) in guessed(net(layer("Conv2d", in_channels=4)))
+    assert ("batch", 1024) in guessed(net(layer("Conv2d", in_channels=1)))  # a signal
+    assert guessed(net(layer("LSTM", "torch.nn.modules.rnn", input_size=7))) == [("batch", "length", 7)]
+    assert guessed(net(layer("Conv2d", "elsewhere", in_channels=4))) == []
+
+
+def test_what_a_script_remembers_is_dynamic_where_it_follows_the_batch():
+    runs = [{"x": np.zeros((size, 5))} for size in (2, 3)]
+    assert torch_script._dims([(2, 2, 8), (2, 3, 8)], runs) == (2, "batch", 8)
+    assert torch_script.input_name("decoder._state") == "decoder__state"
+    assert torch_script.input_name("_state") == "state"
+
+
+def test_of_a_long_message_the_first_cause_is_told():
+    problem = RuntimeError("\x1b[96mStep 1 of 3\x1b[0m\nNext steps: ...")
+    problem.__cause__ = ValueError("the \x1b[1mreal\x1b[0m reason\nand where")
+    assert torch_load.brief(problem) == "ValueError: the real reason"
+    assert torch_load.brief(KeyError()) == "KeyError: no message"
+
+
+def test_a_dynamic_size_of_one_is_not_traced():
+    sample = np.arange(3.0).reshape(1, 3, 1)
+    assert pytorch._no_ones(sample, ("batch", 3, 1)).shape == (2, 3, 1)
+    assert pytorch._no_ones(sample, ("batch", "width", "n")).shape == (2, 3, 2)
+    assert pytorch._no_ones(sample, (1, 3, 1)) is sample

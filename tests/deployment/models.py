@@ -114,6 +114,36 @@ def quantized() -> Sample:
     return sample("own_quantized", text, weights, *({"x": floats(m, 67, seed=m)} for m in (1, 5, 33)))
 
 
+def convolutions_of_bytes() -> Sample:
+    """Layers of uint8 and int8 in NHWC: stem, 1x1, 3x3 with stride, depthwise, grouped; pooling; residual; sums."""
+    weights = {
+        "w0": integers(-128, 127, 19, 3, 5, 5, dtype="int8", seed=1),
+        "w1": integers(-128, 127, 67, 19, 1, 1, dtype="int8", seed=2),
+        "w2": integers(-128, 127, 67, 1, 3, 3, dtype="int8", seed=3),
+        "w3": integers(-128, 127, 67, 67, 3, 3, dtype="int8", seed=4),
+        "w4": integers(-128, 127, 36, 17, 3, 3, dtype="int8", seed=5),
+        "b": integers(-3000, 3000, 67, dtype="int32", seed=6),
+        "sx": np.array(0.02, np.float32), "s": np.array(0.05, np.float32), "sw": np.full(67, 0.002, np.float32),
+        "zx": np.array(120, np.uint8), "z": np.array(13, np.uint8), "zw": np.zeros(67, np.int8),
+        "one": np.array(0.002, np.float32), "zero": np.array(0, np.int8), "zs": np.array(-5, np.int8),
+    }  # fmt: skip
+    text = """g (float[N,3,19,17] x) => (uint8[N,67,5,5] e, uint8[N,67,10,9] f, int8[N,36,9,7] h, int32[N,36,3,3] i) {
+        q = QuantizeLinear(x, sx, zx)
+        a = QLinearConv<strides=[2,2], pads=[2,2,2,2]>(q, sx, zx, w0, one, zero, s, z)
+        c = QLinearConv(a, s, z, w1, sw, zw, s, z, b)
+        d = QLinearConv<group=67, pads=[1,1,1,1]>(c, s, z, w2, sw, zw, s, z, b)
+        e = QLinearConv<strides=[2,2], pads=[1,1,1,1]>(d, s, z, w3, sw, zw, s, z, b)
+        l = DequantizeLinear(d, s, z)  r = DequantizeLinear(c, s, z)  t = Add(l, r)
+        f = QuantizeLinear(t, s, zx)
+        m = MaxPool<kernel_shape=[2,3]>(c)  n = DequantizeLinear(m, s, z)  o = QuantizeLinear(n, s, zs)
+        k = Constant<value_ints=[34]>()  g0 = Constant<value_ints=[0]>()  g1 = Constant<value_ints=[1]>()
+        u = Slice(o, g0, k, g1)
+        h = QLinearConv<group=2, pads=[1,1,1,1]>(u, s, zs, w4, one, zero, s, zs)
+        i = ConvInteger<group=2, strides=[3,3], pads=[1,1,1,1]>(u, w4, zs)
+    }"""
+    return sample("own_convolutions_of_bytes", text, weights, *({"x": floats(n, 3, 19, 17, seed=n)} for n in (1, 3)))
+
+
 UNARY = """
     Abs Acos Acosh Asin Asinh Atan Atanh Ceil Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish
     LeakyRelu Log Mish Neg Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softplus Softsign Sqrt
@@ -242,6 +272,7 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
         convolutions,
         attention,
         quantized,
+        convolutions_of_bytes,
         elementwise_f32,
         elementwise_f64,
         elementwise_f16,

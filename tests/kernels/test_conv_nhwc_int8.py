@@ -128,7 +128,8 @@ def test_every_number_of_positions_and_channels_around_a_tile(engine):
 
 EPILOGUE = """
 #include <stdint.h>
-void count(void *const *p, const int64_t *d, int64_t i0, int64_t i1, int64_t lo2, int64_t hi2, int64_t lo3, int64_t hi3) {
+void count(void *const *p, const int64_t *d, int64_t i0, int64_t i1, int64_t lo2, int64_t hi2, int64_t lo3,
+           int64_t hi3) {
     uint8_t *seen = p[0];
     for (int64_t i = lo2; i < hi2; i++)
         for (int64_t j = lo3; j < hi3; j++) seen[(i0 * d[0] + i) * d[1] + j] += 1 + 100 * (i1 != 0);

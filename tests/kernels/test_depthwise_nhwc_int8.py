@@ -37,7 +37,8 @@ def image(case: Case, x: np.ndarray) -> np.ndarray:
 
 
 def geometry(case: Case) -> dict[str, int]:
-    names = ("ih", "iw", "oh", "ow", "kh", "kw", "stride_h", "stride_w", "dilation_h", "dilation_w", "pad_top", "pad_left")
+    names = ("ih", "iw", "oh", "ow", "kh", "kw", "stride_h", "stride_w", "dilation_h", "dilation_w", "pad_top",
+             "pad_left")  # fmt: skip
     values = (*case.size, *case.out, *case.kernel, *case.strides, *case.dilations, *case.pads[:2])
     return dict(zip(names, values, strict=True)) | {"n": case.n, "oc": case.o}
 
@@ -71,7 +72,8 @@ def test_depthwise_bytes_are_those_of_integer_arithmetic(engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_depthwise_tasks_may_run_in_any_order(engine):
-    lib, case = harness.build("depthwise_nhwc_int8.c", "builtins.c", **engine), Case(c=96, o=96, groups=96, size=(30, 41))
+    lib = harness.build("depthwise_nhwc_int8.c", "builtins.c", **engine)
+    case = Case(c=96, o=96, groups=96, size=(30, 41))
     t = samples(case, 5)
     want, tasks = depthwise(lib, case, t)
     assert tasks > 1
@@ -84,16 +86,20 @@ def largest(case: Case, x: np.ndarray) -> np.ndarray:
     low = np.iinfo(x.dtype).min
     x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=low)
     oh, ow = case.out
-    taps = [x[:, i * case.dilations[0] :, j * case.dilations[1] :][:, :: case.strides[0], :: case.strides[1]][:, :oh, :ow]
-            for i in range(case.kernel[0]) for j in range(case.kernel[1])]  # fmt: skip
-    return np.max(taps, axis=0)
+    found = np.full((case.n, oh, ow, case.c), low, x.dtype)
+    for i in range(case.kernel[0]):
+        for j in range(case.kernel[1]):
+            seen = x[:, i * case.dilations[0] :, j * case.dilations[1] :][:, :: case.strides[0], :: case.strides[1]]
+            found = np.maximum(found, seen[:, :oh, :ow])
+    return found
 
 
 @pytest.mark.parametrize("isa", ["x86_64_v2", pytest.param("x86_64_v3", marks=pytest.mark.isa("avx2")),
                                  pytest.param("icelake_server", marks=pytest.mark.isa("avx512_vbmi2"))])  # fmt: skip
 @pytest.mark.parametrize("dtype", ["uint8", "int8"])
 def test_pooling_finds_the_largest_byte_of_each_window(isa, dtype):
-    lib, args_type = harness.build("pool_nhwc_int8.c", "builtins.c", isa=isa), harness.struct("pool_nhwc_int8.h", "pool_nhwc_int8_args")  # fmt: skip
+    lib = harness.build("pool_nhwc_int8.c", "builtins.c", isa=isa)
+    args_type = harness.struct("pool_nhwc_int8.h", "pool_nhwc_int8_args")
     for case in (Case(c=64, o=64, strides=(2, 2)), Case(c=7, o=7, kernel=(2, 2), pads=(0, 0, 0, 0), strides=(2, 2)),
                  Case(c=101, o=101, n=2, pitch=3), Case(c=19, o=19, kernel=(5, 1), dilations=(2, 1), pads=(4, 0, 4, 0)),
                  Case(c=16, o=16, kernel=(9, 11), pads=(0, 0, 0, 0)), Case(n=0, o=5)):  # fmt: skip

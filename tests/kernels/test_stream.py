@@ -134,7 +134,9 @@ def around_projection():
 def test_what_an_epilogue_reads_as_a_whole_stays_in_memory(make, monkeypatch):
     model = make()
     assert (True, True) not in streams(model)
-    x = RNG.standard_normal((1, model.graph.input[0].type.tensor_type.shape.dim[1].dim_value, 96, 96)).astype(np.float32)
+    x = RNG.standard_normal((1, model.graph.input[0].type.tensor_type.shape.dim[1].dim_value, 96, 96)).astype(
+        np.float32
+    )
     together = sardonyx.Session(model).run({"x": x})[0]
     monkeypatch.setattr(lowering, "stream_layers", lambda program: None)
     model.graph.name = "alone"

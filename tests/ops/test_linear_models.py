@@ -134,6 +134,19 @@ def test_support_vector_machines() -> None:
     compare(nodes, x=X)
 
 
+def test_probabilities_of_three_classes_by_pairwise_coupling() -> None:
+    """On the host; against ONNX Runtime, since the standard's own evaluator has it wrong (`reference_fixes`)."""
+    runtime = pytest.importorskip("onnxruntime")
+    proto = model(
+        [("SVMClassifier", ["x"], svm("RBF", 3) | {"prob_a": [-1.5, -0.7, -2.0], "prob_b": [0.1, 0, -0.3]})], {"x": X}
+    )
+    for value, kind in zip(proto.graph.output, (TensorProto.INT64, TensorProto.FLOAT), strict=True):
+        value.type.tensor_type.elem_type = kind
+    _, expected = runtime.InferenceSession(proto.SerializeToString()).run(None, {"x": X})
+    _, found = Session(proto).run({"x": X})
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_features() -> None:
     x = X.copy()
     x[::5, 1], x[3] = np.nan, 0

@@ -46,6 +46,21 @@ def test_tokens(texts, attributes, expected):
     assert tokens(texts, **attributes) == expected
 
 
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({"case_change_action": "LOWER"}, ["naïve", "", "the", "the end"]),
+        ({"case_change_action": "UPPER", "stopwords": ["the"]}, ["NAÏVE", "", "THE END"]),
+        ({"stopwords": ["the"], "is_case_sensitive": 1}, ["Naïve", "", "The", "the end"]),
+        ({"stopwords": ["naïve", "", "the", "the end"]}, [""]),
+    ],
+)
+def test_normalised_texts_keep_accents_and_empty_ones(attributes, expected):
+    node = helper.make_node("StringNormalizer", ["x"], ["y"], **attributes)
+    texts = np.array(["Naïve", "", "The", "the end"], object)
+    assert session([node], {"y": TensorProto.STRING}).run({"x": texts})[0].tolist() == expected
+
+
 def test_an_expression_that_is_none_is_refused():
     with pytest.raises(SardonyxError, match="Tokenizer"):
         tokens(["a"], tokenexp="(")

@@ -77,8 +77,10 @@ def test_weights_kept_in_floats_become_bytes() -> None:
     both = g.parameters(np.linspace(0.01, 0.03, 5), np.arange(5), np.int8)
     w = g.constant(g.rng.standard_normal((7, 5)).astype(F32))
     w = g.add("DequantizeLinear", g.add("QuantizeLinear", w, *both, axis=1), *both, axis=1)
-    model = g.model(g.q(g.add("MatMul", g.qdq(g.x(3, 7)), w), 0.1))
-    assert operators(model) == ["QuantizeLinear", "QLinearMatMul"]
+    number = g.qdq(g.constant(F32(0.7)), 0.01, 5)
+    y = g.qdq(g.add("MatMul", g.qdq(g.x(3, 7)), w), 0.1)
+    model = g.model(g.q(g.add("Mul", y, number), 0.1))
+    assert operators(model) == ["QuantizeLinear", "QLinearMatMul", "QLinearMul"]
     check(model, g.feeds, steps=1)
 
 

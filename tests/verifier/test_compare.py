@@ -2,13 +2,16 @@
 
 import networks
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 
 from sardonyx.converters.source import Input
 from sardonyx.model.load import load
 from sardonyx.verifier.compare import FAIL, PASS, QUANTISED, compare
-from sardonyx.verifier.samples import make_samples
-from sardonyx.verifier.tolerance import Tolerance, reduction_length, tolerances
+from sardonyx.verifier.samples import Sample, make_samples
+from sardonyx.verifier.tolerance import SOURCE_QUANTISES, Tolerance, reduction_length, tolerances
+from sardonyx.verifier.verify import conditioned
 
 F32 = Tolerance(2.0**-24, 100)
 
@@ -125,3 +128,69 @@ def test_corners_of_boxes_ascend():
 def test_all_sizes_that_make_sense_are_tried():
     samples = make_samples([Input("x", "float32", ("n", "m"))], sizes={"n": (4, 0, 9)})
     assert [s.feeds["x"].shape for s in samples if s.title.startswith("n")] == [(0, 2), (9, 2)]
+
+
+def test_one_step_of_a_quantised_type_is_within_quantisation_however_small_the_values():
+    stepped = Tolerance(2.0**-24, 100, quantised=True, step=1.0)
+    zeros, one, two = (np.full(5, value, np.int8) for value in (0, 1, 2))
+    assert compare(zeros, one, stepped).verdict == QUANTISED
+    assert compare(zeros, two, stepped).verdict == FAIL
+    assert compare(zeros, one, Tolerance(2.0**-24, 100)).verdict == FAIL
+
+
+def test_an_exponential_makes_the_error_of_its_argument_a_relative_one():
+    """A logit of -46 that is off by a millionth of itself moves a probability of 1e-20 by 5e-5 of it."""
+    plain, exponential = Tolerance(2.0**-24, 100), Tolerance(2.0**-24, 100, exponential=True)
+    assert exponential.allowed(1.0, 1e-20) == pytest.approx(46 * plain.allowed(1.0, 1e-20), rel=0.1)
+    assert exponential.allowed(1.0, 0.5) == plain.allowed(1.0, 0.5)
+
+
+def test_what_the_source_quantises_counts_against_the_source_only():
+    model = load(networks.network("cnn"))
+    node = next(node for node in model.graph if node.op_type == "Conv")
+    name = str(model.graph.outputs[0].name)
+    node.metadata_props[SOURCE_QUANTISES] = "its inputs"
+    assert not tolerances(model)[name].quantised
+    assert tolerances(model, from_source=True)[name].quantised
+
+
+def test_averages_are_sums_of_their_windows():
+    node = ir.node("AveragePool", [ir.val("x", ir.DataType.FLOAT, [1, 3, 16, 16])], {"kernel_shape": [5, 7]})
+    whole = ir.node("GlobalAveragePool", [ir.val("x", ir.DataType.FLOAT, [1, 3, 16, 8])])
+    assert (reduction_length(node, {}), reduction_length(whole, {})) == (35, 128)
+
+
+def test_rounding_before_a_branch_counts_in_it():
+    """The body of an If reads a product of 4000 terms from outside: what it gives may be off as much."""
+    model = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 20]>
+        g (float[2,4000] x, float[4000,3] w, bool c) => (float[2,3] y) {
+            a = MatMul(x, w)
+            y = If (c) <then_branch = yes () => (float[2,3] b) { b = Relu(a) },
+                        else_branch = no () => (float[2,3] d) { d = Neg(a) }>
+        }
+    """)
+    found = tolerances(ir.from_proto(model))
+    assert found["y"].terms > 4000
+    assert found["y"].unit == found["a"].unit > 0
+
+
+class Moved:
+    """A source whose output changes by `factor` times what its input does, relatively."""
+
+    name, factor = "source", 1e3
+
+    def run(self, feeds):
+        x = feeds["x"].astype(np.float64)
+        return [(1 + self.factor * (x - np.round(x))).astype(np.float64)]
+
+
+def test_each_sample_is_allowed_what_the_source_itself_makes_of_rounding():
+    outputs = {"y": Tolerance(2.0**-24, 1.0)}
+    one, zero = (Sample(name, {"x": np.full(7, value, np.float32)}) for name, value in (("typical", 1), ("zeros", 0)))
+    typical = conditioned(Moved(), one, Moved().run(one.feeds), outputs)
+    assert typical["y"].noise == pytest.approx(1e3 * np.finfo(np.float32).eps, rel=0.6)
+    # What typical values showed stays the least; zeros move by a unit of 1.
+    assert conditioned(Moved(), zero, Moved().run(zero.feeds), typical)["y"].noise >= typical["y"].noise
+    moved = conditioned(Moved(), zero, Moved().run(zero.feeds), outputs)
+    assert moved["y"].noise == pytest.approx(1e3 * np.finfo(np.float32).eps, rel=0.6)

@@ -37,7 +37,7 @@ def scalar(names: str, make: str | Callable[[Graph, ir.Value, np.ndarray], ir.Va
     """An operator on a tensor and a number, which stands first if `swap`."""
 
     def handler(c: Graph, node: Node, x: ir.Value) -> ir.Value:
-        number = like(x, node.float("scalar", 0.0))
+        number = like(x, node.number("scalar", 0.0))
         if not isinstance(make, str):
             return make(c, x, number)
         return c.b.op(make, number, x) if swap else c.b.op(make, x, number)
@@ -146,7 +146,7 @@ def add_n(c: Graph, node: Node, *x: ir.Value) -> ir.Value:
 @operator("clip")
 def clip(c: Graph, node: Node, x: ir.Value) -> ir.Value:
     """Between two numbers."""
-    return c.b.op("Clip", x, like(x, node.float("a_min")), like(x, node.float("a_max")))
+    return c.b.op("Clip", x, like(x, node.number("a_min")), like(x, node.number("a_max")))
 
 
 @operator("Cast", "cast", "amp_cast", "_npx_cast")
@@ -186,7 +186,7 @@ def activation(c: Graph, node: Node, x: ir.Value) -> ir.Value:
 @operator("LeakyReLU", "_npx_leaky_relu")
 def leaky_relu(c: Graph, node: Node, x: ir.Value, gamma: ir.Value | None = None) -> ir.Value:
     """Linear units with a slope below 0, and their smooth relatives."""
-    kind, slope = node.text("act_type", "leaky"), node.float("slope", 0.25)
+    kind, slope = node.text("act_type", "leaky"), node.number("slope", 0.25)
     if kind == "leaky":
         return c.b.op("LeakyRelu", x, alpha=slope)
     if kind == "elu":
@@ -197,7 +197,7 @@ def leaky_relu(c: Graph, node: Node, x: ir.Value, gamma: ir.Value | None = None)
         bell = c.b.op("Erf", c.b.op("Mul", x, like(x, 2**-0.5)))
         return c.b.op("Mul", c.b.op("Mul", x, like(x, 0.5)), c.b.op("Add", bell, like(x, 1)))
     if kind == "rrelu":  # random in training, its mean otherwise
-        return c.b.op("LeakyRelu", x, alpha=(node.float("lower_bound", 0.125) + node.float("upper_bound", 0.334)) / 2)
+        return c.b.op("LeakyRelu", x, alpha=(node.number("lower_bound", 0.125) + node.number("upper_bound", 0.334)) / 2)
     if kind != "prelu" or gamma is None:
         raise node.refuse(f"act_type {kind!r} is unknown")
     rank = need_rank(node, x)
@@ -209,13 +209,13 @@ def leaky_relu(c: Graph, node: Node, x: ir.Value, gamma: ir.Value | None = None)
 @operator("hard_sigmoid")
 def hard_sigmoid(c: Graph, node: Node, x: ir.Value) -> ir.Value:
     """A line between 0 and 1."""
-    return c.b.op("HardSigmoid", x, alpha=node.float("alpha", 0.2), beta=node.float("beta", 0.5))
+    return c.b.op("HardSigmoid", x, alpha=node.number("alpha", 0.2), beta=node.number("beta", 0.5))
 
 
 @operator("smooth_l1")
 def smooth_l1(c: Graph, node: Node, x: ir.Value) -> ir.Value:
     """A square near 0, a line elsewhere."""
-    s2 = node.float("scalar", 1.0) ** 2
+    s2 = node.number("scalar", 1.0) ** 2
     size = c.b.op("Abs", x)
     square = c.b.op("Mul", c.b.op("Mul", x, x), like(x, 0.5 * s2))
     return c.b.op("Where", c.b.op("Less", size, like(x, 1 / s2)), square, c.b.op("Sub", size, like(x, 0.5 / s2)))
@@ -232,5 +232,5 @@ def div_sqrt_dim(c: Graph, node: Node, x: ir.Value) -> ir.Value:
 @operator("_contrib_quadratic", "quadratic")
 def quadratic(c: Graph, node: Node, x: ir.Value) -> ir.Value:
     """a x x + b x + c."""
-    a, b, constant = (like(x, node.float(name, 0.0)) for name in "abc")
+    a, b, constant = (like(x, node.number(name, 0.0)) for name in "abc")
     return c.b.op("Add", c.b.op("Mul", x, c.b.op("Add", c.b.op("Mul", x, a), b)), constant)

@@ -42,17 +42,22 @@ def _columns(c: Graph, x: ir.Value, count: int) -> list[ir.Value]:
 @operator("_contrib_MultiBoxDetection", "MultiBoxDetection")
 def multi_box_detection(c: Graph, node: Node, probability: ir.Value, offsets: ir.Value, anchors: ir.Value) -> ir.Value:
     """(class, score, box) by falling score; what another box suppresses loses its class, what is nothing all (-1)."""
-    if node.int("background_id", 0) != 0:
+    if node.integer("background_id", 0) != 0:
         raise node.refuse("a background that is not class 0")
     op, f = c.b.op, np.float32
     objects = op("Slice", probability, np.array([1]), np.array([_FAR]), np.array([1]))
     score = op("ReduceMax", objects, np.array([1]), keepdims=0)
     kind = op("Cast", op("ArgMax", objects, axis=1, keepdims=0), to=ir.DataType.FLOAT)
-    valid = op("GreaterOrEqual", score, f(node.float("threshold", 0.01)))
+    valid = op("GreaterOrEqual", score, f(node.number("threshold", 0.01)))
     boxes = _decoded(c, node, offsets, anchors)
     ranked = op("Where", valid, score, f(-1))
     count = op("Slice", op("Shape", score), np.array([1]), np.array([2]))
-    ranked, order = c.b.many("TopK", ranked, count, outputs=2, axis=1)
+    _, order = c.b.many("TopK", ranked, count, outputs=2, axis=1)
+    most = node.integer("nms_topk", -1)
+    if most > 0:  # the rows after these lose their class, and are not sorted
+        _, unsorted = c.b.many("TopK", op("Cast", valid, to=ir.DataType.INT32), count, outputs=2, axis=1)
+        order = op("Where", _first(c, count, most), order, unsorted)
+    ranked = op("GatherElements", ranked, order, axis=1)
     kind = op("GatherElements", op("Where", valid, kind, f(-1)), order, axis=1)
     index = op("Unsqueeze", order, np.array([-1]))
     boxes = op("GatherElements", boxes, op("Expand", index, np.array([1, 1, 4])), axis=1)
@@ -60,9 +65,9 @@ def multi_box_detection(c: Graph, node: Node, probability: ir.Value, offsets: ir
     boxes = op("Where", op("Unsqueeze", known, np.array([-1])), boxes, f(-1))
     classes = sizes(probability)[1]
     kept = known
-    if node.int("nms_topk", -1) > 0:
-        kept = op("And", kept, _first(c, count, node.int("nms_topk")))
-    threshold = node.float("nms_threshold", 0.5)
+    if most > 0:
+        kept = op("And", kept, _first(c, count, most))
+    threshold = node.number("nms_threshold", 0.5)
     if 0 < threshold <= 1:
         kept = _unsuppressed(c, node, boxes, ranked, kind, kept, threshold, None if classes is None else classes - 1)
     kind = op("Where", kept, kind, f(-1))
@@ -111,7 +116,11 @@ def _unsuppressed(
         if classes is None:
             raise node.refuse("the number of classes must be known")
         numbers = np.arange(classes, dtype=f).reshape(1, -1, 1)
-        mine = op("And", op("Equal", op("Unsqueeze", kind, np.array([1])), numbers), op("Unsqueeze", candidates, np.array([1])))
+        mine = op(
+            "And",
+            op("Equal", op("Unsqueeze", kind, np.array([1])), numbers),
+            op("Unsqueeze", candidates, np.array([1])),
+        )
         one = op("Where", mine, op("Unsqueeze", score, np.array([1])), f(-np.inf))
     # What has no score takes no part: the threshold of scores is the lowest number.
     chosen = op("NonMaxSuppression", boxes, one, np.array([_FAR >> 32]), np.array([threshold], f), np.array([-3e38], f))
@@ -129,21 +138,27 @@ def box_nms(c: Graph, node: Node, x: ir.Value) -> list[ir.Value | None]:
     width = shape[-1]
     if width is None:
         raise node.refuse("the number of columns must be known")
-    start, score_at, id_at = node.int("coord_start", 2), node.int("score_index", 1), node.int("id_index", -1)
+    start, score_at, id_at = (
+        node.integer("coord_start", 2),
+        node.integer("score_index", 1),
+        node.integer("id_index", -1),
+    )
     count = op("Slice", op("Shape", x), np.array([rank - 2]), np.array([rank - 1]))
     rows = x if rank == 3 else op("Reshape", x, op("Concat", np.array([-1]), count, np.array([width]), axis=0))
     score = op("Gather", rows, np.int64(score_at), axis=2)
-    valid = op("Greater", score, f(node.float("valid_thresh", 0.0)))
+    valid = op("Greater", score, f(node.number("valid_thresh", 0.0)))
     kind = op("Gather", rows, np.int64(id_at), axis=2) if id_at >= 0 else None
-    if kind is not None and node.int("background_id", -1) >= 0:
-        valid = op("And", valid, op("Not", op("Equal", kind, f(node.int("background_id")))))
+    if kind is not None and node.integer("background_id", -1) >= 0:
+        valid = op("And", valid, op("Not", op("Equal", kind, f(node.integer("background_id")))))
     ranked = op("Where", valid, score, f(-np.inf))
     _, order = c.b.many("TopK", ranked, count, outputs=2, axis=1)
-    rows = op("GatherElements", rows, op("Expand", op("Unsqueeze", order, np.array([-1])), np.array([1, 1, width])), axis=1)
+    rows = op(
+        "GatherElements", rows, op("Expand", op("Unsqueeze", order, np.array([-1])), np.array([1, 1, width])), axis=1
+    )
     kept = op("GatherElements", op("Cast", valid, to=ir.DataType.INT32), order, axis=1)
     kept = op("Cast", kept, to=ir.DataType.BOOL)
-    if node.int("topk", -1) > 0:
-        kept = op("And", kept, _first(c, count, node.int("topk")))
+    if node.integer("topk", -1) > 0:
+        kept = op("And", kept, _first(c, count, node.integer("topk")))
     boxes = op("Slice", rows, np.array([start]), np.array([start + 4]), np.array([2]))
     boxes = _corners(c, boxes) if node.text("in_format", "corner") == "center" else boxes
     score = op("Gather", rows, np.int64(score_at), axis=2)
@@ -152,7 +167,9 @@ def box_nms(c: Graph, node: Node, x: ir.Value) -> list[ir.Value | None]:
     # A stable sort brings what is kept to the front.
     place = op("Cast", op("Not", kept), to=ir.DataType.INT32)
     _, order = c.b.many("TopK", place, count, outputs=2, axis=1, largest=0)
-    rows = op("GatherElements", rows, op("Expand", op("Unsqueeze", order, np.array([-1])), np.array([1, 1, width])), axis=1)
+    rows = op(
+        "GatherElements", rows, op("Expand", op("Unsqueeze", order, np.array([-1])), np.array([1, 1, width])), axis=1
+    )
     rows = _formatted(c, node, rows, start, width)
     return [rows if rank == 3 else op("Reshape", rows, op("Shape", x)), None]
 
@@ -163,11 +180,15 @@ def _kept(
     """Suppression among boxes of a class; classes are moved apart, so that their boxes never meet."""
     op, f = c.b.op, np.float32
     if kind is not None and not node.flag("force_suppress"):
-        spread = op("Sub", op("ReduceMax", boxes, np.array([1, 2]), keepdims=1), op("ReduceMin", boxes, np.array([1, 2]), keepdims=1))
+        spread = op(
+            "Sub",
+            op("ReduceMax", boxes, np.array([1, 2]), keepdims=1),
+            op("ReduceMin", boxes, np.array([1, 2]), keepdims=1),
+        )
         apart = op("Mul", op("Unsqueeze", kind, np.array([-1])), op("Add", spread, f(1)))
         boxes = op("Add", boxes, apart)
     one = op("Unsqueeze", op("Where", candidates, score, f(-np.inf)), np.array([1]))
-    overlap = np.array([node.float("overlap_thresh", 0.5)], f)
+    overlap = np.array([node.number("overlap_thresh", 0.5)], f)
     chosen = op("NonMaxSuppression", boxes, one, np.array([_FAR >> 32]), overlap, np.array([-3e38], f))
     places = op("Gather", chosen, np.array([0, 2]), axis=1)
     none = op("Expand", np.array(False), op("Shape", score))
@@ -198,8 +219,8 @@ def _formatted(c: Graph, node: Node, rows: ir.Value, start: int, width: int) -> 
     at = 1 if start > 0 else 0
     changed = _corners(c, parts[at]) if target == "corner" else _centres(c, parts[at])
     gone = c.b.op("Equal", parts[at], np.float32(-1))
-    all_gone = c.b.op("Cast", c.b.op("ReduceMin", c.b.op("Cast", gone, to=ir.DataType.INT32), np.array([2]), keepdims=1),
-                      to=ir.DataType.BOOL)  # fmt: skip
+    least = c.b.op("ReduceMin", c.b.op("Cast", gone, to=ir.DataType.INT32), np.array([2]), keepdims=1)
+    all_gone = c.b.op("Cast", least, to=ir.DataType.BOOL)
     parts[at] = c.b.op("Where", all_gone, parts[at], changed)
     return c.b.op("Concat", *parts, axis=2)
 
@@ -217,7 +238,9 @@ def box_iou(c: Graph, node: Node, x: ir.Value, y: ir.Value) -> ir.Value:
     common = op("Max", op("Sub", op("Min", high_x, high_y), op("Max", low_x, low_y)), like(x, 0))
     last = np.array([-1])
     inner = op("ReduceProd", common, last, keepdims=0)
-    areas = [op("ReduceProd", op("Sub", high, low), last, keepdims=0) for high, low in ((high_x, low_x), (high_y, low_y))]
+    areas = [
+        op("ReduceProd", op("Sub", high, low), last, keepdims=0) for high, low in ((high_x, low_x), (high_y, low_y))
+    ]
     union = op("Sub", op("Add", *areas), inner)
     return op("Where", op("Greater", inner, like(x, 0)), op("Div", inner, union), like(x, 0))
 
@@ -226,7 +249,7 @@ def box_iou(c: Graph, node: Node, x: ir.Value, y: ir.Value) -> ir.Value:
 def roi_pooling(c: Graph, node: Node, x: ir.Value, regions: ir.Value) -> ir.Value:
     """The largest value in each cell of a region."""
     return c.b.op("MaxRoiPool", x, regions, pooled_shape=node.ints("pooled_size"),
-                  spatial_scale=node.float("spatial_scale"))  # fmt: skip
+                  spatial_scale=node.number("spatial_scale"))  # fmt: skip
 
 
 @operator("_contrib_ROIAlign")
@@ -239,7 +262,7 @@ def roi_align(c: Graph, node: Node, x: ir.Value, regions: ir.Value) -> ir.Value:
     boxes = c.b.op("Slice", regions, np.array([1]), np.array([5]), np.array([1]))
     return c.b.op(
         "RoiAlign", x, boxes, batch, output_height=height, output_width=width, mode="avg",
-        sampling_ratio=max(0, node.int("sample_ratio", -1)), spatial_scale=node.float("spatial_scale"),
+        sampling_ratio=max(0, node.integer("sample_ratio", -1)), spatial_scale=node.number("spatial_scale"),
         coordinate_transformation_mode="half_pixel" if node.flag("aligned") else "output_half_pixel",
     )  # fmt: skip
 
@@ -250,8 +273,8 @@ def box_decode(c: Graph, node: Node, x: ir.Value, anchors: ir.Value) -> ir.Value
     op, f = c.b.op, np.float32
     if node.text("format", "center") == "corner":
         anchors = _centres(c, anchors)
-    stds = [node.float(f"std{n}", d) for n, d in enumerate((0.1, 0.1, 0.2, 0.2))]
-    clip = node.float("clip", -1.0)
+    stds = [node.number(f"std{n}", d) for n, d in enumerate((0.1, 0.1, 0.2, 0.2))]
+    clip = node.number("clip", -1.0)
     ax, ay, aw, ah = _columns(c, anchors, 4)
     dx, dy, dw, dh = _columns(c, x, 4)
     parts = []
@@ -262,5 +285,3 @@ def box_decode(c: Graph, node: Node, x: ir.Value, anchors: ir.Value) -> ir.Value
         half = op("Mul", op("Mul", op("Exp", scale), size), f(0.5))
         parts.append((op("Sub", middle, half), op("Add", middle, half)))
     return op("Concat", parts[0][0], parts[1][0], parts[0][1], parts[1][1], axis=-1)
-
-

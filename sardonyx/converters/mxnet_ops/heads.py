@@ -9,7 +9,8 @@ from sardonyx.converters.mxnet_files import Node
 from sardonyx.converters.mxnet_graph import Graph, as_type, axis_of, like, need_rank, operator
 
 LOSSES = {
-    "SoftmaxOutput", "Softmax", "LinearRegressionOutput", "LogisticRegressionOutput", "MAERegressionOutput", "SVMOutput",
+    "SoftmaxOutput", "Softmax", "LinearRegressionOutput", "LogisticRegressionOutput", "MAERegressionOutput",
+    "SVMOutput",
 }  # fmt: skip
 
 
@@ -49,7 +50,7 @@ def softmax_activation(c: Graph, node: Node, x: ir.Value) -> ir.Value:
 def softmax(c: Graph, node: Node, x: ir.Value, length: ir.Value | None = None) -> ir.Value:
     """Along an axis, of values over a temperature; beyond a length there are zeros."""
     rank = need_rank(node, x)
-    axis = axis_of(node, node.int("axis", -1), rank)
+    axis = axis_of(node, node.integer("axis", -1), rank)
     temperature = node.parsed("temperature")
     if node.op == "softmin":
         x = c.b.op("Neg", x)

@@ -43,7 +43,7 @@ def convolution(c: Graph, node: Node, x: ir.Value, weight: ir.Value, bias: ir.Va
     x, last = channels_first(c, node, x)
     if last:
         weight, _ = channels_first(c, node, weight)
-    group = node.int("num_group", 1)
+    group = node.integer("num_group", 1)
     bias = None if node.flag("no_bias") else bias
     window = _window(node, len(node.ints("kernel")))
     return channels_back(c, c.b.op("Conv", x, weight, bias, group=group, **window), last)
@@ -71,7 +71,7 @@ def deconvolution(c: Graph, node: Node, x: ir.Value, weight: ir.Value, bias: ir.
         window["pads"] = pads * 2
     bias = None if node.flag("no_bias", True) else bias
     result = c.b.op(
-        "ConvTranspose", x, weight, bias, group=node.int("num_group", 1),
+        "ConvTranspose", x, weight, bias, group=node.integer("num_group", 1),
         output_padding=extra if any(extra) else None, **window,
     )  # fmt: skip
     return channels_back(c, result, last)
@@ -96,12 +96,12 @@ def batch_norm(
 ) -> list[ir.Value | None]:
     """With the moving averages; `fix_gamma` takes 1 whatever is stored."""
     rank = need_rank(node, x)
-    axis = axis_of(node, node.int("axis", 1), rank)
+    axis = axis_of(node, node.integer("axis", 1), rank)
     if node.flag("fix_gamma", True):
         gamma = c.b.constant(np.ones(need_shape(node, gamma), np.float32))
     perm = [0, axis, *(a for a in range(1, rank) if a != axis)]
     moved = x if axis == 1 else c.b.op("Transpose", x, perm=perm)
-    epsilon = node.float("eps", 1e-3)
+    epsilon = node.number("eps", 1e-3)
     result = c.b.op("BatchNormalization", moved, gamma, beta, mean, variance, epsilon=epsilon)
     if axis != 1:
         result = c.b.op("Transpose", result, perm=[int(a) for a in np.argsort(perm)])
@@ -112,8 +112,8 @@ def batch_norm(
 def layer_norm(c: Graph, node: Node, x: ir.Value, gamma: ir.Value, beta: ir.Value) -> list[ir.Value | None]:
     """Along one axis."""
     rank = need_rank(node, x)
-    axis = axis_of(node, node.int("axis", -1), rank)
-    epsilon = node.float("eps", 1e-5)
+    axis = axis_of(node, node.integer("axis", -1), rank)
+    epsilon = node.number("eps", 1e-5)
     perm = [*(a for a in range(rank) if a != axis), axis]
     moved = x if axis == rank - 1 else c.b.op("Transpose", x, perm=perm)
     result = c.b.op("LayerNormalization", moved, gamma, beta, axis=-1, epsilon=epsilon)
@@ -125,16 +125,16 @@ def layer_norm(c: Graph, node: Node, x: ir.Value, gamma: ir.Value, beta: ir.Valu
 @operator("InstanceNorm")
 def instance_norm(c: Graph, node: Node, x: ir.Value, gamma: ir.Value, beta: ir.Value) -> ir.Value:
     """Over the plane of each channel of each sample."""
-    return c.b.op("InstanceNormalization", x, gamma, beta, epsilon=node.float("eps", 1e-3))
+    return c.b.op("InstanceNormalization", x, gamma, beta, epsilon=node.number("eps", 1e-3))
 
 
 @operator("GroupNorm")
 def group_norm(c: Graph, node: Node, x: ir.Value, gamma: ir.Value, beta: ir.Value) -> list[ir.Value | None]:
     """Over groups of channels; scale and shift belong to channels, of old files to groups."""
-    groups, rank = node.int("num_groups", 1), need_rank(node, x)
+    groups, rank = node.integer("num_groups", 1), need_rank(node, x)
     ones = c.b.constant(np.ones(groups, np.float32)), c.b.constant(np.zeros(groups, np.float32))
     grouped = c.b.op("Reshape", x, np.array([0, groups, -1]))
-    normal = c.b.op("InstanceNormalization", grouped, *ones, epsilon=node.float("eps", 1e-5))
+    normal = c.b.op("InstanceNormalization", grouped, *ones, epsilon=node.number("eps", 1e-5))
     normal = c.b.op("Reshape", normal, c.b.op("Shape", x))
     channels = sizes(x)[1]
     scales = []
@@ -155,16 +155,15 @@ def l2_normalization(c: Graph, node: Node, x: ir.Value) -> ir.Value:
     if axes is None:
         raise node.refuse(f"mode {mode!r} is unknown")
     square = c.b.op("ReduceSumSquare", x, np.array(axes), keepdims=1)
-    return c.b.op("Div", x, c.b.op("Sqrt", c.b.op("Add", square, like(x, node.float("eps", 1e-10)))))
+    return c.b.op("Div", x, c.b.op("Sqrt", c.b.op("Add", square, like(x, node.number("eps", 1e-10)))))
 
 
 @operator("LRN")
 def lrn(c: Graph, node: Node, x: ir.Value) -> list[ir.Value | None]:
     """Over neighbouring channels."""
-    parts = {name: node.float(key, default) for name, key, default in (
-        ("alpha", "alpha", 1e-4), ("beta", "beta", 0.75), ("bias", "knorm", 2.0)
-    )}  # fmt: skip
-    return [c.b.op("LRN", x, size=node.int("nsize"), **parts), None]
+    alpha, beta = node.number("alpha", 1e-4), node.number("beta", 0.75)
+    value = c.b.op("LRN", x, size=node.integer("nsize"), alpha=alpha, beta=beta, bias=node.number("knorm", 2.0))
+    return [value, None]
 
 
 @operator("Dropout", "_npx_dropout")
@@ -203,7 +202,7 @@ def pooling(c: Graph, node: Node, x: ir.Value) -> ir.Value:
         return channels_back(c, c.b.op("MaxPool", x, **window), last)
     size = math.prod(kernel)
     if kind == "lp":
-        p = node.int("p_value", 2)
+        p = node.integer("p_value", 2)
         return channels_back(c, c.b.op("LpPool", x, p=p, **window), last)
     mean = c.b.op("AveragePool", x, count_include_pad=int(kind == "sum" or counts_padding), **window)
     if kind == "sum":
@@ -221,7 +220,7 @@ def _global(c: Graph, node: Node, x: ir.Value, kind: str) -> ir.Value:
         return c.b.op("GlobalAveragePool", x)
     if kind == "sum":
         return c.b.op("ReduceSum", x, axes, keepdims=1)
-    return c.b.op("GlobalLpPool", x, p=node.int("p_value", 2))
+    return c.b.op("GlobalLpPool", x, p=node.integer("p_value", 2))
 
 
 def _missing(
@@ -257,7 +256,7 @@ def _shares(plane: Sequence[int | None], window: dict[str, Any], extra: list[int
 @operator("UpSampling")
 def up_sampling(c: Graph, node: Node, x: ir.Value, *more: ir.Value) -> ir.Value:
     """By a whole factor: repeated pixels, or a transposed convolution with bilinear weights."""
-    scale = node.int("scale")
+    scale = node.integer("scale")
     if node.text("sample_type") == "nearest":
         if more:
             raise node.refuse("several inputs of different sizes", "Join them by Concat instead.")
@@ -280,13 +279,13 @@ def bilinear_resize(c: Graph, node: Node, x: ir.Value, like_: ir.Value | None = 
     if like_ is not None:
         plane = c.b.op("Slice", c.b.op("Shape", like_), np.array([2]), np.array([4]))
     elif node.text("scale_height"):
-        factors = np.array([node.float("scale_height"), node.float("scale_width")], np.float32)
+        factors = np.array([node.number("scale_height"), node.number("scale_width")], np.float32)
         known = sizes(x)[2:]
         if None in known:
             raise node.refuse("factors with an unknown size", "Give fixed heights and widths.")
-        plane = c.b.constant(np.array([int(s * f) for s, f in zip(known, factors)]))  # type: ignore[operator]
+        plane = c.b.constant(np.array([int(s * f) for s, f in zip(known, factors)]))
     elif mode == "size":
-        plane = c.b.constant(np.array([node.int("height"), node.int("width")]))
+        plane = c.b.constant(np.array([node.integer("height"), node.integer("width")]))
     else:
         raise node.refuse(f"mode {mode!r} is not covered")
     centres = "align_corners" if node.flag("align_corners", True) else "half_pixel"
@@ -350,7 +349,7 @@ def batch_dot(c: Graph, node: Node, x: ir.Value, y: ir.Value) -> ir.Value:
         turned = [*range(rank - 2), rank - 1, rank - 2]
         values.append(c.b.op("Transpose", value, perm=turned) if node.flag(name) else value)
     result = c.b.op("MatMul", *values)
-    alpha = node.float("alpha", 1.0)
+    alpha = node.number("alpha", 1.0)
     return result if alpha == 1 else c.b.op("Mul", result, like(result, alpha))
 
 
@@ -358,5 +357,5 @@ def batch_dot(c: Graph, node: Node, x: ir.Value, y: ir.Value) -> ir.Value:
 def embedding(c: Graph, node: Node, x: ir.Value, weight: ir.Value) -> ir.Value:
     """Rows of a table; indices come as floating point too, and beyond the table are taken as its ends."""
     index = as_type(c.b, x, np.int64)
-    index = c.b.op("Clip", index, np.int64(0), np.int64(node.int("input_dim") - 1))
+    index = c.b.op("Clip", index, np.int64(0), np.int64(node.integer("input_dim") - 1))
     return c.b.op("Gather", weight, index, axis=0)

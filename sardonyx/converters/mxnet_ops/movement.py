@@ -124,7 +124,7 @@ def transpose(c: Graph, node: Node, x: ir.Value) -> ir.Value:
 def swap_axis(c: Graph, node: Node, x: ir.Value) -> ir.Value:
     """Two axes exchanged."""
     rank = need_rank(node, x)
-    a, b = (axis_of(node, node.int(name, 0), rank) for name in ("dim1", "dim2"))
+    a, b = (axis_of(node, node.integer(name, 0), rank) for name in ("dim1", "dim2"))
     perm = [*range(rank)]
     perm[a], perm[b] = b, a
     return c.b.op("Transpose", x, perm=perm)
@@ -133,7 +133,7 @@ def swap_axis(c: Graph, node: Node, x: ir.Value) -> ir.Value:
 @operator("expand_dims")
 def expand_dims(c: Graph, node: Node, x: ir.Value) -> ir.Value:
     """A dimension of 1."""
-    return c.b.op("Unsqueeze", x, np.array([node.int("axis")]))
+    return c.b.op("Unsqueeze", x, np.array([node.integer("axis")]))
 
 
 @operator("squeeze", "_np_squeeze")
@@ -146,14 +146,14 @@ def squeeze(c: Graph, node: Node, x: ir.Value) -> ir.Value:
 @operator("Concat", "concat", "_rnn_param_concat", "_npi_concatenate")
 def concat(c: Graph, node: Node, *x: ir.Value) -> ir.Value:
     """One after the other."""
-    axis = node.int("dim", node.int("axis", 1))
+    axis = node.integer("dim", node.integer("axis", 1))
     return c.b.op("Concat", *x, axis=axis) if len(x) > 1 else c.b.op("Identity", x[0])
 
 
 @operator("stack")
 def stack(c: Graph, node: Node, *x: ir.Value) -> ir.Value:
     """Side by side, along a new axis."""
-    axis = axis_of(node, node.int("axis", 0), need_rank(node, x[0]) + 1)
+    axis = axis_of(node, node.integer("axis", 0), need_rank(node, x[0]) + 1)
     return c.b.op("Concat", *(c.b.op("Unsqueeze", each, np.array([axis])) for each in x), axis=axis)
 
 
@@ -174,7 +174,7 @@ def slice_(c: Graph, node: Node, x: ir.Value) -> ir.Value:
 def slice_axis(c: Graph, node: Node, x: ir.Value) -> ir.Value:
     """A slice along one axis."""
     end = node.parsed("end")
-    bounds = node.int("begin"), _FAR if end is None else int(end), node.int("axis")
+    bounds = node.integer("begin"), _FAR if end is None else int(end), node.integer("axis")
     return c.b.op("Slice", x, *(np.array([each], np.int64) for each in bounds))
 
 
@@ -190,7 +190,7 @@ def slice_like(c: Graph, node: Node, x: ir.Value, other: ir.Value) -> ir.Value:
 @operator("SliceChannel", "split")
 def slice_channel(c: Graph, node: Node, x: ir.Value) -> list[ir.Value]:
     """Equal parts."""
-    count, axis = node.int("num_outputs"), node.int("axis", 1)
+    count, axis = node.integer("num_outputs"), node.integer("axis", 1)
     parts = c.b.many("Split", x, outputs=count, axis=axis, num_outputs=count) if count > 1 else [x]
     return [c.b.op("Squeeze", part, np.array([axis])) for part in parts] if node.flag("squeeze_axis") else parts
 
@@ -198,7 +198,7 @@ def slice_channel(c: Graph, node: Node, x: ir.Value) -> list[ir.Value]:
 @operator("_split_v2")
 def split_v2(c: Graph, node: Node, x: ir.Value) -> list[ir.Value]:
     """Equal parts, or parts that begin at given places."""
-    axis, sections = node.int("axis", 1), node.int("sections", 0)
+    axis, sections = node.integer("axis", 1), node.integer("sections", 0)
     if sections:
         parts = c.b.many("Split", x, outputs=sections, axis=axis, num_outputs=sections)
     else:
@@ -220,11 +220,11 @@ def tile(c: Graph, node: Node, x: ir.Value) -> ir.Value:
 @operator("repeat")
 def repeat(c: Graph, node: Node, x: ir.Value) -> ir.Value:
     """Each element several times."""
-    times = node.int("repeats")
+    times = node.integer("repeats")
     if node.parsed("axis") is None:
         x, axis = c.b.op("Reshape", x, np.array([-1])), 0
     else:
-        axis = axis_of(node, node.int("axis"), need_rank(node, x))
+        axis = axis_of(node, node.integer("axis"), need_rank(node, x))
     rank, known = need_rank(node, x), sizes(x)
     wide = c.b.op("Unsqueeze", x, np.array([axis + 1]))
     reps = [1] * (rank + 1)
@@ -256,7 +256,7 @@ def pad(c: Graph, node: Node, x: ir.Value) -> ir.Value:
     mode = node.text("mode", "constant")
     if mode not in ("constant", "edge", "reflect"):
         raise node.refuse(f"mode {mode!r} is unknown")
-    value = like(x, node.float("constant_value", 0.0)) if mode == "constant" else None
+    value = like(x, node.number("constant_value", 0.0)) if mode == "constant" else None
     return c.b.op("Pad", x, widths.T.reshape(-1), value, mode=mode)
 
 
@@ -294,13 +294,13 @@ def broadcast_like(c: Graph, node: Node, x: ir.Value, other: ir.Value) -> ir.Val
 @operator("depth_to_space")
 def depth_to_space(c: Graph, node: Node, x: ir.Value) -> ir.Value:
     """Channels become blocks of the plane."""
-    return c.b.op("DepthToSpace", x, blocksize=node.int("block_size"), mode="DCR")
+    return c.b.op("DepthToSpace", x, blocksize=node.integer("block_size"), mode="DCR")
 
 
 @operator("space_to_depth")
 def space_to_depth(c: Graph, node: Node, x: ir.Value) -> ir.Value:
     """Blocks of the plane become channels."""
-    return c.b.op("SpaceToDepth", x, blocksize=node.int("block_size"))
+    return c.b.op("SpaceToDepth", x, blocksize=node.integer("block_size"))
 
 
 @operator("shape_array")
@@ -318,7 +318,7 @@ def size_array(c: Graph, node: Node, x: ir.Value) -> ir.Value:
 @operator("_zeros", "_ones", "_full", "_npi_zeros", "_npi_ones")
 def full(c: Graph, node: Node) -> ir.Value:
     """One number everywhere; sizes of 0 are not known yet, which recurrent layers take as no state."""
-    number = node.float("value") if node.op == "_full" else float("ones" in node.op)
+    number = node.number("value") if node.op == "_full" else float("ones" in node.op)
     dtype = as_dtype(node.text("dtype", "float32"))
     return c.b.constant(np.full(node.ints("shape"), number, dtype.numpy()))
 
@@ -326,19 +326,19 @@ def full(c: Graph, node: Node) -> ir.Value:
 @operator("_arange", "_npi_arange")
 def arange(c: Graph, node: Node) -> ir.Value:
     """Numbers at equal steps, each repeated."""
-    start, stop = node.float("start", 0.0), node.parsed("stop")
+    start, stop = node.number("start", 0.0), node.parsed("stop")
     start, stop = (0.0, start) if stop is None else (start, float(stop))
     dtype = as_dtype(node.text("dtype", "float32")).numpy()
-    numbers = np.arange(start, stop, node.float("step", 1.0)).astype(dtype)
-    return c.b.constant(np.repeat(numbers, node.int("repeat", 1)))
+    numbers = np.arange(start, stop, node.number("step", 1.0)).astype(dtype)
+    return c.b.constant(np.repeat(numbers, node.integer("repeat", 1)))
 
 
 @operator("_contrib_arange_like")
 def arange_like(c: Graph, node: Node, x: ir.Value) -> ir.Value:
     """Numbers at equal steps, as many as a tensor has, or as it is long along an axis."""
-    start, step, times = node.float("start", 0.0), node.float("step", 1.0), node.int("repeat", 1)
+    start, step, times = node.number("start", 0.0), node.number("step", 1.0), node.integer("repeat", 1)
     rank = need_rank(node, x)
-    axes = [*range(rank)] if node.parsed("axis") is None else [axis_of(node, node.int("axis"), rank)]
+    axes = [*range(rank)] if node.parsed("axis") is None else [axis_of(node, node.integer("axis"), rank)]
     shape = c.b.op("Gather", c.b.op("Shape", x), np.array(axes, np.int64))
     count = c.b.op("ReduceProd", shape, keepdims=0)
     number = c.b.op("Range", np.int64(0), count, np.int64(1))
@@ -351,7 +351,7 @@ def arange_like(c: Graph, node: Node, x: ir.Value) -> ir.Value:
 @operator("diag")
 def diag(c: Graph, node: Node, x: ir.Value) -> ir.Value:
     """A vector as a diagonal, or the diagonal of a matrix."""
-    k = node.int("k", 0)
+    k = node.integer("k", 0)
     shape = static_shape(x)
     if shape is None or len(shape) > 2:
         raise node.refuse("only vectors and matrices of known sizes are covered")
@@ -360,5 +360,5 @@ def diag(c: Graph, node: Node, x: ir.Value) -> ir.Value:
         rows, columns = np.arange(shape[0]) + max(0, -k), np.arange(shape[0]) + max(0, k)
         base = np.zeros((n, n), x.dtype.numpy() if x.dtype is not None else np.float32)
         return c.b.op("ScatterND", base, np.stack([rows, columns], 1), x)
-    places = np.argwhere(np.eye(*shape, k=k))
+    places = np.argwhere(np.eye(shape[0], shape[1], k=k))
     return c.b.op("GatherND", x, places)

@@ -32,7 +32,7 @@ class _Weights:
 
 def _unpacked(node: Node, vector: np.ndarray, width: int, gates: int) -> list[list[_Weights]]:
     """By layer and direction: first all matrices, then all biases."""
-    hidden, layers = node.int("state_size"), node.int("num_layers")
+    hidden, layers = node.integer("state_size"), node.integer("num_layers")
     directions = 1 + node.flag("bidirectional")
     at, found = 0, []
 
@@ -71,17 +71,17 @@ def rnn(c: Graph, node: Node, x: ir.Value, parameters: ir.Value, *more: ir.Value
         raise node.refuse("its weights or the width of its input are computed", "Both must be constants.")
     kind, activation, order = _MODES[mode]
     weights = _unpacked(node, vector.reshape(-1), width, len(order))
-    directions, layers = len(weights[0]), len(weights)
+    layers = len(weights)
     lengths = more[-1] if node.flag("use_sequence_length") else None
     states = [_initial(c, node, slot, value, layers) for slot, value in enumerate(more[: 2 if kind == "LSTM" else 1])]
-    value, finals = x, [[] for _ in range(2)]
+    value = x
+    finals: list[list[ir.Value]] = [[], []]
     for layer, row in enumerate(weights):
         value, *last = _layer(
             c, node, (kind, activation, order), row, value, [s if s is None else s[layer] for s in states], lengths
         )
         for kept, each in zip(finals, last):
             kept.append(each)
-    del directions
     joined = [c.b.op("Concat", *each, axis=0) if len(each) > 1 else each[0] for each in finals if each]
     return [value, *joined] if node.flag("state_outputs") else [value]
 
@@ -89,7 +89,7 @@ def rnn(c: Graph, node: Node, x: ir.Value, parameters: ir.Value, *more: ir.Value
 def _initial(c: Graph, node: Node, slot: int, value: ir.Value | None, layers: int) -> list[ir.Value] | None:
     """The state of each layer at the beginning; None: zeros."""
     source = c.source(node, slot + 2)
-    if value is None or source.op == "_zeros" or value.const_value is not None and not constant_of(value).any():  # type: ignore[union-attr]
+    if value is None or source.op == "_zeros" or (value.const_value is not None and not constant_of(value).any()):  # type: ignore[union-attr]
         return None
     return c.b.many("Split", value, outputs=layers, axis=0, num_outputs=layers) if layers > 1 else [value]
 
@@ -104,7 +104,7 @@ def _layer(
     lengths: ir.Value | None,
 ) -> list[ir.Value]:
     kind, activation, order = mode
-    hidden, directions = node.int("state_size"), len(weights)
+    hidden, directions = node.integer("state_size"), len(weights)
     w = np.stack([each.inputs[order].reshape(len(order) * hidden, -1) for each in weights])
     r = np.stack([each.recurrent[order].reshape(len(order) * hidden, -1) for each in weights])
     b = np.stack([np.concatenate([bias[order].reshape(-1) for bias in each.biases]) for each in weights])

@@ -11,7 +11,8 @@ from sardonyx.converters.mxnet_ops.arithmetic import as_dtype
 
 _SUMS = {
     "sum": "ReduceSum", "sum_axis": "ReduceSum", "mean": "ReduceMean", "prod": "ReduceProd", "max": "ReduceMax",
-    "max_axis": "ReduceMax", "min": "ReduceMin", "min_axis": "ReduceMin", "nansum": "ReduceSum", "nanprod": "ReduceProd",
+    "max_axis": "ReduceMax", "min": "ReduceMin", "min_axis": "ReduceMin", "nansum": "ReduceSum",
+    "nanprod": "ReduceProd",
     "_np_sum": "ReduceSum", "_np_max": "ReduceMax", "_np_min": "ReduceMin", "_npi_mean": "ReduceMean",
 }  # fmt: skip
 
@@ -44,9 +45,9 @@ def reduce(c: Graph, node: Node, x: ir.Value) -> ir.Value:
 def norm(c: Graph, node: Node, x: ir.Value) -> ir.Value:
     """The sum of sizes, or the root of the sum of squares."""
     axes, keep = axes_of(node, x), node.flag("keepdims")
-    kind = {1: "ReduceL1", 2: "ReduceL2"}.get(node.int("ord", 2))
+    kind = {1: "ReduceL1", 2: "ReduceL2"}.get(node.integer("ord", 2))
     if kind is None:
-        raise node.refuse(f"norm of order {node.int('ord')}")
+        raise node.refuse(f"norm of order {node.integer('ord')}")
     result = c.b.op(kind, x, np.array(axes), keepdims=int(keep))
     return _back(c, node, result, len(axes) == need_rank(node, x) and not keep)
 
@@ -61,7 +62,7 @@ def arg(c: Graph, node: Node, x: ir.Value) -> ir.Value:
     if node.parsed("axis") is None:
         x, axis = c.b.op("Reshape", x, np.array([-1])), 0
         return c.b.op("Cast", c.b.op(kind, x, axis=axis, keepdims=1), to=ir.DataType.FLOAT)
-    return c.b.op("Cast", c.b.op(kind, x, axis=node.int("axis"), keepdims=int(keep)), to=ir.DataType.FLOAT)
+    return c.b.op("Cast", c.b.op(kind, x, axis=node.integer("axis"), keepdims=int(keep)), to=ir.DataType.FLOAT)
 
 
 @operator("topk", "sort", "argsort")
@@ -70,9 +71,9 @@ def top_k(c: Graph, node: Node, x: ir.Value) -> ir.Value | list[ir.Value]:
     if node.parsed("axis", -1) is None:
         x, axis = c.b.op("Reshape", x, np.array([-1])), 0
     else:
-        axis = axis_of(node, node.int("axis", -1), need_rank(node, x))
+        axis = axis_of(node, node.integer("axis", -1), need_rank(node, x))
     ascending = node.flag("is_ascend", node.op != "topk")
-    k = node.int("k", 1) if node.op == "topk" else 0
+    k = node.integer("k", 1) if node.op == "topk" else 0
     count = c.b.constant(np.array([k])) if k > 0 else c.b.op("Gather", c.b.op("Shape", x), np.array([axis], np.int64))
     values, indices = c.b.many("TopK", x, count, outputs=2, axis=axis, largest=int(not ascending))
     index = c.b.op("Cast", indices, to=as_dtype(node.text("dtype", "float32")))
@@ -89,7 +90,7 @@ def cumsum(c: Graph, node: Node, x: ir.Value) -> ir.Value:
     """Running sums."""
     if node.parsed("axis") is None:
         return c.b.op("CumSum", c.b.op("Reshape", x, np.array([-1])), np.array(0))
-    return c.b.op("CumSum", x, np.array(node.int("axis")))
+    return c.b.op("CumSum", x, np.array(node.integer("axis")))
 
 
 @operator("where")
@@ -103,9 +104,9 @@ def where(c: Graph, node: Node, condition: ir.Value, x: ir.Value, y: ir.Value) -
 @operator("one_hot")
 def one_hot(c: Graph, node: Node, x: ir.Value) -> ir.Value:
     """One value where the index says; indices outside give none."""
-    depth = node.int("depth")
+    depth = node.integer("depth")
     dtype = as_dtype(node.text("dtype", "float32")).numpy()
-    values = np.array([node.float("off_value", 0.0), node.float("on_value", 1.0)], dtype)
+    values = np.array([node.number("off_value", 0.0), node.number("on_value", 1.0)], dtype)
     index = as_type(c.b, x, np.int64)
     inside = c.b.op("Where", c.b.op("Less", index, np.int64(0)), np.int64(depth), index)
     return c.b.op("OneHot", inside, np.int64(depth), values, axis=-1)
@@ -127,7 +128,7 @@ def _size(c: Graph, x: ir.Value, axis: int) -> ir.Value:
 @operator("take")
 def take(c: Graph, node: Node, x: ir.Value, indices: ir.Value) -> ir.Value:
     """Slices along an axis."""
-    axis = axis_of(node, node.int("axis", 0), need_rank(node, x))
+    axis = axis_of(node, node.integer("axis", 0), need_rank(node, x))
     return c.b.op("Gather", x, _bounded(c, node, indices, _size(c, x, axis)), axis=axis)
 
 
@@ -142,7 +143,7 @@ def batch_take(c: Graph, node: Node, x: ir.Value, indices: ir.Value) -> ir.Value
 def pick(c: Graph, node: Node, x: ir.Value, indices: ir.Value) -> ir.Value:
     """One element along an axis for each of the others."""
     rank = need_rank(node, x)
-    axis = axis_of(node, node.int("axis", -1), rank)
+    axis = axis_of(node, node.integer("axis", -1), rank)
     index = _bounded(c, node, indices, _size(c, x, axis))
     if need_rank(node, indices) < rank:
         index = c.b.op("Unsqueeze", index, np.array([axis]))
@@ -173,7 +174,7 @@ def scatter_nd(c: Graph, node: Node, x: ir.Value, indices: ir.Value) -> ir.Value
 @operator("_contrib_boolean_mask")
 def boolean_mask(c: Graph, node: Node, x: ir.Value, mask: ir.Value) -> ir.Value:
     """The slices whose mask is not 0."""
-    return c.b.op("Compress", x, c.b.op("Cast", mask, to=ir.DataType.BOOL), axis=node.int("axis", 0))
+    return c.b.op("Compress", x, c.b.op("Cast", mask, to=ir.DataType.BOOL), axis=node.integer("axis", 0))
 
 
 @operator("_contrib_index_copy")

@@ -14,7 +14,7 @@ def sequence_mask(c: Graph, node: Node, x: ir.Value, length: ir.Value | None = N
     """What is beyond the end of its sequence is replaced."""
     if length is None or not node.flag("use_sequence_length"):
         return c.b.op("Identity", x)
-    axis, rank = node.int("axis", 0), need_rank(node, x)
+    axis, rank = node.integer("axis", 0), need_rank(node, x)
     count = c.b.op("Gather", c.b.op("Shape", x), np.array(axis, np.int64))
     steps = c.b.op("Range", np.int64(0), count, np.int64(1))
     steps = c.b.op("Reshape", steps, np.array([-1, 1] if axis == 0 else [1, -1]))
@@ -22,13 +22,13 @@ def sequence_mask(c: Graph, node: Node, x: ir.Value, length: ir.Value | None = N
     inside = c.b.op("Less", steps, ends)
     if rank > 2:
         inside = c.b.op("Unsqueeze", inside, np.arange(2, rank))
-    return c.b.op("Where", inside, x, like(x, node.float("value", 0.0)))
+    return c.b.op("Where", inside, x, like(x, node.number("value", 0.0)))
 
 
 @operator("SequenceLast")
 def sequence_last(c: Graph, node: Node, x: ir.Value, length: ir.Value | None = None) -> ir.Value:
     """The last element of each sequence."""
-    axis, rank = node.int("axis", 0), need_rank(node, x)
+    axis, rank = node.integer("axis", 0), need_rank(node, x)
     if length is None or not node.flag("use_sequence_length"):
         return c.b.op("Gather", x, np.int64(-1), axis=axis)
     rows = x if axis == 1 else c.b.op("Transpose", x, perm=[1, 0, *range(2, rank)])
@@ -46,7 +46,7 @@ def sequence_reverse(c: Graph, node: Node, x: ir.Value, length: ir.Value | None 
 
 def _heads(c: Graph, node: Node, x: ir.Value, parts: int, part: int) -> tuple[ir.Value, int]:
     """One of the interleaved parts of (time, batch, heads * parts * size), as (batch * heads, time, size)."""
-    heads = node.int("heads")
+    heads = node.integer("heads")
     width = sizes(x)[-1]
     if width is None or width % (heads * parts):
         raise node.refuse(f"{width} values in {heads} heads of {parts} parts")
@@ -64,7 +64,7 @@ def _scores(c: Graph, query: ir.Value, key: ir.Value, size: int) -> ir.Value:
 
 
 def _joined(c: Graph, node: Node, attention: ir.Value, value: ir.Value, size: int) -> ir.Value:
-    heads = node.int("heads")
+    heads = node.integer("heads")
     mixed = c.b.op("MatMul", attention, value)
     time = c.b.op("Slice", c.b.op("Shape", attention), np.array([1]), np.array([2]))
     shape = c.b.op("Concat", np.array([-1, heads]), time, np.array([size]), axis=0)

@@ -52,8 +52,10 @@ def _in_layout(c: Subgraph, wire: Wire, rank: int, first: bool) -> ir.Value:
     missing = rank - wire.rank
     if wire.const is not None:
         shape = [1] * missing + list(wire.const.shape)
-        return c.weights(wire, None, wire.real, [shape[axis] for axis in to_first(rank)]) if wire.rank == 1 else (
-            c.b.op("Transpose", c.weights(wire, None, wire.real, shape), perm=to_first(rank))
+        return (
+            c.weights(wire, None, wire.real, [shape[axis] for axis in to_first(rank)])
+            if wire.rank == 1
+            else (c.b.op("Transpose", c.weights(wire, None, wire.real, shape), perm=to_first(rank)))
         )
     value = c.b.op("Unsqueeze", c.get(wire), np.arange(missing))
     return c.b.op("Transpose", value, perm=to_first(rank))
@@ -77,9 +79,7 @@ unary("RELU_0_TO_1", lambda c, x, node: c.b.op("Clip", x, np.float32(0), np.floa
 unary("RSQRT", lambda c, x, node: c.b.op("Reciprocal", c.b.op("Sqrt", x)))
 unary("SQUARE", lambda c, x, node: c.b.op("Mul", x, x))
 unary("ZEROS_LIKE", lambda c, x, node: c.b.op("Mul", x, one(c, x, 0)))
-unary(
-    "LEAKY_RELU", lambda c, x, node: c.b.op("LeakyRelu", x, alpha=float(node.options(c.model, "LeakyRelu").alpha))
-)
+unary("LEAKY_RELU", lambda c, x, node: c.b.op("LeakyRelu", x, alpha=float(node.options(c.model, "LeakyRelu").alpha)))
 
 
 def _gelu(c: Subgraph, x: ir.Value, node: Node) -> ir.Value:
@@ -237,5 +237,3 @@ def scalar(c: Subgraph, wire: Wire) -> ir.Value:
     """A value of one element without dimensions."""
     value = c.stored(wire)
     return value if rank_of(value) == 0 else c.b.op("Reshape", value, np.zeros(0, np.int64))
-
-

@@ -9,10 +9,16 @@ import onnx_ir as ir
 
 from sardonyx.converters.building import Builder, constant_of, set_type
 from sardonyx.converters.tflite_graph import Node, Subgraph, Variable, Wire, operator
+from sardonyx.errors import ConversionError
+
+_MOST_CALLS = 2000  # a chain of branches that each call the next one twice doubles with each link
 
 
 def inline(c: Subgraph, number: int, values: Sequence[ir.Value], builder: Builder) -> Subgraph:
     """Subgraph `number` with its inputs bound to stored `values`, added to `builder`."""
+    c.state.calls += 1
+    if c.state.calls > _MOST_CALLS:
+        raise ConversionError(f"branches and loops call subgraphs more than {_MOST_CALLS} times", node=c.b.place)
     inner = Subgraph(c.model, number, builder, c.state)
     inner.handles = c.handles
     wires = inner.given(inner.raw.inputs)
@@ -37,8 +43,8 @@ def results(inner: Subgraph) -> list[ir.Value]:
 
 def scalar_condition(b: Builder, value: ir.Value) -> ir.Value:
     """A condition without dimensions."""
-    return value if value.shape is not None and len(value.shape) == 0 else (
-        b.op("Reshape", value, np.zeros(0, np.int64))
+    return (
+        value if value.shape is not None and len(value.shape) == 0 else (b.op("Reshape", value, np.zeros(0, np.int64)))
     )
 
 
@@ -52,9 +58,7 @@ def if_(c: Subgraph, node: Node) -> None:
     for number in (o.then_subgraph, o.else_subgraph):
         inner = inline(c, _other(c, node, number), values, Builder(c.b.opset, c.b))
         branches.append(inner.b.graph(results(inner), f"branch_{number}"))
-    outputs = c.b.many(
-        "If", condition, outputs=len(node.outs), then_branch=branches[0], else_branch=branches[1]
-    )
+    outputs = c.b.many("If", condition, outputs=len(node.outs), then_branch=branches[0], else_branch=branches[1])
     _give(c, node, outputs)
 
 
@@ -95,7 +99,9 @@ def _other(c: Subgraph, node: Node, number: int) -> int:
 @operator("CALL_ONCE")
 def call_once(c: Subgraph, node: Node) -> None:
     """Sets variables before the first run: their initial values."""
-    inner = Subgraph(c.model, _other(c, node, node.options(c.model, "CallOnce").init_subgraph), Builder(c.b.opset), c.state)
+    inner = Subgraph(
+        c.model, _other(c, node, node.options(c.model, "CallOnce").init_subgraph), Builder(c.b.opset), c.state
+    )
     inner.initialises = True
     inner.convert()
 
@@ -126,6 +132,7 @@ def read_variable(c: Subgraph, node: Node) -> None:
         variable = c.state.variables[name] = new_variable(c, name, node.out)
     if variable.written is None:
         variable.reads.append(node.out.number)
+    assert variable.now is not None
     node.out.forms[not node.out.quantised and node.out.real, False] = variable.now
 
 
@@ -162,5 +169,3 @@ def state_of(c: Subgraph, wire: Wire) -> Variable:
         variable = c.state.variables[wire.name] = new_variable(c, wire.name, wire)
         variable.tensor = wire.number
     return c.state.variables[wire.name]
-
-

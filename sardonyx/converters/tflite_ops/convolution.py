@@ -131,7 +131,7 @@ def fully_connected(c: Subgraph, node: Node) -> None:
     width = weights.size(1)
     value = c.get(x)
     bias = _bias(c, node, 2)
-    if x.rank != 2 and not options.keep_num_dims or x.rank < 2 or x.size(-1) != width:
+    if (x.rank != 2 and not options.keep_num_dims) or x.rank < 2 or x.size(-1) != width:
         value = c.b.op("Reshape", value, np.array([-1, _known(node, width)]))
         flat = True
     else:

@@ -48,6 +48,11 @@ def local_response_normalization(c: Subgraph, node: Node) -> None:
     o = node.options(c.model, "LocalResponseNormalization")
     size = 2 * o.radius + 1
     value = c.b.op(
-        "LRN", c.get(node.input(0), True), size=size, alpha=float(o.alpha) * size, beta=float(o.beta), bias=float(o.bias)
+        "LRN",
+        c.get(node.input(0), True),
+        size=size,
+        alpha=float(o.alpha) * size,
+        beta=float(o.beta),
+        bias=float(o.bias),
     )
     c.set(node.out, value, True)

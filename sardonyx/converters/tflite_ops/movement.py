@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnx_ir as ir
 
@@ -164,43 +166,51 @@ def strided_slice(c: Subgraph, node: Node) -> None:
     if begin is None or end is None or stride is None:
         _computed_slice(c, node, o)
         return
-    starts, ends, steps, axes, new, dropped = [], [], [], [], [], []
-    axis = 0
-    for bit in range(len(begin)):
-        if o.new_axis_mask >> bit & 1:
-            new.append(bit)
-            continue
-        step, a, b = int(stride[bit]), int(begin[bit]), int(end[bit])
-        b = a + b if o.offset else b
-        if step == 0 or axis >= x.rank:
-            raise node.refuse(f"slice {bit} of {x.rank} dimensions, step {step}", "The file is damaged.")
-        if o.shrink_axis_mask >> bit & 1:
-            dropped.append(axis)
-            a, b, step = a, a + 1 if a != -1 else np.iinfo(np.int64).max, 1
-        else:
-            far = np.iinfo(np.int64).max
-            a = (0 if step > 0 else far) if o.begin_mask >> bit & 1 else a
-            b = (far if step > 0 else -far) if o.end_mask >> bit & 1 else b
-        if not (a == 0 and step == 1 and (b == np.iinfo(np.int64).max or b == x.shape[axis])):
-            starts.append(a), ends.append(b), steps.append(step), axes.append(axis)
-        axis += 1
+    cuts, new, dropped = _slices(node, o, x, np.stack([begin, end, stride], 1).tolist())
     first = c.has_first(x) and not new and not dropped
 
     def cut(value: ir.Value) -> ir.Value:
-        if axes:
-            places = np.array([in_layout(each, x.rank, first) for each in axes])
-            value = c.b.op("Slice", value, np.array(starts), np.array(ends), places, np.array(steps))
+        if cuts:
+            starts, ends, axes, steps = (np.array(each) for each in zip(*cuts))
+            places = np.array([in_layout(int(axis), x.rank, first) for axis in axes])
+            value = c.b.op("Slice", value, starts, ends, places, steps)
         if dropped:
             value = c.b.op("Squeeze", value, np.array(dropped))
         if new:
-            kept = [bit - sum(o.shrink_axis_mask >> b & 1 for b in range(bit)) for bit in new]
-            value = c.b.op("Unsqueeze", value, np.array(kept))
-        return value if axes or dropped or new else c.b.op("Identity", value)
+            value = c.b.op("Unsqueeze", value, np.array(new))
+        return value if cuts or dropped or new else c.b.op("Identity", value)
 
     c.move(node, cut, x, first=first)
 
 
-def _computed_slice(c: Subgraph, node: Node, o: object) -> None:
+def _slices(
+    node: Node, o: SimpleNamespace, x: Wire, bounds: list[list[int]]
+) -> tuple[list[tuple[int, int, int, int]], list[int], list[int]]:
+    """(start, end, axis, step) of what is cut; axes that are new in the result; axes that are dropped before."""
+    far = int(np.iinfo(np.int64).max)
+    cuts, axis = [], 0
+    new: list[int] = []
+    dropped: list[int] = []
+    for bit, (a, b, step) in enumerate(bounds):
+        if o.new_axis_mask >> bit & 1:
+            new.append(bit - len(dropped))
+            continue
+        if step == 0 or axis >= x.rank:
+            raise node.refuse(f"slice {bit} of {x.rank} dimensions, step {step}", "The file is damaged.")
+        b = a + b if o.offset else b
+        if o.shrink_axis_mask >> bit & 1:
+            dropped.append(axis)
+            b, step = a + 1 if a != -1 else far, 1
+        else:
+            a = (0 if step > 0 else far) if o.begin_mask >> bit & 1 else a
+            b = (far if step > 0 else -far) if o.end_mask >> bit & 1 else b
+        if not (a == 0 and step == 1 and b in (far, x.shape[axis])):
+            cuts.append((a, b, axis, step))
+        axis += 1
+    return cuts, new, dropped
+
+
+def _computed_slice(c: Subgraph, node: Node, o: SimpleNamespace) -> None:
     """Bounds that are computed while running: masks other than those of open bounds and of one index are refused."""
     masks = {name: getattr(o, name) for name in ("begin_mask", "end_mask", "new_axis_mask", "shrink_axis_mask")}
     if masks["new_axis_mask"] or getattr(o, "offset", False):
@@ -236,10 +246,10 @@ def pad(c: Subgraph, node: Node) -> None:
     first = c.has_first(x)
     pads = np.concatenate([ordered(widths[:, 0], first), ordered(widths[:, 1], first)])
     if out.real:
-        value: ir.Value | np.ndarray = np.float32(0) if given is None else scalar_real(c, given)
+        value = c.b.constant(np.float32(0)) if given is None else scalar_real(c, given)
         c.set(out, c.b.op("Pad", c.get(x, first), pads, value), first)
     else:
-        value = np.zeros((), x.dtype) if given is None else scalar(c, given)
+        value = c.b.constant(np.zeros((), x.dtype)) if given is None else scalar(c, given)
         c.set_stored(out, c.b.op("Pad", c.stored(x, first), pads, value), first)
 
 

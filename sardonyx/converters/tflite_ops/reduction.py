@@ -94,13 +94,13 @@ def cumsum(c: Subgraph, node: Node) -> None:
     """Running sums."""
     o = node.options(c.model, "Cumsum")
     axis = axis_of(node, int(c.known(node, 1, "its axis").reshape(-1)[0]), node.input(0).rank)
-    value = c.b.op(
-        "CumSum", c.get(node.input(0)), np.array(axis), exclusive=int(o.exclusive), reverse=int(o.reverse)
-    )
+    value = c.b.op("CumSum", c.get(node.input(0)), np.array(axis), exclusive=int(o.exclusive), reverse=int(o.reverse))
     c.set(node.out, value)
 
 
-@operator("SEGMENT_SUM", "UNSORTED_SEGMENT_SUM", "UNSORTED_SEGMENT_MAX", "UNSORTED_SEGMENT_MIN", "UNSORTED_SEGMENT_PROD")
+@operator(
+    "SEGMENT_SUM", "UNSORTED_SEGMENT_SUM", "UNSORTED_SEGMENT_MAX", "UNSORTED_SEGMENT_MIN", "UNSORTED_SEGMENT_PROD"
+)
 def segment(c: Subgraph, node: Node) -> None:
     """Rows with the same number are combined."""
     x, rows = node.input(0), c.as_int64(node.input(1))

@@ -39,7 +39,7 @@ typedef void (*conv_int8_tile_function)(const conv_int8_work *);
 
 #if SX_TILES // four tiles of sums, two of positions, two of weights
 
-#define CONV_ROWS 32
+#define MR 32
 #define PANELS 2
 
 // Rows 0..15 go to tiles 0 and 1, rows 16..31 to tiles 2 and 3. The bias is loaded as a tile whose rows all lie in one place.
@@ -82,7 +82,7 @@ TILE(1, 1) TILE(1, 2) TILE(2, 1) TILE(2, 2)
 // them: its scheduler is full of loads and products that wait.
 #define SOME(SIGNED, OTHER)                                                                                 \
     for (int64_t n = m->each; n > 0 && m->groups > 0; n--, m->groups--, m->sums += 64, m->at += 2)          \
-        requantize_64(m->sums, 2, 32, m->y, OTHER, m->at, &v, SIGNED, 0);
+        requantize_64(m->sums, 2, 32, m->y, m->at, OTHER, m->at, &v, SIGNED, 0);
 #define BUSY_TILE(NAME, DOT, SIGNED, OTHER)                                                                 \
     static void conv_int8_busy_##NAME(const conv_int8_work *t) {                                            \
         conv_int8_meanwhile *const m = t->meanwhile;                                                        \
@@ -123,19 +123,19 @@ static void conv_int8_store(const conv_int8_work *t, int64_t count, int64_t pane
 
 // Registers: R * P * LANES for sums, P * LANES for weights, 1 for x, and 1 for a product where the dot product is two steps.
 #if VL == 16
-#define CONV_ROWS 14
+#define MR 14
 #define PANELS 2
 #define EACH_ROW_COUNT(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
 #elif VREGS == 32 && SX_DOT_GROUP == 2
-#define CONV_ROWS 5
+#define MR 5
 #define PANELS 1
 #define EACH_ROW_COUNT(X) X(1) X(2) X(3) X(4) X(5)
 #elif VL == 8 || VREGS == 32
-#define CONV_ROWS 6
+#define MR 6
 #define PANELS 1
 #define EACH_ROW_COUNT(X) X(1) X(2) X(3) X(4) X(5) X(6)
 #else
-#define CONV_ROWS 2
+#define MR 2
 #define PANELS 1
 #define EACH_ROW_COUNT(X) X(1) X(2)
 #endif
@@ -144,12 +144,12 @@ typedef int32_t word_unaligned __attribute__((aligned(1), may_alias));
 
 SX_INLINE void conv_int8_tile_body(const conv_int8_work *t, const int rows, const int panels) {
     const int width = panels * LANES;
-    vi sum[CONV_ROWS][PANELS * LANES];
+    vi sum[MR][PANELS * LANES];
     const int64_t step = t->step, w_panel = t->w_panel;
     UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int j = 0; j < width; j++) sum[i][j] = vi_load(t->bias + j * VL);
     for (int64_t s = 0; s < t->segments; s++) {
-        const char *x[(CONV_ROWS + 2) / 3], *w = t->w + s * t->w_segment;
+        const char *x[(MR + 2) / 3], *w = t->w + s * t->w_segment;
         UNROLL for (int g = 0; g < (rows + 2) / 3; g++) {
             x[g] = t->x + t->segment[s] + 3 * g * step;
             __asm__("" : "+r"(x[g])); // hides how it was made: otherwise one pointer is stepped through all rows
@@ -177,12 +177,12 @@ SX_INLINE void conv_int8_tile_body(const conv_int8_work *t, const int rows, cons
 #define WIDE_TILE(R) static void conv_int8_wide_##R(const conv_int8_work *t) { conv_int8_tile_body(t, R, PANELS); }
 EACH_ROW_COUNT(WIDE_TILE)
 #define WIDE_ENTRY(R) [R] = conv_int8_wide_##R,
-static const conv_int8_tile_function conv_int8_wide[CONV_ROWS + 1] = {EACH_ROW_COUNT(WIDE_ENTRY)};
+static const conv_int8_tile_function conv_int8_wide[MR + 1] = {EACH_ROW_COUNT(WIDE_ENTRY)};
 #if PANELS > 1
 #define SLIM_TILE(R) static void conv_int8_slim_##R(const conv_int8_work *t) { conv_int8_tile_body(t, R, 1); }
 EACH_ROW_COUNT(SLIM_TILE)
 #define SLIM_ENTRY(R) [R] = conv_int8_slim_##R,
-static const conv_int8_tile_function conv_int8_slim[CONV_ROWS + 1] = {EACH_ROW_COUNT(SLIM_ENTRY)};
+static const conv_int8_tile_function conv_int8_slim[MR + 1] = {EACH_ROW_COUNT(SLIM_ENTRY)};
 #else
 #define conv_int8_slim conv_int8_wide
 #endif

@@ -18,10 +18,14 @@
 #ifndef ROWS_BYTES
 #define ROWS_BYTES 49152 // of laid out rows, or of x read in place, in a task: they are read once for each pair of panels
 #endif
+#ifndef MOST_ROWS_BYTES
+#define MOST_ROWS_BYTES 196608 // where there are twice as many of weights, which are read once for each range of rows
+#endif
 #ifndef FLAT_BYTES
 #define FLAT_BYTES 49152 // likewise of 1x1 convolutions
 #endif
 #define TASK_WORK (SX_TILES ? 1 << 25 : 1 << 23) // products that are worth a task
+#define SHARED_WORK (1 << 21) // products that are worth four tasks
 #define MOST_TASKS 16       // because of this rule
 #define PART_PANELS 4       // fewest panels of a part: each part lays out its rows anew
 #define SLACK 64            // bytes that tiles may read beyond rows
@@ -61,9 +65,10 @@ SX_INLINE int64_t plane_rows(const conv_nhwc_int8_args *a, int64_t rows) {
 static void cut(const conv_nhwc_int8_args *a, conv_plan *p) {
     const int window = !p->in_place && !p->tiled;
     const int64_t fixed = window ? plane_rows(a, 1) * p->line * p->phases : 0, each = p->line * p->phases;
-    const int64_t fit = most(window ? 1 : ceil_div(64, p->row), ((window ? ROWS_BYTES : FLAT_BYTES) - fixed) / each);
+    const int64_t room = window ? most(ROWS_BYTES, least(p->panels * p->w_panel / 2, MOST_ROWS_BYTES)) : FLAT_BYTES;
+    const int64_t fit = most(window ? 1 : ceil_div(64, p->row), (room - fixed) / each);
     const int64_t images = a->n * a->groups, work = images * p->oh * p->row * p->ocg * p->segments * p->length;
-    const int64_t wanted = least(most(work / TASK_WORK, 1), MOST_TASKS);
+    const int64_t wanted = least(most(work / TASK_WORK, work >= SHARED_WORK ? 4 : 1), MOST_TASKS);
     p->ranges = ceil_div(p->oh, fit);
     p->parts = 1;
     while (images * p->ranges * p->parts < wanted && p->panels >= 2 * PART_PANELS * p->parts) p->parts *= 2;
@@ -171,9 +176,9 @@ static void widen_panel(const int8_t *from, int64_t segments, int64_t quads, int
 // What one thread works with.
 typedef struct {
     int64_t image, group, row_lo, rows, col_lo, col_hi; // output channels of the group
-    int32_t *sums, *bias; // [CONV_ROWS][GROUP]; [columns]
+    int32_t *sums, *bias; // [MR][GROUP]; [columns]
     float *scale;         // [columns]
-    uint8_t *beside;      // [CONV_ROWS][GROUP] bytes: the last channels
+    uint8_t *beside;      // [MR][GROUP] bytes: the last channels
     int64_t *places;      // of each position, in y
     char *rows_at;        // laid out rows
     char *w;              // widened weights of a block
@@ -181,15 +186,15 @@ typedef struct {
     requantization r;
 } conv_task;
 
-#define SUMS_BYTES (CONV_ROWS * GROUP * 4 + 256)
-#define BESIDE_BYTES (CONV_ROWS * GROUP)
+#define SUMS_BYTES (MR * GROUP * 4 + 256)
+#define BESIDE_BYTES (MR * GROUP)
 
 static int64_t places_bytes(const conv_plan *p) { return ceil_div(p->most * p->row, 8) * 64; }
 
 static int64_t rows_bytes(const conv_nhwc_int8_args *a, const conv_plan *p) {
     if (p->in_place) return 0;
     if (p->tiled) return ceil_div(p->most * p->row, 16) * 16 * p->step;
-    return ceil_div(p->phases * plane_rows(a, p->most) * p->line + (CONV_ROWS + 1) * p->step + SLACK, 64) * 64;
+    return ceil_div(p->phases * plane_rows(a, p->most) * p->line + (MR + 1) * p->step + SLACK, 64) * 64;
 }
 
 // Bias and scale of each channel of the task. The zero point's share is the same for all positions, since padding has it too.
@@ -257,6 +262,20 @@ static void find_places(const conv_nhwc_int8_args *a, const conv_plan *p, const 
     }
 }
 
+// Up to 31 bytes, in two pieces that overlap.
+SX_INLINE void copy_few(uint8_t *to, const uint8_t *from, int64_t count) {
+    typedef uint64_t u64_unaligned __attribute__((aligned(1), may_alias));
+    if (count >= 16) {
+        *(i8x16_unaligned *)to = *(const i8x16_unaligned *)from;
+        *(i8x16_unaligned *)(to + count - 16) = *(const i8x16_unaligned *)(from + count - 16);
+    } else if (count >= 8) {
+        *(u64_unaligned *)to = *(const u64_unaligned *)from;
+        *(u64_unaligned *)(to + count - 8) = *(const u64_unaligned *)(from + count - 8);
+    } else {
+        for (int64_t c = 0; c < count; c++) to[c] = from[c];
+    }
+}
+
 // The sums of `count` positions from `lo` on, of `channels` (in rows of `width`) from `column` of the group on, to where they
 // belong.
 static void put(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_task *t, int64_t lo, int64_t count,
@@ -272,14 +291,13 @@ static void put(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_tas
     if (a->other) r.other = (const uint8_t *)a->other + first;
     uint8_t *const y = (uint8_t *)a->y + first;
     if (channels == width) {
-        requantize(t->sums, count, width, y, at, &r);
+        requantize(t->sums, count, width, y, at, at, &r);
         return;
     }
-    int64_t aside[CONV_ROWS];
+    int64_t aside[MR];
     for (int64_t i = 0; i < count; i++) aside[i] = i * width;
-    requantize(t->sums, count, width, t->beside, aside, &r);
-    for (int64_t i = 0; i < count; i++)
-        for (int64_t c = 0; c < channels; c++) y[at[i] + c] = t->beside[i * width + c];
+    requantize(t->sums, count, width, t->beside, aside, at, &r);
+    for (int64_t i = 0; i < count; i++) copy_few(y + at[i], t->beside + i * width, channels);
 }
 
 // One pair of panels for all positions of a task.
@@ -307,7 +325,7 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
         if (p->in_place) lo = least(lo, positions - all);
         used = least(all, positions - lo);
 #else
-    const int64_t tiles = ceil_div(positions, CONV_ROWS);
+    const int64_t tiles = ceil_div(positions, MR);
     for (int64_t i = 0, lo = 0, used; i < tiles; i++, lo += used) {
         used = part(positions, tiles, i + 1) - lo;
 #endif

@@ -17,10 +17,10 @@ typedef struct {
     const float *scale;             // finite; NULL: y is int32
     int64_t scale_step;             // 0: one for all output channels; 1: one for each
     const void *y_zero;
-    const void *other;              // NULL, or bytes that are added, as y lies; y is quantised again, and oc / groups is a
-    int64_t own_zero, other_zero;   // multiple of 16: y = saturate(round(((y' - own_zero) * own_scale +
-    float own_scale, other_scale;   //     (other - other_zero) * other_scale) / divisor) + y_zero), where y' is what y would
-    float divisor, inverse;         //     have been with own_zero; inverse: the float nearest to 1 / divisor
+    const void *other;              // NULL, or bytes that are added, as y lies (16 beyond them can be read):
+    int64_t own_zero, other_zero;   // y = saturate(round(((y' - own_zero) * own_scale + (other - other_zero) * other_scale)
+    float own_scale, other_scale;   //     / divisor) + y_zero), where y' is what y would have been with own_zero as its zero
+    float divisor, inverse;         //     point; inverse: the float nearest to 1 / divisor
     void *y;                        // uint8, or int8 when y_signed, or int32: [n][oh * ow][y_pitch]
     int64_t y_signed, y_batch, y_pitch;
     int64_t n, ic, oc, groups;      // ic and oc of all groups

@@ -24,9 +24,6 @@
 #define X_UNSIGNED 0
 #endif
 
-typedef uint8_t u8x16 __attribute__((vector_size(16)));
-typedef uint8_t u8x16_unaligned __attribute__((vector_size(16), aligned(1), may_alias));
-typedef uint8_t u8x64 __attribute__((vector_size(64)));
 
 typedef struct {
     int64_t planes, columns;              // of words: of taps; input columns with padding
@@ -73,12 +70,34 @@ static void make_words(const uint8_t *const *taps, int64_t count, int32_t zero, 
             to[i] = (int32_t)((uint32_t)(uint16_t)(x[i] - zero) | (uint32_t)(y[i] - zero) << 16);
 }
 #else
+// Two vectors with their elements in turn: the first half of the result, and the last.
+#define FOUR(k, n) (k), (n) + (k), (k) + 1, (n) + (k) + 1, (k) + 2, (n) + (k) + 2, (k) + 3, (n) + (k) + 3
+#define SIXTEEN(k, n) FOUR(k, n), FOUR((k) + 4, n), FOUR((k) + 8, n), FOUR((k) + 12, n)
+#define FIRST_BYTES(x, y) __builtin_shufflevector(x, y, SIXTEEN(0, 64), SIXTEEN(16, 64))
+#define LAST_BYTES(x, y) __builtin_shufflevector(x, y, SIXTEEN(32, 64), SIXTEEN(48, 64))
+#define FIRST_HALVES(x, y) __builtin_shufflevector(x, y, SIXTEEN(0, 32))
+#define LAST_HALVES(x, y) __builtin_shufflevector(x, y, SIXTEEN(16, 32))
+typedef int8_t i8x64_unaligned __attribute__((vector_size(64), aligned(1), may_alias));
+
 // Words of four taps.
 static void make_words(const uint8_t *const *taps, int64_t count, int32_t zero, int is_signed, int flip, int32_t *to) {
     const uint8_t *const a = taps[0], *const b = taps[1], *const c = taps[2], *const d = taps[3];
     const uint32_t mask = flip ? 0x80808080u : 0;
+    int64_t i = 0;
     (void)zero, (void)is_signed;
-    for (int64_t i = 0; i < count; i++)
+#if VL == 16 // four shuffles for each 128 bytes of output, where widening, shifts and ors are nine operations a register
+    for (; i + 64 <= count; i += 64) {
+        const i8x64 r0 = *(const i8x64_unaligned *)(a + i), r1 = *(const i8x64_unaligned *)(b + i);
+        const i8x64 r2 = *(const i8x64_unaligned *)(c + i), r3 = *(const i8x64_unaligned *)(d + i);
+        const i16x32 low[2] = {(i16x32)FIRST_BYTES(r0, r1), (i16x32)LAST_BYTES(r0, r1)};
+        const i16x32 high[2] = {(i16x32)FIRST_BYTES(r2, r3), (i16x32)LAST_BYTES(r2, r3)};
+        for (int h = 0; h < 2; h++) {
+            *(vi_unaligned *)(to + i + 32 * h) = (vi)FIRST_HALVES(low[h], high[h]) ^ (int32_t)mask;
+            *(vi_unaligned *)(to + i + 32 * h + 16) = (vi)LAST_HALVES(low[h], high[h]) ^ (int32_t)mask;
+        }
+    }
+#endif
+    for (; i < count; i++)
         to[i] = (int32_t)((a[i] | (uint32_t)b[i] << 8 | (uint32_t)c[i] << 16 | (uint32_t)d[i] << 24) ^ mask);
 }
 #endif
@@ -202,7 +221,7 @@ static void run_channels(const depthwise_nhwc_int8_args *a, const depthwise_plan
     }
     requantization r = t->r;
     r.scale = t->scale + c;
-    requantize(t->sums, a->ow, 16, wanted == 16 ? y : t->beside, wanted == 16 ? t->places : t->aside, &r);
+    requantize(t->sums, a->ow, 16, wanted == 16 ? y : t->beside, wanted == 16 ? t->places : t->aside, NULL, &r);
     for (int64_t i = 0; i < a->ow && wanted < 16; i++)
         for (int64_t j = 0; j < wanted; j++) y[i * a->y_pitch + j] = t->beside[i * 16 + j];
 }

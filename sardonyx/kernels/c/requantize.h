@@ -87,14 +87,16 @@ SX_INLINE i8x64 requantized(const int32_t *sums, const uint8_t *const *other, co
 #define PIECE_16(k) __builtin_shufflevector(bytes, bytes, k, k + 1, k + 2, k + 3, k + 4, k + 5, k + 6, k + 7, k + 8, \
     k + 9, k + 10, k + 11, k + 12, k + 13, k + 14, k + 15)
 
-// The bytes of 64 sums in rows of `width`, of which `count` rows go to y + at[0], y + at[1] and so on; with other[at[0]] ...
-SX_INLINE void requantize_64(const int32_t *sums, int64_t count, const int width, uint8_t *y, const uint8_t *other,
-                             const int64_t *at, const requantization_vectors *v, const int is_signed, const int large) {
+// The bytes of 64 sums in rows of `width`, of which `count` rows go to y + at[0], y + at[1] and so on; what is added to them
+// begins at other + beside[0] and so on.
+SX_INLINE void requantize_64(const int32_t *sums, int64_t count, const int width, uint8_t *y, const int64_t *at,
+                             const uint8_t *other, const int64_t *beside, const requantization_vectors *v,
+                             const int is_signed, const int large) {
     const uint8_t *from[4];
     if (other)
         for (int i = 0; i < 4; i++) {
             const int row = width == 32 ? i / 2 : i;
-            from[i] = other + (row < count ? at[row] : at[0]) + (width == 32 ? i % 2 * 16 : 0);
+            from[i] = other + beside[row < count ? row : 0] + (width == 32 ? i % 2 * 16 : 0);
         }
     const i8x64 bytes = requantized(sums, other ? from : NULL, v, is_signed, large);
     if (width == 32) {
@@ -109,24 +111,25 @@ SX_INLINE void requantize_64(const int32_t *sums, int64_t count, const int width
 }
 
 // `count` rows of `width` (16 or 32) sums as bytes to y + at[row], in their order; up to 64 sums can be read beyond.
-SX_INLINE void requantize_as(const int32_t *sums, int64_t count, const int width, uint8_t *y, const uint8_t *other,
-                             const int64_t *at, const requantization *r, const int is_signed, const int large) {
+SX_INLINE void requantize_as(const int32_t *sums, int64_t count, const int width, uint8_t *y, const int64_t *at,
+                             const uint8_t *other, const int64_t *beside, const requantization *r, const int is_signed,
+                             const int large) {
     const requantization_vectors v = requantization_of(r, width);
     const int64_t rows = 64 / width;
 #pragma clang loop unroll(disable)
-    for (; count >= rows; count -= rows, sums += 64, at += rows)
-        requantize_64(sums, rows, width, y, other, at, &v, is_signed, large);
-    if (count > 0) requantize_64(sums, count, width, y, other, at, &v, is_signed, large);
+    for (; count >= rows; count -= rows, sums += 64, at += rows, beside += other ? rows : 0)
+        requantize_64(sums, rows, width, y, at, other, beside, &v, is_signed, large);
+    if (count > 0) requantize_64(sums, count, width, y, at, other, beside, &v, is_signed, large);
 }
 
 static void requantize(const int32_t *sums, int64_t count, int64_t width, uint8_t *y, const int64_t *at,
-                       const requantization *r) {
+                       const int64_t *beside, const requantization *r) {
 #define VARIANT(w, s, l)                                                                          \
     if (width == w && r->is_signed == s && r->large == l) {                                       \
         if (r->other)                                                                             \
-            requantize_as(sums, count, w, y, r->other, at, r, s, l);                              \
+            requantize_as(sums, count, w, y, at, r->other, beside, r, s, l);                      \
         else                                                                                      \
-            requantize_as(sums, count, w, y, NULL, at, r, s, l);                                  \
+            requantize_as(sums, count, w, y, at, NULL, at, r, s, l);                              \
     }
     VARIANT(16, 0, 0) VARIANT(16, 0, 1) VARIANT(16, 1, 0) VARIANT(16, 1, 1)
     VARIANT(32, 0, 0) VARIANT(32, 0, 1) VARIANT(32, 1, 0) VARIANT(32, 1, 1)

@@ -73,6 +73,17 @@ SX_INLINE vi vi_load(const int32_t *p) { return *(const vi_unaligned *)p; }
 SX_INLINE void vi_store(int32_t *p, vi x) { *(vi_unaligned *)p = x; }
 SX_INLINE vi vi_set1(int32_t x) { return x - (vi){}; }
 
+// The low four bits of each word, less 8 modulo 16, as floats: 0 .. 7, -8 .. -1.
+SX_INLINE vf v_signed_nibble_plain(vi x) { return __builtin_convertvector(x << 28 >> 28, vf); }
+SX_INLINE vf v_signed_nibble(vi x) {
+#if VL == 16 && defined(__AVX512F__)
+    const vf numbers = {0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1};
+    return __builtin_ia32_permvarsf512(numbers, x); // the low bits pick; the others don't count
+#else
+    return v_signed_nibble_plain(x);
+#endif
+}
+
 // vi_dot(sum, x, y): each word of `sum` plus the dot product of the same words of x and y, seen as SX_DOT_GROUP numbers;
 // it wraps and never saturates. SX_DOT_GROUP 4: bytes, those of y signed, those of x unsigned if SX_DOT_A_UNSIGNED.
 // SX_DOT_GROUP 2: int16. SX_DOT_FALLBACK picks the plain versions, which every target has.

@@ -2,15 +2,15 @@
 
     magic (8 bytes) | version (2) | length of the index (4) | SHA-256 of all that follows (32) | index (JSON) | parts
 
-The first part is the ONNX file without its large weights; each weight is a part of its own, which goes back where it was.
-Weights are stored in the form that comes out smallest:
+The first part is the ONNX file without its large weights; each weight is a part of its own, which goes back where it
+was. Weights are stored in the form that comes out smallest:
 
 - ``palette``: the distinct values, and 1, 2, 4 or 8 bits for each element that say which it is;
 - ``planes``: first bytes, second bytes, ... of all elements (exponents compress, mantissas do not);
 - ``plain``: as they are (int8, and int4, of which ONNX keeps two in a byte).
 
-Every part is a zstandard frame. All numbers are little-endian. What a file claims is checked before memory is taken for
-it: sizes against each other, against what the file could hold, and against a limit.
+Every part is a zstandard frame. All numbers are little-endian. What a file claims is checked before memory is taken
+for it: sizes against each other, against what the file could hold, and against a limit.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The step `low-rank`: a large layer becomes two small ones, where that saves work at little error.
 
-The weights W [outputs, features] become A B with r columns in A. With calibration data it is not W that is approximated
-but what the layer gives: with the covariance H = L L' of its inputs, the best A B of rank r for ``|W X - A B X|²`` comes
-from the singular values of W L, and their squares are the errors of leaving them out (as in arXiv:2403.07378).
+The weights W [outputs, features] become A B with r columns in A. With calibration data it is not W that is
+approximated but what the layer gives: with the covariance H = L L' of its inputs, the best A B of rank r for
+``|W X - A B X|²`` comes from the singular values of W L, and their squares are the errors of leaving them out
+(arXiv:2403.07378).
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class LowRank(Step):
 
 def factors(W: np.ndarray, moments: Moments | None, error: float) -> tuple[np.ndarray, np.ndarray, float]:
     """A [outputs, r] and B [r, features] with the smallest r that loses at most `error`, and what is lost."""
-    root = np.eye(W.shape[1])
+    root: np.ndarray = np.eye(W.shape[1])
     if moments is not None:
         H = moments.covariance.astype(np.float64)
         H[np.diag_indices_from(H)] += _DAMPING * (float(np.diag(H).mean()) or 1.0)
@@ -95,7 +96,8 @@ def _replace(model: ir.Model, product: Product, A: np.ndarray, B: np.ndarray, mo
         bias = product.bias.const_value.numpy()  # type: ignore[union-attr]
         shifted = bias + (product.matrix() - A @ B) @ moments.mean
         product.bias.const_value = ir.Tensor(shifted.astype(bias.dtype), name=product.bias.name)
-    view, attributes = Node(node, 0), {}
+    view = Node(node, 0)
+    attributes: dict[str, int | list[int]] = {}
     if node.op_type == "Conv":
         kernel = product.weights.const_value.numpy().shape[1:]  # type: ignore[union-attr]
         B, A = B.reshape(-1, *kernel), A.reshape(*A.shape, *[1] * (len(kernel) - 1))

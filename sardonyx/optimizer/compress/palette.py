@@ -29,7 +29,7 @@ class Palette(Step):
 
     Attributes:
         entries: distinct values of a layer, 2 to 256.
-        error: share of the energy of a layer's weights that may be lost; a layer that would lose more keeps its weights.
+        error: share of the energy of a layer's weights that may be lost; a layer that would lose more is left alone.
         smallest: weights of a layer from which on it is looked at.
     """
 
@@ -71,7 +71,7 @@ class Palette(Step):
 
 
 def cluster(values: np.ndarray, entries: int) -> np.ndarray:
-    """At most `entries` values, sorted, with a small sum of squared distances (k-means from evenly spread quantiles)."""
+    """At most `entries` values, sorted, with a small sum of squared distances: k-means in one dimension."""
     ordered = np.sort(values.astype(np.float64))
     sums = np.concatenate([[0.0], np.cumsum(ordered)])
     spread = np.linspace(ordered[0], ordered[-1], entries)

@@ -17,10 +17,15 @@ _STEPS = 24  # in which a pool is removed at most: scores are taken anew after e
 
 @dataclass
 class _Offer:
-    """The next units of a pool, and what they lose for each unit of cost that they save."""
+    """The next units of a pool, what they lose and what they save."""
 
     units: np.ndarray
-    price: float
+    lost: float
+    saved: float
+
+    def price(self, wanted: float) -> float:
+        """What is lost for each unit of cost saved, if no more than `wanted` of that is of use."""
+        return self.lost / min(self.saved, wanted)
 
 
 def allocate(
@@ -48,32 +53,24 @@ def allocate(
         The share that is gone.
     """
     total = budget.total
-    target = (1 - share) * total
-    left = {pool.name + str(number): pool for number, pool in enumerate(pools)}
-    sizes = {key: len(pool.units) for key, pool in left.items()}
-    offers: dict[str, _Offer | None] = {}
-    while (now := budget.total) > target:
-        for key, pool in left.items():
-            if key not in offers:
-                offers[key] = _offer(pool, sizes[key], importance, budget, cap, multiple)
-        best = (
-            min((offer.price, key) for key, offer in offers.items() if offer is not None)
-            if any(offer is not None for offer in offers.values())
-            else None
-        )
-        if best is None:
+    sizes = [len(pool.units) for pool in pools]
+    values = [{value for value, _ in pool.axes} for pool in pools]
+    offers: dict[int, _Offer | None] = {}
+    while (now := budget.total) > (1 - share) * total:
+        for number, pool in enumerate(pools):
+            if number not in offers:
+                offers[number] = _offer(pool, sizes[number], importance, budget, cap, multiple)
+        wanted = now - (1 - share) * total
+        open_ = [(offer.price(wanted), number, offer) for number, offer in offers.items() if offer is not None]
+        if not open_:
             break
-        key = best[1]
-        offer, pool = offers[key], left[key]
-        assert offer is not None
-        budget.remove(pool, offer.units)
+        _, number, offer = min(open_, key=lambda each: each[:2])
+        budget.remove(pools[number], offer.units)
         importance.remove(offer.units)
-        pool.removed += offer.units.tolist()
-        pool.units = np.setdiff1d(pool.units, offer.units)
-        near = {value for value, _ in pool.axes}
-        for other, each in left.items():
-            if near & {value for value, _ in each.axes}:
-                offers.pop(other, None)
+        pools[number].removed += offer.units.tolist()
+        pools[number].units = np.setdiff1d(pools[number].units, offer.units)
+        # Prices of all that shares a layer with it have changed.
+        offers = {other: each for other, each in offers.items() if not values[number] & values[other]}
         progress(f"choosing channels: {1 - now / total:.0%} of {share:.0%}")
     return 1 - budget.total / total if total else 0.0
 
@@ -95,4 +92,4 @@ def _offer(pool: Pool, size: int, importance: Importance, budget: Budget, cap: f
     saved = budget.saving(pool, units)
     if saved <= 0:
         return None
-    return _Offer(units, max(float(losses[chosen].sum()), 0.0) / saved)
+    return _Offer(units, max(float(losses[chosen].sum()), 0.0), saved)

@@ -1,4 +1,4 @@
-"""The step `prune-channels`: channels, hidden units and heads go until a share of the work or of the weights is gone."""
+"""The step `prune-channels`: channels, hidden units and heads go until a share of the work or the weights is gone."""
 
 from __future__ import annotations
 

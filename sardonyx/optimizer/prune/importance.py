@@ -4,10 +4,10 @@ All measures are shares of a layer's output, so that layers can be compared: 0 f
 energy of the whole output.
 
 - ``obs``: what is lost after the other inputs have taken over what they can: ``tr(W_s (H^-1_ss)^-1 W_s')`` for the
-  features s of the unit and the covariance H of the layer's inputs (the optimal brain surgeon for groups, after
+  features s of the unit and the covariance H of the layer's inputs (the optimal brain surgeon for groups,
   arXiv:2208.11580). Each removal updates weights and inverse, so that of two equal channels only one is free.
 - ``activation``: what is lost if nobody takes over, and inputs were uncorrelated: ``sum H_ff |W_f|²``.
-- ``l2``, ``l1``: the unit's share of squares, or absolute values, of the weights that read it and that make it. No data.
+- ``l2``, ``l1``: the unit's share of squares, or absolute values, of the weights that read it and that make it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sardonyx.optimizer.moments import Moments
-from sardonyx.optimizer.prune.flow import Flow
 from sardonyx.optimizer.products import Product
+from sardonyx.optimizer.prune.flow import Flow
 
 __all__ = ["Activation", "Importance", "Magnitude", "Surgeon"]
 

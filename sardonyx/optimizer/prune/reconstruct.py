@@ -5,14 +5,14 @@ Layer by layer in the order of the graph, from what the pruned model itself feed
     min over D, d of  |Y - X (W + D)' - d|² + k |D|²
 
 X are rows of the layer's inputs in the pruned model, Y of its outputs in the original. The ridge k pulls to the kept
-weights, not to zero, and is chosen by the error on a fifth of the rows that the fit does not see; no change at all is one
-of the choices, so that a layer with little data is left alone. What is added to the outputs (the way around a residual block) has
-errors of its own in the pruned model: Y makes up for them (arXiv:1707.06168).
+weights, not to zero, and is chosen by the error on a fifth of the samples that the fit does not see; no change at all
+is one of the choices, so that a layer with little data is left alone. What is added to the outputs (the way around a
+residual block) has errors of its own in the pruned model: Y makes up for them (arXiv:1707.06168).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -233,8 +233,3 @@ def affected(model: ir.Model, pruned: set[str]) -> set[str]:
             names.add(str(node.name))
             dirty.update(node.outputs)
     return names
-
-
-def by_name(products: Sequence[Product]) -> dict[str, Product]:
-    """Products by the names of their nodes."""
-    return {product.name: product for product in products}

@@ -124,7 +124,9 @@ def stretch(removal: Removal, node: ir.Node) -> None:
     masks = {axis: removal.mask(node.inputs[0], axis) for axis in cuts or {}}
     if cuts is None or all(mask is None for mask in masks.values()):
         return
-    starts, ends, steps = [], [], []
+    starts: list[int] = []
+    ends: list[int] = []
+    steps: list[int] = []
     for axis, taken in cuts.items():
         mask = masks[axis]
         start, stop = taken.start, taken.stop

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from sardonyx.model.schemas import version_of
 from sardonyx.ops.node import Node
 from sardonyx.optimizer.prune.flow import Flow, Rule
+from sardonyx.optimizer.prune.sizes import is_size_only
 
 __all__ = ["RULES", "attribute", "known", "sliced"]
 
@@ -46,9 +47,10 @@ def number(node: ir.Node, name: str, default: int) -> int:
 def known(flow: Flow, node: ir.Node, position: int, name: str | None = None) -> np.ndarray | None:
     """Input `position` if its value is known, or else the attribute that older versions have in its place."""
     if position < len(node.inputs) and node.inputs[position] is not None:
-        return flow.shapes.known.get(node.inputs[position])
-    value = attribute(node, name) if name is not None else None
-    return None if value is None else np.asarray(value)
+        value = node.inputs[position]
+        return None if value is None else flow.shapes.known.get(value)
+    written = attribute(node, name) if name is not None else None
+    return None if written is None else np.asarray(written)
 
 
 def rank(flow: Flow, value: ir.Value | None) -> int:
@@ -475,57 +477,14 @@ def _halve(flow: Flow, node: ir.Node, u: ir.Value, i: int, mine: list[int], v: i
     flow.tie(v, j, u, i, ids[:, 0])
 
 
-# Shapes as values.
-
-_MOVES = {"Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Identity", "Reshape"}
-_COUNTS = {"Add", "Div", "Mul", "Sub", "ReduceProd"}
-_SHAPE_INPUT = {"Reshape": 1, "Expand": 1, "Resize": 3, "ConstantOfShape": 0}
-
-
 @rule("Shape")
 def shape(flow: Flow, node: ir.Node) -> None:
     """A size that changes may be read as a size only: what is made with it is checked after the removal."""
     x, counted = node.inputs[0], flow.shapes.known.get(node.outputs[0])
     if x is None or counted is None:
         return
-    axes = list(range(rank(flow, x)))[number(node, "start", 0) : attribute(node, "end")]  # type: ignore[misc]
+    axes = list(range(rank(flow, x)))[number(node, "start", 0) : number(node, "end", rank(flow, x))]
     for axis in flow.labelled(x):
         changed = np.array([each == axis for each in axes])
-        if _is_size_only(flow, node.outputs[0], changed):
+        if is_size_only(flow, node.outputs[0], changed):
             flow.tie(x, axis, x, axis)
-
-
-def _is_size_only(flow: Flow, value: ir.Value, changed: np.ndarray) -> bool:
-    """Nothing but shapes is made of the elements of `value` that are `changed`."""
-    if not changed.any():
-        return True
-    if value.is_graph_output():
-        return False
-    for usage in value.uses():
-        user, place = usage.node, usage.idx
-        if _SHAPE_INPUT.get(user.op_type) == place:
-            continue
-        known_output = flow.shapes.known.get(user.outputs[0])
-        if known_output is None or known_output.dtype.kind != "i":
-            return False
-        if user.op_type in _MOVES and place == 0 or user.op_type == "Concat":
-            after = _moved(flow, user, place, changed)
-        elif user.op_type in _COUNTS:
-            after = np.ones(known_output.shape, bool)
-        else:
-            return False
-        if not _is_size_only(flow, user.outputs[0], after):
-            return False
-    return True
-
-
-def _moved(flow: Flow, node: ir.Node, place: int, changed: np.ndarray) -> np.ndarray:
-    """Which elements of the output of a node that only moves elements are `changed`."""
-    from sardonyx.runtime.reference import run_node
-
-    operands = [None if value is None else flow.shapes.known[value] for value in node.inputs]
-    data = range(len(operands)) if node.op_type == "Concat" else range(1)
-    for position in data:
-        marks = np.zeros(np.shape(operands[position]), np.int64)
-        operands[position] = changed.astype(np.int64).reshape(marks.shape) if position == place else marks
-    return np.asarray(run_node(node, operands, dict(flow.model.opset_imports))[0]) != 0

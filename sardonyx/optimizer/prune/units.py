@@ -101,10 +101,9 @@ def pools_of(flow: Flow) -> tuple[list[Pool], list[str]]:
         else:
             reasons[_origin(axes), reason] += 1
     pools = []
-    for axes, units in kinds.items():
-        value, axis = axes[0]
-        width = int(np.isin(flow.units(value, axis), units).sum()) // len(units)
-        pools.append(Pool(_origin(axes), list(axes), np.array(units), width))
+    for common, units in kinds.items():
+        width = int(np.isin(flow.units(*common[0]), units).sum()) // len(units)
+        pools.append(Pool(_origin(common), list(common), np.array(units), width))
     return pools, [f"outputs of {name!r} stay: {reason}" for (name, reason) in reasons]
 
 

@@ -1,4 +1,4 @@
-"""The step `prune-weights`: single weights become zero, n of each m or the least useful ones, and others make up for it.
+"""The step `prune-weights`: single weights become zero, n of each m or the least useful, and others make up for it.
 
 Column by column as in SparseGPT (arXiv:2301.00774): with the Cholesky factor R of H^-1 (upper, H the covariance of the
 layer's inputs), weight w_j costs ``(w_j / R_jj)²``; what is removed is spread over the columns to the right. The model

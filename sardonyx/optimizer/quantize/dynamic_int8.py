@@ -25,6 +25,7 @@ from sardonyx.optimizer.quantize.graph import (
     is_op,
     replace_output,
     summary,
+    unknown,
 )
 from sardonyx.optimizer.quantize.numbers import channel_scales, round_weight
 from sardonyx.optimizer.quantize.parameters import one_of
@@ -66,7 +67,7 @@ class DynamicInt8(Step):
         work = editable(model, 11)
         if self.convolutions:
             fold_batch_norm(work)
-        notes: list[str] = []
+        notes = unknown(work, self.skip)
         found: dict[ir.Node, None] = {}
         kept: list[tuple[str, str]] = []
         for node in work.graph:

@@ -15,7 +15,7 @@ from sardonyx.model.prepare import fix_names, fix_old_initializers, lift_constan
 
 __all__ = [
     "add_constant", "add_node", "array_of", "consumers", "editable", "finish", "fold_batch_norm", "int_of", "is_op",
-    "is_private", "replace_output", "summary",
+    "is_private", "replace_output", "summary", "unknown",
 ]  # fmt: skip
 
 _NAMES = "sardonyx.names"
@@ -86,6 +86,12 @@ def summary(kept: Iterable[tuple[str, str]], what: str = "in float") -> list[str
         notes.append(f"{len(names)} nodes stay {what}, {reason}: {shown}" if len(names) > 1 else
                      f"{shown} stays {what}: {reason}")  # fmt: skip
     return notes
+
+
+def unknown(model: ir.Model, names: Iterable[str]) -> list[str]:
+    """A note for each of `names` that no node of the main graph has: nothing that was asked for is ignored silently."""
+    known = {node.name for node in model.graph}
+    return [f"there is no node called {name!r} to skip" for name in names if name not in known]
 
 
 def array_of(value: ir.Value | None) -> np.ndarray | None:

@@ -24,6 +24,7 @@ from sardonyx.optimizer.quantize.graph import (
     int_of,
     is_op,
     summary,
+    unknown,
 )
 from sardonyx.optimizer.quantize.parameters import between
 from sardonyx.optimizer.step import Applied, Context, Step, step
@@ -70,6 +71,7 @@ class SmoothQuant(Step):
         """See `Step.apply`."""
         work = editable(model)
         groups, notes = self._groups(work)
+        notes = [*unknown(work, self.skip), *notes]
         if not groups:
             return Applied(model, False, [*notes, "there is no normalised value that only products read"])
         data = calibration_data(work, context, notes)

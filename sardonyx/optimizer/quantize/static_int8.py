@@ -17,7 +17,16 @@ from sardonyx.optimizer.quantize.calibration import Method, calibrate
 from sardonyx.optimizer.quantize.correction import mean_shifts
 from sardonyx.optimizer.quantize.feeds import calibration_data
 from sardonyx.optimizer.quantize.gram import grams, matrix, with_matrix
-from sardonyx.optimizer.quantize.graph import array_of, consumers, editable, finish, fold_batch_norm, int_of, is_op
+from sardonyx.optimizer.quantize.graph import (
+    array_of,
+    consumers,
+    editable,
+    finish,
+    fold_batch_norm,
+    int_of,
+    is_op,
+    unknown,
+)
 from sardonyx.optimizer.quantize.numbers import SMALLEST, Grid, channel_scales, round_weight, scale_shape
 from sardonyx.optimizer.quantize.parameters import between, one_of
 from sardonyx.optimizer.quantize.plan import Choice, Plan, Product, make_plan, weight_axis
@@ -110,7 +119,7 @@ class StaticInt8(Step):
         work = editable(model, 13)
         statistics = fold_batch_norm(work)
         plan = make_plan(work, self._choice())
-        notes = plan.notes
+        notes = [*unknown(work, self.skip), *plan.notes]
         if not plan.products:
             return Decision(work, plan, {}, {}, notes)
         context.progress("calibration")

@@ -13,7 +13,9 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from sardonyx.optimizer.quantize.graph import add_constant, add_node, editable, finish, summary
+from sardonyx.optimizer.quantize.feeds import calibration_data
+from sardonyx.optimizer.quantize.graph import add_constant, add_node, editable, finish, summary, unknown
+from sardonyx.optimizer.quantize.half_graph import to_half
 from sardonyx.optimizer.step import Applied, Context, Step, step
 
 __all__ = ["BFloat16", "Float16"]
@@ -25,16 +27,27 @@ class Float16(Step):
     """Weights as float16.
 
     Attributes:
+        compute: compute in float16, too, wherever operators have it; see `half_graph.py`.
         smallest: weights with fewer elements stay as they are.
-        skip: names of weights that stay as they are.
+        skip: names of weights that stay as they are; with `compute`, of nodes.
     """
 
+    compute: bool = False
     smallest: int = 1024
     skip: tuple[str, ...] = ()
 
     def apply(self, model: ir.Model, context: Context) -> Applied:
         """See `Step.apply`."""
-        return _narrow(model, ir.DataType.FLOAT16, self.smallest, self.skip)
+        if not self.compute:
+            return _narrow(model, ir.DataType.FLOAT16, self.smallest, self.skip)
+        work = editable(model, 13)
+        notes, kept = unknown(work, self.skip), list[tuple[str, str]]()
+        data = calibration_data(work, context, notes)
+        done = to_half(work, data, self.skip, kept)
+        notes += summary(kept, "in float32")
+        if not done:
+            return Applied(model, False, [*notes, "there is no node that has float16"])
+        return Applied(finish(work), True, [*notes, f"{done} nodes compute in float16"])
 
 
 @step("bfloat16")

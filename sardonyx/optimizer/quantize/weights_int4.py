@@ -16,7 +16,7 @@ import onnx_ir as ir
 from sardonyx.errors import OptimizationError
 from sardonyx.optimizer.quantize.blocks import MIDDLE, Blocks, gptq_blocks, half_quadratic, nearest, pack
 from sardonyx.optimizer.quantize.feeds import check_data
-from sardonyx.optimizer.quantize.gram import grams, matrix
+from sardonyx.optimizer.quantize.gram import grams, matrix, with_matrix
 from sardonyx.optimizer.quantize.graph import (
     add_constant,
     add_node,
@@ -27,14 +27,27 @@ from sardonyx.optimizer.quantize.graph import (
     is_op,
     replace_output,
     summary,
+    unknown,
 )
+from sardonyx.optimizer.quantize.numbers import channel_scales, round_weight
 from sardonyx.optimizer.quantize.parameters import one_of
 from sardonyx.optimizer.quantize.plan import Product
+from sardonyx.optimizer.quantize.rounding import descent
+from sardonyx.optimizer.quantize.write import write_weight
 from sardonyx.optimizer.step import Applied, Context, Step, step
 
 __all__ = ["WeightsInt4"]
 
 MICROSOFT = "com.microsoft"
+_LARGEST = 7  # of the integers of a convolution, by size
+
+
+@dataclass
+class Channels:
+    """The weight of a convolution: int4, of its shape, and a scale for each output channel."""
+
+    integers: np.ndarray
+    scale: np.ndarray
 
 
 @step("weights-int4")
@@ -47,6 +60,8 @@ class WeightsInt4(Step):
         block: inputs that share a scale: 16, 32, 64, 128 or 256.
         symmetric: no zero points: a little smaller, a little less exact.
         form: "nbits": MatMulNBits; "qdq": DequantizeLinear with blocks.
+        convolutions: Conv, too: a scale for each output channel, always as DequantizeLinear; "gptq" stands for
+            `rounding.descent` there.
         smallest: weights with fewer elements stay in float.
         skip: names of nodes whose weights stay in float.
     """
@@ -55,6 +70,7 @@ class WeightsInt4(Step):
     block: int = 32
     symmetric: bool = False
     form: str = "nbits"
+    convolutions: bool = False
     smallest: int = 4096
     skip: tuple[str, ...] = ()
 
@@ -69,7 +85,7 @@ class WeightsInt4(Step):
         Raises:
             OptimizationError: "gptq" without data.
         """
-        work = editable(model, 21 if self.form == "qdq" else 7)
+        work = editable(model, 21 if self.form == "qdq" or self.convolutions else 7)
         products, kept = [], list[tuple[str, str]]()
         for node in work.graph:
             reason = self._why_not(node)
@@ -77,53 +93,69 @@ class WeightsInt4(Step):
                 products.append(Product(node, (0,), 1, None))
             elif reason:
                 kept.append((str(node.name), reason))
-        notes = summary(kept)
+        notes = [*unknown(work, self.skip), *summary(kept)]
         if not products:
             return Applied(model, False, [*notes, "there is no weight to store as int4"])
-        for product, blocks in self._rounded(work, products, context):
-            self._write(product.node, blocks)
-        if self.form == "nbits":
+        # All matrices come from the model as it was, so writing may begin only when the last one is known.
+        for product, rounded in list(self._rounded(work, products, context)):
+            self._write(product.node, rounded)
+        if any(node.domain == MICROSOFT for node in work.graph):
             work.opset_imports[MICROSOFT] = 1
         return Applied(finish(work), True, [*notes, f"{len(products)} weights are stored as int4"])
 
     def _why_not(self, node: ir.Node) -> str | None:
         """None: it can be stored; "": it is no product of a constant."""
-        if not is_op(node, "MatMul", "Gemm"):
+        if not is_op(node, "MatMul", "Gemm", *(["Conv"] if self.convolutions else [])):
             return ""
         array = array_of(node.inputs[1])
         if array is None:
             return ""
         if node.name in self.skip:
             return "as asked"
-        if array.dtype != np.float32 or array.ndim != 2:
+        if array.dtype != np.float32 or (array.ndim != 2 and not is_op(node, "Conv")):
             return "its weight is no float32 matrix"
         if is_op(node, "Gemm") and int_of(node, "transA"):
             return "its input is transposed"
         if array.size < self.smallest:
             return "its weight is small"
+        value = node.inputs[1]
+        assert value is not None
+        if value.is_graph_output() or any(usage.idx != 1 for usage in value.uses()):
+            return "its weight is read elsewhere, too, as floats"
         return None if np.isfinite(array).all() else "its weight holds NaN or infinity"
 
-    def _rounded(self, model: ir.Model, products: list[Product], context: Context) -> Iterator[tuple[Product, Blocks]]:
-        rows = {product.node: matrix(product, _weight(product.node))[0] for product in products}
+    def _rounded(
+        self, model: ir.Model, products: list[Product], context: Context
+    ) -> Iterator[tuple[Product, Blocks | Channels]]:
         if self.method != "gptq":
-            method = nearest if self.method == "rtn" else half_quadratic
-            yield from ((product, method(rows[product.node], self.block, self.symmetric)) for product in products)
+            yield from ((product, self._one(product, None)) for product in products)
             return
         if context.data is None:
             hint = "Give data, or choose method hqq, which needs none."
             raise OptimizationError("gptq needs calibration data", hint=hint)
         check_data(model, context.data)
-        # All matrices come from the model as it was, so writing may begin only when the last one is known.
-        found = []
         for number, (product, H) in enumerate(grams(model, products, context.data)):
             context.progress(f"gptq {number + 1}/{len(products)}")
-            found.append((product, gptq_blocks(rows[product.node], H[0], self.block, self.symmetric)))
-        yield from found
+            yield product, self._one(product, H)
 
-    def _write(self, node: ir.Node, blocks: Blocks) -> None:
+    def _one(self, product: Product, H: np.ndarray | None) -> Blocks | Channels:
+        """One weight in few bits; `H` holds the Gram matrices of its groups, for "gptq"."""
+        array = _weight(product.node)
+        rows = matrix(product, array)
+        if is_op(product.node, "Conv"):
+            return _channels(product, array, rows, H)
+        if H is not None:
+            return gptq_blocks(rows[0], H[0], self.block, self.symmetric)
+        method = nearest if self.method == "rtn" else half_quadratic
+        return method(rows[0], self.block, self.symmetric)
+
+    def _write(self, node: ir.Node, blocks: Blocks | Channels) -> None:
         graph, old = node.graph, node.outputs[0]
         assert isinstance(graph, ir.Graph)
         name = str(node.inputs[1].name)  # type: ignore[union-attr]
+        if isinstance(blocks, Channels):
+            node.replace_input_with(1, write_weight(node, name, blocks.integers, blocks.scale, 0))
+            return
         if self.form == "qdq":
             node.replace_input_with(1, self._block_weight(node, name, blocks))
             return
@@ -166,6 +198,16 @@ def _weight(node: ir.Node) -> np.ndarray:
     array = array_of(node.inputs[1])
     assert array is not None
     return array
+
+
+def _channels(product: Product, array: np.ndarray, rows: np.ndarray, H: np.ndarray | None) -> Channels:
+    scale = channel_scales(array, 0, _LARGEST, search=True)
+    scale = np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
+    if H is None:
+        return Channels(round_weight(array, scale, 0, _LARGEST).astype(ml_dtypes.int4), scale)
+    steps = scale.reshape(len(rows), -1)
+    chosen = np.stack([descent(W, s, h, _LARGEST) for W, s, h in zip(rows, steps, H, strict=True)])
+    return Channels(with_matrix(product, chosen, array.shape).astype(ml_dtypes.int4), scale)
 
 
 def _rest_of_gemm(node: ir.Node) -> Iterator[tuple[str, ir.Value, str]]:

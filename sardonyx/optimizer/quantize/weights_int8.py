@@ -21,6 +21,7 @@ from sardonyx.optimizer.quantize.graph import (
     is_op,
     replace_output,
     summary,
+    unknown,
 )
 from sardonyx.optimizer.quantize.numbers import channel_scales, round_weight
 from sardonyx.optimizer.quantize.parameters import one_of
@@ -79,7 +80,7 @@ class WeightsInt8(Step):
                 elif reason is None:
                     self._store(node, at, stored)
                     done += 1
-        notes = summary(kept)
+        notes = [*unknown(work, self.skip), *summary(kept)]
         if not done:
             return Applied(model, False, [*notes, "there is no weight to store as int8"])
         return Applied(finish(work), True, [*notes, f"{done} weights are stored as int8"])
@@ -94,6 +95,8 @@ class WeightsInt8(Step):
             return "as asked"
         if array.size < self.smallest:
             return ""
+        if not _only_weight(value):
+            return "its weight is read elsewhere, too, as floats"
         return None if np.isfinite(array).all() else "its weight holds NaN or infinity"
 
     def _store(self, node: ir.Node, at: int, stored: dict[tuple, ir.Value]) -> None:
@@ -141,3 +144,10 @@ class WeightsInt8(Step):
         replace_output(old, add_node(node, "Mul", [floats, factors], f"{node.name}.rows", like=old))
         graph.remove(node, safe=True)
         return True
+
+
+def _only_weight(value: ir.Value | None) -> bool:
+    """Whether the floats are needed by nothing but products."""
+    assert value is not None
+    places = [usage.idx in _PLACES.get(usage.node.op_type, ()) and not usage.node.domain for usage in value.uses()]
+    return all(places) and not value.is_graph_output()

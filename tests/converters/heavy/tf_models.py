@@ -98,10 +98,11 @@ def chars2vec() -> keras.Model:
 
 
 def _letters(weights: Path) -> int:
-    """Size of the alphabet, from the shape of the first kernel."""
+    """Size of the alphabet, from the shape of the first layer's kernel."""
     import h5py
 
-    found = []
+    found = {}
     with h5py.File(weights) as file:
-        file.visititems(lambda name, item: found.append(item.shape) if hasattr(item, "shape") else None)
-    return min(shape[0] for shape in found if len(shape) == 2 and shape[1] == 200)
+        file.visititems(lambda name, item: found.update({name: item.shape}) if hasattr(item, "shape") else None)
+    first = min(name for name in found if "kernel" in name and "recurrent" not in name)
+    return found[first][0]

@@ -44,24 +44,11 @@ def onet() -> Any:
     return ONet(pretrained=False)
 
 
-def inception_resnet() -> Any:
-    """Its weights are not in the package: random ones."""
-    import torch
-    from facenet_pytorch import InceptionResnetV1
-
-    torch.manual_seed(0)
-    return InceptionResnetV1(pretrained=None, classify=False)
-
-
-def crepe(size: str = "tiny") -> Any:
+def crepe() -> Any:
     stand_in("torchaudio", "librosa", "resampy", "tqdm")
     from torchcrepe import Crepe
 
-    return Crepe(size)
-
-
-def crepe_full() -> Any:
-    return crepe("full")
+    return Crepe("tiny")
 
 
 def voice_encoder() -> Any:

@@ -90,9 +90,13 @@ def detector(name: str) -> Any:
 
 
 def settled(module: Any) -> Any:
-    """`module` with running statistics that are not those of a fresh batch norm."""
+    """`module` with statistics that are not those of a fresh batch norm, and without parts that give zero at first."""
     for part in module.modules():
         if isinstance(part, torch.nn.BatchNorm2d):
             part.running_mean.uniform_(-0.1, 0.1)
             part.running_var.uniform_(0.5, 1.5)
+        if isinstance(part, torch.nn.Linear) and not part.weight.any():
+            torch.nn.init.normal_(part.weight, std=part.in_features**-0.5)
+        if hasattr(part, "layer_scale"):  # ConvNeXt begins with 1e-6
+            torch.nn.init.constant_(part.layer_scale, 0.3)
     return module.eval()

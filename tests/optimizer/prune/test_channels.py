@@ -11,19 +11,19 @@ import pytest
 from digits import calibration, images, trained
 
 from sardonyx import Session, SessionOptions
-from sardonyx.errors import InputError
+from sardonyx.errors import InputError, OptimizationError
 from sardonyx.model import load
 from sardonyx.model.save import save
 from sardonyx.optimizer.data import Data
+from sardonyx.optimizer.moments import measure
+from sardonyx.optimizer.products import find_products
 from sardonyx.optimizer.prune.channels import PruneChannels
 from sardonyx.optimizer.prune.importance import Activation, Surgeon
 from sardonyx.optimizer.prune.reconstruct import Rows, fit
 from sardonyx.optimizer.prune.units import Budget, find_units, pools_of
-from sardonyx.optimizer.moments import measure
-from sardonyx.optimizer.products import find_products
 from sardonyx.optimizer.shapes import Shapes, sizes_of
-from sardonyx.optimizer.tidy import tidied
 from sardonyx.optimizer.step import Context, make_step
+from sardonyx.optimizer.tidy import tidied
 
 SMALL = """<ir_version: 10, opset_import: ["" : 18]> g (float[11,5] x) => (float[11,3] y)
     <float[5,4] w1, float[4] b1, float[4,3] w2, float[3] b2> {
@@ -171,6 +171,15 @@ def test_the_given_model_is_left_alone_and_equal_seeds_give_equal_models() -> No
         np.testing.assert_array_equal(value.const_value.numpy(), second.graph.initializers[name].const_value.numpy())
 
 
+def test_data_that_is_not_finite_is_refused_and_a_single_sample_will_do() -> None:
+    proto, data = small()
+    broken = data.feeds[0]["x"].copy()
+    broken[3, 2] = np.nan
+    with pytest.raises(OptimizationError, match="NaN"):
+        PruneChannels(flops=0.3).apply(load(proto), Context(Data([data.feeds[0], {"x": broken}])))
+    assert PruneChannels(flops=0.3).apply(load(proto), Context(Data(data.feeds[:1]))).modified
+
+
 def test_savings_are_what_the_pruned_model_really_saves() -> None:
     proto, _ = small()
     model = tidied(load(proto))
@@ -183,8 +192,15 @@ def test_savings_are_what_the_pruned_model_really_saves() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{}, {"flops": 0.5, "parameters": 0.5}, {"flops": 1.5}, {"flops": 0.5, "importance": "luck"}, {"flops": 0.5, "cap": 0}]
-)  # fmt: skip
+    "wrong",
+    [
+        {},
+        {"flops": 0.5, "parameters": 0.5},
+        {"flops": 1.5},
+        {"flops": 0.5, "importance": "?"},
+        {"flops": 0.5, "cap": 0},
+    ],
+)
 def test_parameters_that_make_no_sense_are_refused(wrong: dict) -> None:
     with pytest.raises(InputError):
         make_step("prune-channels", wrong)

@@ -1,3 +1,4 @@
+# ruff: noqa: ISC004 - texts of graphs go over two lines
 """What has to go together is found by each rule, goes without a trace, and stays with a reason where it has to."""
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ import pytest
 from onnx import numpy_helper
 
 from sardonyx.model import load
+from sardonyx.optimizer.products import find_products
 from sardonyx.optimizer.prune.channels import misfits
 from sardonyx.optimizer.prune.importance import Importance
 from sardonyx.optimizer.prune.remove import remove
 from sardonyx.optimizer.prune.units import find_units, pools_of
-from sardonyx.optimizer.products import find_products
 from sardonyx.optimizer.shapes import Shapes, sizes_of
 from sardonyx.optimizer.tidy import tidied
 from sardonyx.runtime.reference import evaluate
@@ -31,7 +32,8 @@ GRAPHS = {
     ),
     "residual": (f"{C1} r = Relu(a) c = Conv(r, w2_12x12x1x1) h = Add(r, c) {END}", [(12, 1)]),
     "squeeze_excite": (
-        f"{C1} p = GlobalAveragePool(a) e = Conv(p, w2_3x12x1x1) f = Conv(e, w3_12x3x1x1) s = Sigmoid(f) h = Mul(a, s) {END}",
+        f"{C1} p = GlobalAveragePool(a) e = Conv(p, w2_3x12x1x1) f = Conv(e, w3_12x3x1x1) s = Sigmoid(f)"
+        f" h = Mul(a, s) {END}",
         [(12, 1), (3, 1)],
     ),
     "depthwise": (f"{C1} d = Conv <group = 12> (a, w2_12x1x3x3, b2_12) h = Clip(d, c0, c6) {END}", [(12, 1)]),
@@ -43,20 +45,20 @@ GRAPHS = {
         [(12, 1), (7, 1)],
     ),
     "split": (f"{C1} s, t = Split <axis = 1> (a, n_5_7) h = Relu(s) y1 = Conv(h, w8_4x5x1x1) y = Conv(t, w9_5x7x1x1)",
-              [(5, 1), (7, 1)]),  # fmt: skip
+              [(5, 1), (7, 1)]),
     "halves": (f"{C1} s, t = Split <axis = 1, num_outputs = 2> (a) h = Mul(s, t) y = Conv(h, w9_5x6x1x1)", [(6, 2)]),
     "slice": (f"{C1} h = Slice(a, n_2, n_9, n_1) y1 = Conv(h, w8_4x7x1x1) y = Conv(a, w9_5x12x1x1)", [(5, 1), (7, 1)]),
     "gather": (f"{C1} h = Gather <axis = 1> (a, n_7_0_3_3) y1 = Conv(h, w8_4x4x1x1) y = Conv(a, w9_5x12x1x1)",
-               [(3, 1), (9, 1)]),  # fmt: skip
+               [(3, 1), (9, 1)]),
     "flatten": (f"{C1} p = MaxPool <kernel_shape = [4,4], strides = [4,4]> (a) h = Flatten(p) y = Gemm(h, w9_48x5)",
-                [(12, 1)]),  # fmt: skip
+                [(12, 1)]),
     "reshape": (f"{C1} h = Reshape(a, n_2_m1) y = Gemm <transB = 1> (h, w9_5x768, b9_5)", [(12, 1)]),
     "resize": (f"{C1} h = Resize <mode = \"nearest\"> (a, , , n_2_12_16_16) {END}", [(12, 1)]),
     "pad": (f"{C1} h = Pad(a, n_0_0_1_1_0_0_1_1) {END}", [(12, 1)]),
     "transposed": (f"{C1} h = ConvTranspose <strides = [2,2]> (a, w2_12x7x2x2, b2_7) y = Conv(h, w9_5x7x1x1)",
-                   [(12, 1), (7, 1)]),  # fmt: skip
-    "shuffle": (f"{C1} r = Reshape(a, n_2_3_4_8_8) t = Transpose <perm = [0,2,1,3,4]> (r) h = Reshape(t, n_2_12_8_8) {END}",
-                [(3, 4)]),  # fmt: skip
+                   [(12, 1), (7, 1)]),
+    "shuffle": (f"{C1} r = Reshape(a, n_2_3_4_8_8) t = Transpose <perm = [0,2,1,3,4]> (r)"
+                f" h = Reshape(t, n_2_12_8_8) {END}", [(3, 4)]),
     "depth_to_space": (f"{C1} h = DepthToSpace <blocksize = 2> (a) y = Conv(h, w9_5x3x1x1)", [(3, 4)]),
     "reduce": (f"{C1} h = ReduceMean <keepdims = 0> (a, n_2_3) y = MatMul(h, w9_12x5)", [(12, 1)]),
     "instance": (f"{C1} h = InstanceNormalization(a, g_12, b_12) {END}", [(12, 1)]),
@@ -81,14 +83,16 @@ PACKED = """
     ot = Transpose <perm = [0,2,1,3]> (o) h = Reshape(ot, n_2_7_12) y = MatMul(h, o_12x10)
 """
 SEQUENCES = {
-    "perceptron": ("a = MatMul(x, w1_10x12) b = Add(a, b_12) e = Erf(b) h = Mul(b, e) y = MatMul(h, w2_12x10)", [(12, 1)]),
+    "perceptron": ("a = MatMul(x, w1_10x12) b = Add(a, b_12) e = Erf(b) h = Mul(b, e) y = MatMul(h, w2_12x10)",
+                   [(12, 1)]),
     "heads": (ATTENTION, [(3, 4)]),
     "packed_heads": (PACKED, [(3, 12)]),
     "normalised": ("a = MatMul(x, w1_10x12) h = LayerNormalization(a, g_12, b_12) y = MatMul(h, w2_12x10)", []),
     "lstm": ("h, hh, hc = LSTM <hidden_size = 6, direction = \"bidirectional\"> (x, w_2x24x10, r_2x24x6, b_2x48)"
              " t = Transpose <perm = [0,2,1,3]> (h) f = Reshape(t, n_2_7_12) y = MatMul(f, w2_12x10)", [(6, 1)]),
-    "computed_shape": ("a = MatMul(x, w1_10x12) s = Shape(x) b = Gather(s, n_0) d = Concat <axis = 0> (b, n_7, n_3, n_4)"
-                       " r = Reshape(a, d) h = Transpose <perm = [0,2,1,3]> (r) y = MatMul(h, w2_4x5)", [(4, 3)]),
+    "computed_shape": ("a = MatMul(x, w1_10x12) s = Shape(x) b = Gather(s, n_0)"
+                       " d = Concat <axis = 0> (b, n_7, n_3, n_4) r = Reshape(a, d)"
+                       " h = Transpose <perm = [0,2,1,3]> (r) y = MatMul(h, w2_4x5)", [(4, 3)]),
 }  # fmt: skip
 
 
@@ -181,7 +185,8 @@ REFUSED = {
     "every second": (f"{C1} h = Slice(a, n_0, n_12, n_1, n_2) y = Conv(h, w_4x6x1x1)", "Slice works along this axis"),
     "cumulative": (f"{C1} h = CumSum(a, i1) {END}", "nothing is known of the operator CumSum"),
     "mean over channels": (f"{C1} y = ReduceMean(a, n_1)", "ReduceMean works along this axis"),
-    "indices of maxima": (f"{C1} h, i = MaxPool <kernel_shape = [2,2]> (a) y1 = Cast <to = 1> (i) y = Conv(h, w_4x12x1x1)",
+    "indices of maxima": (f"{C1} h, i = MaxPool <kernel_shape = [2,2]> (a) y1 = Cast <to = 1> (i)"
+                          " y = Conv(h, w_4x12x1x1)",
                           "MaxPool works along this axis"),
     "padded channels": (f"{C1} h = Pad(a, n_0_1_0_0_0_0_0_0) y = Conv(h, w_4x13x1x1)", "Pad works along this axis"),
     "size in a number": (f"{C1} s = Shape(a) c = Gather(s, i1) f = Cast <to = 1> (c) h = Div(a, f) {END}",
@@ -191,7 +196,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("body", "reason"), REFUSED.values(), ids=REFUSED)
 def test_what_is_not_understood_stays_with_a_reason(body: str, reason: str) -> None:
-    model, flow = flow_of(network(body))
+    _, flow = flow_of(network(body))
     pools, reasons = pools_of(flow)
     assert pools == []
     assert any(reason in each for each in reasons), reasons

@@ -41,13 +41,19 @@ def apply(name: str, model: ir.Model, data: Data | None = None, seed: int = 0, *
     return result
 
 
-def run(model: ir.Model, feeds: dict, runtime: str = "sardonyx") -> list[np.ndarray]:
-    """The outputs under a runtime."""
+def run(model: ir.Model, feeds: dict, runtime: str = "literal") -> list[np.ndarray]:
+    """The outputs under a runtime.
+
+    "literal" is ONNX Runtime without its optimisations: it does what the graph says, node by node, and is quick to
+    start. "onnxruntime" is as users run it, with integer kernels.
+    """
     proto = ir.to_proto(model)
     if runtime == "reference":
         return ReferenceEvaluator(proto).run(None, dict(feeds))
-    if runtime == "onnxruntime":
+    if runtime in ("literal", "onnxruntime"):
         options = onnxruntime.SessionOptions()
+        if runtime == "literal":
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = 1
         return onnxruntime.InferenceSession(proto.SerializeToString(), options).run(None, dict(feeds))
     return Session(proto, QUIET).run(feeds)

@@ -30,7 +30,7 @@ def digits() -> tuple[ir.Model, np.ndarray, np.ndarray]:
     weights = {"w1": normal(16, 1, 3, 3, seed=1, scale=0.5), "b1": normal(16, seed=2, scale=0.2),
                "w2": normal(40, 16, 3, 3, seed=3, scale=0.1)}  # fmt: skip
     body = FEATURES.format(width=360, name="f", last="f = Flatten(e)")
-    seen = run(model_of(body, **weights), {"image": images}, "onnxruntime")[0].astype(np.float64)
+    seen = run(model_of(body, **weights), {"image": images})[0].astype(np.float64)
     known, target = seen[:1200], np.eye(10)[labels[:1200]] - 0.1
     centre = known.mean(axis=0)
     readout = np.linalg.solve((known - centre).T @ (known - centre) + np.eye(360), (known - centre).T @ target)
@@ -41,7 +41,7 @@ def digits() -> tuple[ir.Model, np.ndarray, np.ndarray]:
 
 def accuracy(model: ir.Model) -> float:
     _, images, labels = digits()
-    return float(np.mean(run(model, {"image": images[1200:]}, "onnxruntime")[0].argmax(axis=1) == labels[1200:]))
+    return float(np.mean(run(model, {"image": images[1200:]})[0].argmax(axis=1) == labels[1200:]))
 
 
 STEPS = {

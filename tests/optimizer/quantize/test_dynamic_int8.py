@@ -12,7 +12,7 @@ def test_a_transformer_is_the_same_under_every_runtime() -> None:
     assert count(result.model, "MatMulInteger") == 5
     assert count(result.model, "DynamicQuantizeLinear") == 3  # query, key and value read one
     feeds = sentences(1).feeds[0]
-    ours = run(result.model, feeds)[0]
+    ours = run(result.model, feeds, "sardonyx")[0]
     assert snr(run(transformer(), feeds)[0], ours) > 30
     for other in ("reference", "onnxruntime"):
         # A value on the border between two steps may fall either way.
@@ -36,7 +36,7 @@ def test_convolutions_are_an_option() -> None:
     result = apply("dynamic-int8", cnn(), convolutions=True, smallest=1)
     assert count(result.model, "ConvInteger") == 3
     feeds = images(1).feeds[0]
-    ours = run(result.model, feeds)[0]
+    ours = run(result.model, feeds, "sardonyx")[0]
     assert snr(run(cnn(), feeds)[0], ours) > 25
     for other in ("reference", "onnxruntime"):
         assert snr(ours, run(result.model, feeds, other)[0]) > 35
@@ -51,7 +51,7 @@ def test_lstm_is_an_option() -> None:
     result = apply("dynamic-int8", model, recurrent=True)
     assert result.model.opset_imports["com.microsoft"] == 1
     x = {"x": normal(5, 3, 7, seed=9)}
-    ours = run(result.model, x)[0]
+    ours = run(result.model, x, "sardonyx")[0]
     assert snr(run(model, x)[0], ours) > 30
     assert snr(ours, run(result.model, x, "onnxruntime")[0]) > 25  # it rounds the data, too
 

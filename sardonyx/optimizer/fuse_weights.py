@@ -1,0 +1,105 @@
+"""Keep quantised weights quantised: DequantizeLinear of a weight -> MatMul | Gemm becomes one MatMulDequantized.
+
+    x --------------------------- MatMul ---        x ----------------------- MatMulDequantized ---
+    w -> DequantizeLinear -----------'              w, scale, zero point ----------'
+
+Scales are one for all, one for each column, or one for each column of a block of rows. The weights stay in memory as
+numbers of 4 or 8 bits, and the result has the bits of the product of floats.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import onnx_ir as ir
+
+from sardonyx.optimizer import quantized as qz
+from sardonyx.optimizer.fuse_attention import DOMAIN
+from sardonyx.optimizer.quantized import Quantized
+
+__all__ = ["FuseWeights"]
+
+_LOG = logging.getLogger(__name__)
+WORD = 8  # numbers of 4 bits in a word of the kernel: blocks are made of these
+LEAST_WEIGHTS = 1 << 12  # fewer are as well kept as floats
+
+
+class FuseWeights(ir.passes.InPlacePass):
+    """Replaces every match; products of which both operands are quantised are gone by then (`FuseQuantized`)."""
+
+    def requires(self, model: ir.Model) -> None:
+        """Any model will do."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace what matches, in the graph and its subgraphs."""
+        modified = False
+        for node in list(model.graph.all_nodes()):
+            if not qz.is_operator(node, "MatMul", "Gemm"):
+                continue
+            problem = _fuse(model, node)
+            if problem:
+                _LOG.debug("the weights of %s stay floats: %s", node.name, problem)
+                continue
+            model.opset_imports[DOMAIN] = 1
+            modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+def _fuse(model: ir.Model, node: ir.Node) -> str:
+    a, b = node.inputs[:2]
+    found = qz.dequantized(b, qz.NARROW)
+    if a is None or b is None or found is None or found.data.const_value is None or not found.parameters.known:
+        return "its second operand is no known quantised weight"
+    if not qz.only_use(b):
+        return "the weights are wanted elsewhere, too"
+    given = {name: attribute.value for name, attribute in node.attributes.items() if node.op_type == "Gemm"}
+    if given.get("alpha", 1.0) != 1.0 or given.get("beta", 1.0) != 1.0 or given.get("transA", 0):
+        return "Gemm does more than multiply and add"
+    q = qz.array_of(found.data)
+    if q.ndim != 2 or q.size < LEAST_WEIGHTS:
+        return "it is no matrix, or a small one"
+    blocks = _blocks(found, q)
+    if isinstance(blocks, str):
+        return blocks
+    scales, zeros, axis, block = blocks
+    if given.get("transB", 0):
+        q, scales, zeros, axis = q.T, scales.T, zeros.T, 1 - axis
+    if axis != 0:
+        return "scales of blocks of columns"
+    bits = 8 if found.parameters.dtype in qz.BYTES else 4
+    middle = 1 << (bits - 1) if found.parameters.dtype.is_signed() else 0
+    values = [(q.astype(np.int16) + middle).astype(np.uint8), scales, (zeros + middle).astype(np.float32)]
+    weights = [qz.constant(model, f"{found.data.name}/{name}", value)
+               for name, value in zip(("numbers", "scales", "zeros"), values, strict=True)]  # fmt: skip
+    old, added = node.outputs[0], node.inputs[2] if len(node.inputs) > 2 else None
+    attributes = (ir.AttrInt64("bits", bits), ir.AttrInt64("block", block))
+    result = qz.insert(
+        node, "MatMulDequantized", [a, *weights], like=old, dtype=ir.DataType.FLOAT, domain=DOMAIN, version=1,
+        attributes=attributes,
+    )  # fmt: skip
+    if added is not None:
+        result = qz.insert(node, "Add", [result, added], like=old, dtype=ir.DataType.FLOAT)
+    qz.replace(old, result)
+    return ""
+
+
+def _blocks(found: Quantized, q: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, int] | str:
+    """Scales and zero points as matrices with one for each block along an axis; that axis; the length of a block."""
+    scale, zero = found.parameters.arrays()
+    zero = np.broadcast_to(zero.reshape(()) if zero.size == 1 else zero, scale.shape) if scale.size > 1 else zero
+    axis = found.parameters.axis % 2
+    if found.parameters.block:
+        if scale.ndim != 2 or zero.shape != scale.shape:
+            return "scales that don't fit their blocks"
+        return scale, zero, axis, found.parameters.block
+    if found.parameters.single:
+        return (*(np.full((1, q.shape[1]), x.ravel()[0]) for x in (scale, zero)), 0, _whole(q.shape[0]))  # type: ignore[return-value]
+    if scale.size != q.shape[axis]:
+        return "scales that don't fit their axis"
+    shape = (1, -1) if axis == 1 else (-1, 1)
+    return scale.reshape(shape), zero.reshape(shape), 1 - axis, _whole(q.shape[1 - axis])
+
+
+def _whole(extent: int) -> int:
+    return -(-extent // WORD) * WORD
