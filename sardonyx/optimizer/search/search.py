@@ -137,7 +137,7 @@ class Search:
             if error.errno not in FULL:
                 raise
             self.stopped = f"the disk is full: {error.strerror}"
-        except import_optuna().exceptions.StorageInternalError as error:
+        except storage_errors() as error:
             self.stopped = f"the disk does not take what is found: {' '.join(str(error).split())[:200]}"
         if not self.stopped.startswith(("interrupted", "the disk")):
             self._confirm()
@@ -392,6 +392,15 @@ class Search:
         figures = self.best.figures
         speed = f", {1 / figures.ratio[1]:.2f} x as fast" if figures.ratio else ""
         return f"{self.best.title}{speed}, {figures.size / max(1, self.limits.original.size):.2f} x the size"
+
+
+def storage_errors() -> tuple[type[Exception], ...]:
+    """What Optuna's storage raises where the disk fails it; its own error, or that of a layer below."""
+    import sqlite3
+
+    import sqlalchemy.exc
+
+    return import_optuna().exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error
 
 
 def import_optuna() -> Any:

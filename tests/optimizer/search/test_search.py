@@ -218,7 +218,7 @@ def test_a_child_that_dies_is_an_error_and_the_next_call_starts_another(tmp_path
     from sardonyx.optimizer.reading.read import read_data, split
 
     parts = split(read_data(data, model_inputs(sardonyx.load(model))), 0)
-    with Worker((model, *parts, 0, 1)) as worker:
+    with Worker((model, *parts, 0, 1, False)) as worker:
         assert worker.names() == ["y"]
         os.kill(worker._process.pid, signal.SIGKILL)
         with pytest.raises(OptimizationError, match="killed by signal 9"):
@@ -292,3 +292,11 @@ def test_random_models_are_never_outside_of_the_budget_or_slower(tmp_path, seed)
         assert (tmp_path / "out.onnx").read_bytes() == model.read_bytes()
     [y] = sardonyx.Session(str(tmp_path / "out.onnx")).run({"x": judged["x"]})
     assert np.isfinite(y).all()
+
+
+def test_a_study_that_cannot_be_written_keeps_the_best_so_far(tmp_path, model, data, monkeypatch):
+    monkeypatch.setattr(Store, "study", property(lambda self: f"sqlite:///{tmp_path}/no/such/folder/study.db"))
+    result = task(model, tmp_path / "out.onnx", data, max_drop=0.5, trials=40, objective="memory").run()
+    assert "the disk does not take" in result.stopped
+    assert result.improved
+    sardonyx.load(tmp_path / "out.onnx")
