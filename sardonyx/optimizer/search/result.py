@@ -71,7 +71,8 @@ class Result:
             tried += f"; nearest was {closest.title}: {closest.reason or 'no better than the original'}"
         if problem:
             return f"nothing that was found keeps the budget, and the original does not ({problem}); {tried}"
-        return f"nothing within the budget is clearly better than the original; {tried}"
+        seen = f"times that differ by less than {self.limits.noise:.1%} cannot be told apart here"
+        return f"nothing within the budget is clearly better than the original; {tried}; {seen}"
 
     def _closest(self) -> Candidate | None:
         """Of those that were rejected, the one that got furthest."""
@@ -80,7 +81,8 @@ class Result:
         def stage(each: Candidate) -> tuple[Any, ...]:
             figures = each.figures
             fidelity = figures.fidelity if figures.fidelity is not None else -math.inf
-            return each.verdict == "verified", figures.ratio is not None, figures.metric is not None, fidelity
+            measured = figures.ratio is not None, figures.metric is not None
+            return each.verdict == "verified", *measured, -self.limits.cost(figures), fidelity
 
         return max(rest, key=stage, default=None)
 
