@@ -161,7 +161,7 @@ def _sound(config: Any, main: str, taken: list[str], preprocessor: Mapping[str, 
     if main == "input_values":  # spectrograms as pictures
         return [Input(main, "float32", ("batch", config.max_length, config.num_mel_bins))]
     steps: Dim = 2 * config.max_source_positions if config.model_type == "whisper" else "frames"
-    bins = int(getattr(config, "num_mel_bins", None) or getattr(config, "input_feat_per_channel", 80))
+    bins = int(getattr(config, "num_mel_bins", None) or getattr(config, "input_feat_per_channel", None) or 80)
     shape: tuple[Dim, ...] = ("batch", bins, steps) if config.model_type == "whisper" else ("batch", steps, bins)
     return [Input(main, "float32", shape)]
 

@@ -137,12 +137,12 @@ def accuracy(model: object, size: int = 8) -> float:
 def test_half_of_a_residual_network_goes_and_the_fit_keeps_its_digits() -> None:
     proto = trained(16, 5)
     before = accuracy(proto)
-    applied = PruneChannels(flops=0.5, multiple=4).apply(load(proto), Context(calibration(count=300)))
-    bare = PruneChannels(flops=0.5, multiple=4, reconstruct=False).apply(load(proto), Context(calibration(count=300)))
+    data = Context(calibration(count=600))
+    applied = PruneChannels(flops=0.5, multiple=4).apply(load(proto), data)
+    bare = PruneChannels(flops=0.5, multiple=4, reconstruct=False).apply(load(proto), data)
     assert applied.modified
-    assert (
-        accuracy(applied.model) >= before - 0.03
-    )  # of 16 channels few are idle; the long test has more and asks for 0.01
+    # Of 16 channels few are idle; the long test has more and asks for 0.01.
+    assert accuracy(applied.model) >= before - 0.02
     assert accuracy(applied.model) >= accuracy(bare.model)
     for value in applied.model.graph.initializers.values():
         if value.name.endswith("weights"):
@@ -212,7 +212,7 @@ def test_parameters_that_make_no_sense_are_refused(wrong: dict) -> None:
 def test_half_of_the_work_gone_costs_a_hundredth_of_accuracy_and_runs_faster(tmp_path) -> None:
     size = 8
     proto = trained(32, 8, size)
-    applied = PruneChannels(flops=0.5, multiple=16).apply(load(proto), Context(calibration(size, 400)))
+    applied = PruneChannels(flops=0.5, multiple=8).apply(load(proto), Context(calibration(size, 400)))
     save(applied.model, tmp_path / "pruned.onnx")
     onnx.checker.check_model(str(tmp_path / "pruned.onnx"), full_check=True)
     drop = accuracy(proto, size) - accuracy(applied.model, size)
