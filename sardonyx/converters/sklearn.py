@@ -83,6 +83,8 @@ class ScikitLearn(Source):
                 options[id(step)] = {"tokenexp": token_expression(step.token_pattern)}
         if self._classifies():
             options[id(self.model)] = {"zipmap": False}
+            if self._is_plain_svm():
+                options[id(self.model)]["raw_scores"] = True  # else the two columns are those of the classes exchanged
         try:
             return skl2onnx.convert_sklearn(self.model, initial_types=types, options=options, target_opset=opsets)
         except NameError as problem:  # of a model that knows no such option
@@ -125,6 +127,12 @@ class ScikitLearn(Source):
         from sklearn.base import is_classifier
 
         return bool(is_classifier(self.model))
+
+    def _is_plain_svm(self) -> bool:
+        """A support vector classifier without probabilities."""
+        from sklearn.svm import SVC, NuSVC
+
+        return isinstance(self.model, SVC | NuSVC) and not hasattr(self.model, "predict_proba")
 
     def _functions(self) -> list[Callable[[Any], Any]]:
         """What the outputs of the ONNX model hold, as methods of the estimator."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 
-from sardonyx.errors import ProviderError, SourceError, UnsupportedError
+from sardonyx.errors import ProviderError, SourceError
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Kind:
     Attributes:
         name: what ``--kind`` takes.
         title: for people.
-        converter: the file of this folder that has its `Source`; empty: recognised, but not converted yet.
+        converter: the file of this folder that has its `Source`.
         needs: packages to import, all of them.
         extra: the extra of Sardonyx that installs them; empty where nothing is needed.
         pickled: reading it runs code that the file contains: refused unless trusted.
@@ -93,11 +93,8 @@ def require(kind: Kind, verify: bool = True) -> None:
         verify: whether the source will be run as well.
 
     Raises:
-        UnsupportedError: this kind has no converter yet.
         ProviderError: one is missing; the hint is the command that installs it.
     """
-    if not kind.converter:
-        raise UnsupportedError(f"a {kind.title} is recognised, but cannot be converted yet")
     missing = [name for name in kind.needs if importlib.util.find_spec(name) is None]
     if missing:
         raise ProviderError(
