@@ -180,17 +180,17 @@ def test_an_empty_sum_is_zero(lib):
 
 def test_any_split_visits_each_element_once_after_its_sum(lib):
     rng = np.random.default_rng(3)
-    a, b = draw(rng, (1, 200, 300), np.uint8), draw(rng, (1, 300, 500), np.int8)
+    a, b = draw(rng, (1, 500, 300), np.uint8), draw(rng, (1, 300, 1700), np.int8)
     zero = np.array([7], np.uint8)
-    c, seen = np.empty((1, 200, 500), np.int32), np.zeros((1, 200, 500), np.int32)
+    c, seen = np.empty((1, 500, 1700), np.int32), np.zeros((1, 500, 1700), np.int32)
     args = arguments(a, b, c, a_zero=zero, packed=True)
     operands = (ctypes.c_void_p * 2)(harness.pointer(seen), harness.pointer(c))
-    dims = (ctypes.c_int64 * 2)(200, 500)
+    dims = (ctypes.c_int64 * 2)(500, 1700)
     args.epilogue = harness.function(lib, "add_row_and_count")
     args.operands, args.dims = ctypes.addressof(operands), ctypes.addressof(dims)
     lib.matmul_int8_tasks.restype = ctypes.c_int64
     tasks = lib.matmul_int8_tasks(ctypes.byref(args))
-    assert tasks > 4
+    assert tasks > 4, tasks
     harness.run(lib, "matmul_int8", args, splits=[(t, t + 1) for t in reversed(range(tasks))])
     expected = oracle(a, b, zero, None)
     np.testing.assert_array_equal(c, expected)

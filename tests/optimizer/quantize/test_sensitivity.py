@@ -31,8 +31,8 @@ def chain() -> ir.Model:
     w2 = normal(4, 8, 3, 3, seed=2)
     w2[:, 0, 0, 0] = 200
     model = model_of(BODY, w1=normal(8, 3, 1, 1, seed=1), b1=normal(8), w2=w2, w3=normal(4, 5, seed=3))
-    for node, name in zip(model.graph, ("one", "", "two", "", "", "", "three"), strict=True):
-        node.name = name or node.op_type
+    for node, name in zip(model.graph, ("one", "r", "two", "s", "d", "e", "three"), strict=True):
+        node.name = name
     return model
 
 
