@@ -37,7 +37,7 @@ from sardonyx.optimizer.step import Applied, Context, Step, step
 
 __all__ = ["Decision", "StaticInt8"]
 
-_BIAS_LIMIT = 2.0**30  # a bias in units of both scales stays below it, and leaves room for the sum
+_BIAS_LIMIT = 2.0**29  # a bias in units of both scales stays below it: less than 2^30, which integer kernels want
 
 
 @dataclass

@@ -19,7 +19,10 @@ from optimizer.quantize.helpers import (
     transformer,
 )
 
+from sardonyx.compiler.compile import is_native
 from sardonyx.errors import InputError
+from sardonyx.model.prepare import prepare
+from sardonyx.optimizer import NATIVE_PASSES
 from sardonyx.optimizer.data import Data
 from sardonyx.optimizer.step import make_step
 
@@ -374,3 +377,17 @@ def test_rounding_by_descent_is_better_on_inputs_that_go_together(body: str) -> 
     near = apply("static-int8", model, data, **settings).model
     chosen = apply("static-int8", model, data, rounding="descent", **settings).model
     assert snr(expected, run(chosen, feeds)[0]) > snr(expected, run(near, feeds)[0]) + 1
+
+
+def test_a_channel_that_is_nearly_dead_does_not_keep_its_layer_in_floats() -> None:
+    """Its bias is huge in units of its weights: their scale grows until the bias fits into what integer kernels add."""
+    weight = normal(8, 3, 3, 3, seed=3)
+    weight[5] *= 1e-12
+    body = "g (float[1,3,9,7] x) => (float[1,4,7,5] y) { a = Conv(x, w, b) r = Relu(a) y = Conv(r, v) }"
+    data = Data([{"x": normal(1, 3, 9, 7, seed=number)} for number in range(3)])
+    model = model_of(body, w=weight, b=normal(8, seed=4), v=normal(4, 8, 1, 1, seed=5))
+    result = apply("static-int8", model, data).model
+    prepared = prepare(result, is_native=is_native)
+    for each in NATIVE_PASSES:
+        each(prepared)
+    assert "QLinearConv" in {node.op_type for node in prepared.graph}
