@@ -9,7 +9,7 @@
 
 #include "elementary.h"
 #include "matmul_pack.h"
-#include "matmul_tile.h"
+#include "matmul_panels.h"
 
 // Tunables.
 #define BLOCK_FLOATS (64 << 10) // scores of a block: with the packed panels they stay in L2
@@ -44,33 +44,6 @@ static int64_t packed_floats(const attention_f32_args *a) {
     const int64_t keys = least(keys_at_once(a), whole_lanes(a->keys)) * a->depth;
     const int64_t values = least(values_at_once(a), a->keys) * whole_lanes(a->width);
     return most(keys, values);
-}
-
-// c[rows][16 * panels] (+)= a * packed panels; all columns are written.
-static void multiply(matmul_tile t, int64_t rows, int64_t panels) {
-    static const int8_t widths[MR + 1] = {
-#define WIDTH_ENTRY(R) [R] = WIDE(R),
-        EACH_ROW_COUNT(WIDTH_ENTRY)};
-    const int64_t tiles = (rows + MR - 1) / MR, height = rows / tiles, taller = rows % tiles; // the first by one more
-    const int64_t wide = widths[height + (taller > 0)];
-    const float *const a = t.a;
-    float *const c = t.c;
-    t.ahead_step = 0;
-    for (int64_t panel = 0; panel < panels;) {
-        const int64_t group = panels - panel >= wide ? wide : 1;
-        const matmul_tile_function *const functions = group == wide ? matmul_wide_tiles : matmul_slim_tiles;
-        t.a = a;
-        t.c = c + 16 * panel;
-        t.ahead = (const char *)t.b;
-        for (int64_t i = 0; i < tiles; i++) {
-            const int64_t n = height + (i < taller);
-            functions[n](&t);
-            t.a += n * t.a_row;
-            t.c += n * t.c_row;
-        }
-        t.b += group * t.b_panel;
-        panel += group;
-    }
 }
 
 // Numbers, NaN if one of a pair is.
@@ -231,7 +204,7 @@ static void run_block(const attention_f32_args *a, int64_t b, int64_t head, int6
     for (int64_t lo = 0, step = keys_at_once(a); lo < a->keys; lo += step) {
         const int64_t keys = least(step, a->keys - lo);
         matmul_pack_b((matmul_view){k + lo * a->k_row, a->k_col, a->k_row}, a->depth, keys, packed);
-        multiply((matmul_tile){.a = q.data, .a_row = q.row, .a_k = q.col, .b = packed, .b_panel = 16 * a->depth,
+        matmul_panels((matmul_tile){.a = q.data, .a_row = q.row, .a_k = q.col, .b = packed, .b_panel = 16 * a->depth,
                                .b_k = 16, .c = scratch + lo, .c_row = n, .k = a->depth, .fresh = 1},
                  rows, blocks_for(keys, 16));
     }
@@ -239,7 +212,7 @@ static void run_block(const attention_f32_args *a, int64_t b, int64_t head, int6
     for (int64_t lo = 0, step = values_at_once(a); lo < a->keys; lo += step) {
         const int64_t keys = least(step, a->keys - lo);
         matmul_pack_b((matmul_view){v + lo * a->v_row, a->v_row, a->v_col}, keys, a->width, packed);
-        multiply((matmul_tile){.a = scratch + lo, .a_row = n, .a_k = 1, .b = packed, .b_panel = 16 * keys, .b_k = 16,
+        matmul_panels((matmul_tile){.a = scratch + lo, .a_row = n, .a_k = 1, .b = packed, .b_panel = 16 * keys, .b_k = 16,
                                .c = sums, .c_row = width, .k = keys, .fresh = lo == 0},
                  rows, width / 16);
     }

@@ -8,7 +8,7 @@
 // scale, multiply (AVX-512); elsewhere mask, convert and subtract take the place of the look-up.
 #include "matmul_nbits_f32.h"
 
-#include "matmul_tile.h"
+#include "matmul_panels.h"
 
 // Tunables.
 #define KC 256               // rows of W in scratch, a multiple of 8
@@ -141,32 +141,6 @@ static void widen_panel(const matmul_nbits_f32_args *g, int64_t panel, int64_t l
     }
 }
 
-// c[rows][16 * panels] (+)= a * panels; all columns are written.
-static void multiply(matmul_tile t, int64_t rows, int64_t panels) {
-    static const int8_t widths[MR + 1] = {
-#define WIDTH_ENTRY(R) [R] = WIDE(R),
-        EACH_ROW_COUNT(WIDTH_ENTRY)};
-    const int64_t tiles = ceil_div(rows, MR), height = rows / tiles, taller = rows % tiles; // the first by one more
-    const int64_t wide = widths[height + (taller > 0)];
-    const float *const a = t.a;
-    float *const c = t.c;
-    for (int64_t panel = 0; panel < panels;) {
-        const int64_t group = panels - panel >= wide ? wide : 1;
-        const matmul_tile_function *const functions = group == wide ? matmul_wide_tiles : matmul_slim_tiles;
-        t.a = a;
-        t.c = c + 16 * panel;
-        t.ahead = (const char *)t.b;
-        for (int64_t i = 0; i < tiles; i++) {
-            const int64_t n = height + (i < taller);
-            functions[n](&t);
-            t.a += n * t.a_row;
-            t.c += n * t.c_row;
-        }
-        t.b += group * t.b_panel;
-        panel += group;
-    }
-}
-
 static void run_many(const matmul_nbits_f32_args *g, int64_t row, int64_t rows, int64_t lo, int64_t hi, float *scratch) {
     float *const beside = scratch + GROUP * KC * 16;
     for (int64_t panel = lo; panel < hi; panel += GROUP) {
@@ -176,7 +150,7 @@ static void run_many(const matmul_nbits_f32_args *g, int64_t row, int64_t rows, 
         for (int64_t k = 0; k == 0 || k < g->k; k += KC) {
             const int64_t depth = least(KC, g->k - k);
             for (int64_t p = 0; p < panels; p++) widen_panel(g, panel + p, k, k + depth, scratch + p * depth * 16);
-            multiply((matmul_tile){.a = g->a + row * g->a_row + k, .a_row = g->a_row, .a_k = 1, .b = scratch,
+            matmul_panels((matmul_tile){.a = g->a + row * g->a_row + k, .a_row = g->a_row, .a_k = 1, .b = scratch,
                                    .b_panel = 16 * depth, .b_k = 16, .c = whole ? own : beside,
                                    .c_row = whole ? g->c_row : GROUP * 16, .k = depth, .fresh = k == 0},
                      rows, panels);
