@@ -49,34 +49,6 @@ static inline void make_keys(const tree_ensemble_args *a, const REAL *x, KEY *ke
     keys[(a->columns - 1) * step] = 0;
 }
 
-SX_INLINE int all_at_leaves(const NODE *nodes, const uint64_t *i) {
-    uint64_t offsets = 0;
-#pragma clang loop unroll(full)
-    for (int l = 0; l < LANES; l++) {
-        NODE_AT(n, nodes, i[l]);
-        offsets |= NODE_OFFSET(n);
-    }
-    return offsets == 0;
-}
-
-// Walks LANES rows through the tree at `root`.
-__attribute__((unused)) SX_INLINE void walk(const NODE *nodes, const KEY *keys, int32_t root, int64_t depth, uint64_t *at) {
-    uint64_t i[LANES];
-#pragma clang loop unroll(full)
-    for (int l = 0; l < LANES; l++) i[l] = (uint64_t)root;
-#pragma clang loop unroll(disable)
-    for (int64_t d = 0; d < depth; d++) {
-#pragma clang loop unroll(full)
-        for (int l = 0; l < LANES; l++) {
-            NODE_AT(n, nodes, i[l]);
-            i[l] = i[l] + NODE_OFFSET(n) + (NODE_KEY(n) < COLUMN(keys, n, LANES, l));
-        }
-        if (d % CHECK_LEVELS == CHECK_LEVELS - 1 && all_at_leaves(nodes, i)) break;
-    }
-#pragma clang loop unroll(full)
-    for (int l = 0; l < LANES; l++) at[l] = i[l];
-}
-
 #if TREE_WIDE
 #define WIDE_GROUPS 4        // groups of LANES rows that walk side by side: a step waits for two gathers
 
@@ -106,6 +78,34 @@ SX_INLINE void walk_wide(const NODE *nodes, const KEY *keys, int64_t width, int3
     }
 #pragma clang loop unroll(full)
     for (int g = 0; g < groups; g++) *(u32x16 *)(at + g * 16) = i[g];
+}
+#else
+SX_INLINE int all_at_leaves(const NODE *nodes, const uint64_t *i) {
+    uint64_t offsets = 0;
+#pragma clang loop unroll(full)
+    for (int l = 0; l < LANES; l++) {
+        NODE_AT(n, nodes, i[l]);
+        offsets |= NODE_OFFSET(n);
+    }
+    return offsets == 0;
+}
+
+// Walks LANES rows through the tree at `root`.
+SX_INLINE void walk(const NODE *nodes, const KEY *keys, int32_t root, int64_t depth, uint64_t *at) {
+    uint64_t i[LANES];
+#pragma clang loop unroll(full)
+    for (int l = 0; l < LANES; l++) i[l] = (uint64_t)root;
+#pragma clang loop unroll(disable)
+    for (int64_t d = 0; d < depth; d++) {
+#pragma clang loop unroll(full)
+        for (int l = 0; l < LANES; l++) {
+            NODE_AT(n, nodes, i[l]);
+            i[l] = i[l] + NODE_OFFSET(n) + (NODE_KEY(n) < COLUMN(keys, n, LANES, l));
+        }
+        if (d % CHECK_LEVELS == CHECK_LEVELS - 1 && all_at_leaves(nodes, i)) break;
+    }
+#pragma clang loop unroll(full)
+    for (int l = 0; l < LANES; l++) at[l] = i[l];
 }
 #endif
 
