@@ -2,10 +2,13 @@
 // operating system comes in as function pointers (sx_system), threads come in as callers of sx_pool_worker.
 //
 // A job is one call of parallel(). Its caller owns a slot, always works on its own job and never waits for a thread
-// that has not begun: correctness needs no worker at all. Workers and caller claim chunks of units by one compare-and-
-// swap on `claim` = (generation << 32 | next unit); the generation proves that the fields read before the swap belong
-// to this job, so a worker that was descheduled between reading and claiming holds nobody up. Chunks shrink towards
-// the end. Workers keep off the processor of the caller that they help (keep_off). Running threads (callers and workers) stay at or under `limit` unless there are more callers than that.
+// that has not begun: correctness needs no worker at all. Units are cut into zones, one for each thread. A thread takes
+// chunks of its own zone and then of the others', by one compare-and-swap on the zone's claim = (generation << 32 | next
+// unit); the generation proves that the fields read before the swap belong to this job, so a worker that was descheduled
+// between reading and claiming holds nobody up. Chunks shrink towards the end of a zone. A thread has the same zone in
+// each job, so it finds in its own cache what it wrote there for the same part of the step before.
+// Workers keep off the processor of the caller that they help (keep_off). Running threads (callers and workers) stay at
+// or under `limit` unless there are more callers than that.
 #include "sardonyx.h"
 
 #define SLOTS 32           // jobs at one time; further callers run alone
@@ -18,7 +21,8 @@
 #define FEW_WORKERS 16     // so many keep off the processor of their caller: among more others one is free anyway
 #define CPU_WORDS 16       // 1024 processors
 #define NO_CPU 0xffffffff
-#define GUIDE 4            // a chunk is 1 / (GUIDE * threads) of what is left
+#define ZONES 8            // of one job; more threads share them
+#define GUIDE 4            // a chunk is 1 / (GUIDE * threads of the zone) of what is left of it
 #define MAX_UNITS 0x7fffffff
 #define CACHED_BLOCKS 128  // released blocks kept by one host
 #define CACHE_FLOOR (16 << 20)
@@ -56,14 +60,14 @@ typedef struct {
 } scratch_t;
 
 typedef struct {
-    _Alignas(LINE) _Atomic uint64_t claim;   // generation << 32 | next unit
-    _Atomic uint64_t join;                   // generation << 32 | workers that joined
+    _Alignas(LINE) _Atomic uint64_t claim[ZONES];  // generation << 32 | next unit of the zone
+    _Alignas(LINE) _Atomic uint64_t join;    // generation << 32 | workers that joined
     _Alignas(LINE) _Atomic uint32_t done;    // units finished; futex of the waiting caller
     _Atomic uint32_t waiting;
     _Alignas(LINE) _Atomic(sx_task) task;    // from here on written by the owner only, before it publishes `claim`
     _Atomic(const void *) args;
     _Atomic int64_t tasks, unit, scratch_bytes;
-    _Atomic uint32_t units, workers, divisor, cpu;  // cpu: where the caller was when it began
+    _Atomic uint32_t units, zones, workers, divisor, cpu;  // cpu: where the caller was when it began
     _Atomic uint32_t owned;
 } slot_t;
 
@@ -261,22 +265,26 @@ static int grow(const sx_system *s, scratch_t *scratch, int64_t bytes) {
 
 // ---------------------------------------------------------------- jobs
 
-// One chunk of the job in `slot`, if it still is of `generation`; 0 when nothing is left to claim.
-static int run_chunk(sx_pool *pool, slot_t *slot, uint32_t generation, void *scratch) {
+// One chunk of the job in `slot`, from zone `home` if it has any left; 0 when nothing of this generation is to be claimed.
+static int run_chunk(sx_pool *pool, slot_t *slot, uint32_t generation, uint32_t home, void *scratch) {
     sx_task task = load(&slot->task);
     const void *args = load(&slot->args);
     int64_t tasks = load(&slot->tasks), unit = load(&slot->unit);
-    uint32_t units = load(&slot->units), divisor = load(&slot->divisor), next, size;
-    __c11_atomic_thread_fence(__ATOMIC_ACQUIRE);                 // a field of a later job implies a later `claim`
-    uint64_t claim = load_acquire(&slot->claim);
-    do {
-        next = (uint32_t)claim;
-        if ((uint32_t)(claim >> 32) != generation || next >= units) return 0;
-        size = (units - next) / divisor;
-        size = size ? size : 1;
-    } while (!replace(&slot->claim, &claim, claim + size));
+    uint64_t units = load(&slot->units), zones = load(&slot->zones), claim = 0;
+    uint32_t divisor = load(&slot->divisor), size = 0;
+    __c11_atomic_thread_fence(__ATOMIC_ACQUIRE);                 // a field of a later job implies later claims
+    for (uint64_t i = 0; i < zones && !size; i++) {
+        uint64_t zone = (home + i) % zones, end = units * (zone + 1) / zones;
+        claim = load_acquire(&slot->claim[zone]);
+        do {
+            if ((uint32_t)(claim >> 32) != generation) return 0;
+            uint32_t left = (uint32_t)claim < end ? (uint32_t)end - (uint32_t)claim : 0;
+            size = left && left < divisor ? 1 : left / divisor;
+        } while (size && !replace(&slot->claim[zone], &claim, claim + size));
+    }
+    if (!size) return 0;
 
-    int64_t lo = next * unit, hi = (int64_t)(next + size) * unit;
+    int64_t lo = (uint32_t)claim * unit, hi = ((int64_t)(uint32_t)claim + size) * unit;
     task(args, lo, hi < tasks ? hi : tasks, scratch);
     // After this line the slot may belong to another job: a wake that reaches it is spurious, and harmless.
     if (add(&slot->done, size) + size == units && load_ordered(&slot->waiting)) {
@@ -299,17 +307,17 @@ static void step_aside(sx_pool *pool, slot_t *slot, worker_t *worker) {
 static int help(sx_pool *pool, slot_t *slot, worker_t *worker) {
     scratch_t *scratch = &worker->scratch;
     step_aside(pool, slot, worker);
-    uint64_t claim = load_acquire(&slot->claim), join = load_acquire(&slot->join);
-    uint32_t generation = (uint32_t)(claim >> 32);
+    uint64_t join = load_acquire(&slot->join);
+    uint32_t generation = (uint32_t)(load_acquire(&slot->claim[0]) >> 32);
     int64_t bytes = load(&slot->scratch_bytes);
-    if ((uint32_t)claim >= load(&slot->units) || !grow(&pool->system, scratch, bytes)) return 0;
+    if (!grow(&pool->system, scratch, bytes)) return 0;
     do {
         if ((uint32_t)(join >> 32) != generation || (uint32_t)join >= load(&slot->workers)) return 0;
     } while (!replace(&slot->join, &join, join + 1));
     // A worker holds a ticket of this generation now, but only a claim proves that the job is still open; a newer job
     // in this slot has another generation, so `bytes` read above is of the job that is claimed or of none.
     int ran = 0;
-    while (run_chunk(pool, slot, generation, scratch->memory)) {
+    while (run_chunk(pool, slot, generation, worker->index + 1, scratch->memory)) {
         ran = 1;
         if (load(&pool->active) > load(&pool->limit)) break;     // callers came: this processor is theirs
     }
@@ -401,17 +409,24 @@ static void finish(sx_pool *pool, slot_t *slot, uint32_t units) {
     store(&slot->waiting, 0);
 }
 
+// Begins a new generation, in which nothing is to be claimed.
+static uint32_t close_zones(slot_t *slot) {
+    uint32_t generation = (uint32_t)(load(&slot->claim[0]) >> 32) + 1;
+    for (int i = 0; i < ZONES; i++) store(&slot->claim[i], (uint64_t)generation << 32 | MAX_UNITS);
+    return generation;
+}
+
 static void run_job(host_t *host, slot_t *slot, uint32_t at, sx_task task, const void *args, int64_t tasks,
                     int64_t scratch_bytes, int32_t threads) {
     sx_pool *pool = host->pool;
     int64_t unit = tasks / MAX_UNITS + 1;
     uint32_t cpu = this_cpu(&pool->system);
     uint32_t units = (uint32_t)((tasks + unit - 1) / unit);
-    uint32_t generation = (uint32_t)(load(&slot->claim) >> 32) + 1;
     int32_t wanted = units - 1 < (uint32_t)threads - 1 ? (int32_t)units - 1 : threads - 1;
+    uint32_t zones = wanted + 1 < ZONES ? (uint32_t)wanted + 1 : ZONES;
 
     // Closed while the fields change: no unit of the new generation is left until `claim` says otherwise.
-    store_ordered(&slot->claim, (uint64_t)generation << 32 | MAX_UNITS);
+    uint32_t generation = close_zones(slot);
     __c11_atomic_thread_fence(__ATOMIC_SEQ_CST);
     store(&slot->task, task);
     store(&slot->args, args);
@@ -420,17 +435,19 @@ static void run_job(host_t *host, slot_t *slot, uint32_t at, sx_task task, const
     store(&slot->scratch_bytes, scratch_bytes);
     store(&slot->units, units);
     store(&slot->workers, (uint32_t)wanted);
-    store(&slot->divisor, (uint32_t)(GUIDE * threads));
+    store(&slot->zones, zones);
+    store(&slot->divisor, GUIDE * (((uint32_t)threads + zones - 1) / zones));
     store(&slot->cpu, cpu);
     store(&slot->done, 0);
     generation++;
     store(&slot->join, (uint64_t)generation << 32);
-    store_ordered(&slot->claim, (uint64_t)generation << 32);
+    for (uint32_t i = zones; i-- > 0;)  // the first, which workers look at, comes last
+        store_ordered(&slot->claim[i], (uint64_t)generation << 32 | (uint64_t)units * i / zones);
     add(&pool->active, 1);
     __c11_atomic_fetch_or(&pool->open, 1u << at, __ATOMIC_SEQ_CST);
     announce(pool, wanted, cpu);
 
-    while (run_chunk(pool, slot, generation, host->scratch.memory)) {}
+    while (run_chunk(pool, slot, generation, 0, host->scratch.memory)) {}
     uint32_t others = __c11_atomic_fetch_and(&pool->open, ~(1u << at), __ATOMIC_SEQ_CST) & ~(1u << at);
     finish(pool, slot, units);
     add(&pool->active, -1);
@@ -564,8 +581,7 @@ static int no_call(sx_host *api, void *call, int64_t step) {
 void sx_pool_reset(sx_pool *pool) {
     for (int i = 0; i < SLOTS; i++) {
         slot_t *slot = &pool->slots[i];
-        uint64_t generation = (load(&slot->claim) >> 32) + 1;
-        store(&slot->claim, generation << 32 | MAX_UNITS);
+        close_zones(slot);
         store(&slot->units, 0);
         store(&slot->waiting, 0);
         store(&slot->owned, 0);
