@@ -80,12 +80,22 @@ SX_INLINE float expm1_f32(float x) {
 
 // 1 / (1 + e^-x) = C / (C + C e^-x), C = 2^-32: neither overflows where the result is subnormal. Of the three sums that
 // C + s + s t can be this has the least error: the rounding of the small one fades in the last.
+// All in -r = x + n ln(2) and a polynomial of the other sign: what is not negated is clamped in two instructions.
 SX_INLINE float sigmoid_f32(float x) {
     float c = x > 65.0f ? 65.0f : x;
     c = c < -110.0f ? -110.0f : c;
-    exp_parts_f32 e = exp_split_f32(-c, SX_MAGIC_F32 + (127.0f - 32.0f));
-    float s = from_bits_f32(bits_f32(e.z) << 23);
-    return 0x1p-32f / (fma1(s, e.t, 0x1p-32f) + s);
+    const float magic = SX_MAGIC_F32 + (127.0f - 32.0f);
+    float z = fma1(c, -SX_LOG2E_F32, magic);
+    float n = z - magic;
+    float r = fma1(n, SX_LN2_LO_F32, fma1(n, SX_LN2_HI_F32, c));
+    float p = -0.00138142111f; // that of exp_poly_f32
+    p = fma1(p, r, 0.00836889818f);
+    p = fma1(p, r, -0.0416684076f);
+    p = fma1(p, r, 0.166665196f);
+    p = fma1(p, r, -0.49999994f);
+    float t = fma1(p, r * r, r);
+    float s = from_bits_f32(bits_f32(z) << 23);
+    return 0x1p-32f / (fma1(-s, t, 0x1p-32f) + s);
 }
 
 // Below 0.6 an odd polynomial (28.4 bits), above it 1 - 2 / (e^2|x| + 1), where errors of the exponential fade.

@@ -4,6 +4,7 @@
 //   B: 16 columns of panel p at b[p * b_panel + k * b_k ...], all readable.   C: row stride c_row, all columns written.
 // Every element is accumulated k-sequentially with SX_FMA, whatever the tile.
 //
+// MATMUL_AHEAD 0 leaves the prefetching out: where B is in L2 already, it takes half of what L2 gives (recurrent layers).
 // Tunables: MR, WIDE(R). Registers: R * P * LANES for sums, P * LANES for B (none with R == 1, where loads fold into
 // the FMA) and 1 for A, of VREGS. A tile needs 8 independent sums to hide the latency of the FMA, hence several panels
 // at once (WIDE) where rows are few; 4 panels are enough to stream B at the speed of L2.
@@ -12,11 +13,14 @@
 
 #include "simd.h"
 
+#ifndef MATMUL_AHEAD
+#define MATMUL_AHEAD 1
+#endif
 #define LANES (16 / VL) // registers a panel
 
 #if VL == 16
 #define MR 14
-#define WIDE(R) ((R) <= 3 ? 4 : 2)
+#define WIDE(R) ((R) <= 4 ? 4 : 2)
 #define EACH_ROW_COUNT(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
 #elif VL == 8
 #define MR 6
@@ -87,7 +91,7 @@ SX_INLINE void matmul_tile_body(const matmul_tile *t, const int rows, const int 
             if (rows > 6) OPAQUE(a[g]); // or else one general register a row, which are too many
         }
         b += b_k;
-        UNROLL for (int p = 0; p < panels; p++)
+        UNROLL for (int p = 0; p < panels && MATMUL_AHEAD; p++)
             __builtin_prefetch(ahead + p * b_panel * (int64_t)sizeof(float), 0, 2);
         ahead += ahead_step;
     }

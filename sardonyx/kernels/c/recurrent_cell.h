@@ -3,7 +3,8 @@
 //   task    one direction of some batch elements, all steps
 //   step    gates[row][gate] = projected + h R' (one product for all gates), then the cell, 16 lanes at a time
 //
-// Includers define REAL, NAME, OF(function) (its name for REAL), ROWS (batch elements worth a task) and, k ascending with
+// Includers define REAL, NAME, OF(function) (its name for REAL), ROWS (a direction is worth as many tasks as it has parts of
+// ROWS * directions batch elements) and, k ascending with
 // a fused multiply-add each: multiply(h, h_row, k, panels, count, c, c_row, rows, backwards), which adds h[row] times
 // `count` panels to c[row]. So no bit depends on threads, tiles or the number of batch elements.
 #include "elementary.h"
@@ -14,7 +15,7 @@ SX_INLINE int64_t whole_lanes(int64_t n) { return (n + 15) / 16 * 16; }
 SX_INLINE int64_t gate_count(const args_t *a) { return (int64_t[]){1, 3, 4}[a->cell]; }
 
 static int64_t slices(const args_t *a) {
-    const int64_t n = a->batch / ROWS;
+    const int64_t n = a->batch / (ROWS * a->directions);
     return n < 1 ? 1 : n > 16 ? 16 : n;
 }
 
