@@ -36,6 +36,10 @@ def _conv(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Dim:
     return ix.product(outputs[0]) * ix.product(inputs[1][1:])
 
 
+def _scaled_conv(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Dim:
+    return ix.product(outputs[0]) * ix.product(inputs[2][1:])
+
+
 def _qlinear_conv(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Dim:
     return ix.product(outputs[0]) * ix.product(inputs[3][1:])
 
@@ -72,6 +76,7 @@ RULES: dict[str, Callable[[Node, Sequence[Shape], Sequence[Shape]], Dim]] = {
     "Conv": _conv,
     "ConvInteger": _conv,
     "FusedConv": _conv,
+    "ScaledConv": _scaled_conv,
     "QLinearConv": _qlinear_conv,
     "ConvTranspose": _conv_transpose,
     **dict.fromkeys(GATES, _recurrent),

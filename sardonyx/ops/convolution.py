@@ -19,7 +19,7 @@ from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Pointer, Reduce, Store
 from sardonyx.compiler.tensor import LANES, Blocked, Plain, Tensor, variables
 from sardonyx.kernels import packing
-from sardonyx.ops.binary import map_elements
+from sardonyx.ops.binary import broadcast_shape, map_elements
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
 from sardonyx.ops.window import Window, both, window
@@ -39,15 +39,46 @@ def conv(ctx: Lowering, node: Node, x: Tensor, w: Tensor, bias: Tensor | None = 
     return convolve(ctx, x, w, bias, place, groups)
 
 
-def convolve(ctx: Lowering, x: Tensor, w: Tensor, bias: Tensor | None, place: Window, groups: int) -> Tensor:
-    """The convolution of `x` [N, C, ...] with `w` [O, C / groups, ...] over window `place`."""
+@operator("ScaledConv", domain="ai.sardonyx")
+def scaled_conv(
+    ctx: Lowering, node: Node, a: Tensor, b: Tensor, w: Tensor, bias: Tensor | None = None
+) -> Tensor:  # fmt: skip
+    """The 1x1 convolution of a * b. Where one of them is a number a channel it may go into the weights instead."""
+    shape = broadcast_shape(ctx, [a.shape, b.shape])
+    x, scale = (a, b) if a.shape == shape else (b, a)
+    if x.shape != shape or len(shape) != 4 or not _scales_weights(x, scale, w):
+        x, scale = map_elements(ctx, lambda x, y: x * y, a, b), None
+    ctx.native(x, w, bias)
+    _check(ctx, node, x, w, 1)
+    return convolve(ctx, x, w, bias, window(ctx, node, x.shape[2:], (1, 1)), 1, scale)
+
+
+def _scales_weights(x: Tensor, scale: Tensor, w: Tensor) -> bool:
+    """Whether weights are scaled in less than half of the time in which x is: for one image, and small weights.
+
+    EfficientNet B0 as a whole, against a product of its own before each projection: 1.10 x on one thread, 1.12 x on two.
+    """
+    if x.shape[0] != 1 or tuple(scale.shape) != (1, x.shape[1], 1, 1) or x.dtype != "float32" or w.array is None:
+        return False
+    pixels = ix.product(x.shape[2:])
+    outputs, inputs = w.array.shape[:2]
+    return isinstance(pixels, int) and inputs == x.shape[1] and inputs > FIRST_CHANNELS and 2 * outputs <= pixels
+
+
+def convolve(
+    ctx: Lowering, x: Tensor, w: Tensor, bias: Tensor | None, place: Window, groups: int, scale: Tensor | None = None
+) -> Tensor:
+    """The convolution of `x` [N, C, ...] with `w` [O, C / groups, ...] over window `place`.
+
+    `scale`, of one number a channel of x [1, C, 1, 1], multiplies the weights; only for what a kernel on blocks does.
+    """
     if x.dtype in ("float16", "bfloat16"):  # accumulated in float32, rounded once
         wide = [None if t is None else _cast(ctx, t, "float32") for t in (x, w, bias)]
         assert wide[0] is not None
         assert wide[1] is not None
         return _cast(ctx, convolve(ctx, wide[0], wide[1], wide[2], place, groups), x.dtype)
     shape = (x.shape[0], w.shape[0], *place.output)
-    raw = _kernel(ctx, x, w, place, groups, shape)
+    raw = _kernel(ctx, x, w, place, groups, shape, scale)
     if raw is None:
         raw = _nest(ctx, x, w, place, groups, shape)
     if bias is None:
@@ -78,7 +109,9 @@ def _check(ctx: Lowering, node: Node, x: Tensor, w: Tensor, groups: int) -> None
     ctx.equal_dims(x.shape[1], w.shape[1] * groups, "input channels do not fit the weights")
 
 
-def _kernel(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, shape: tuple[Dim, ...]) -> Tensor | None:
+def _kernel(
+    ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, shape: tuple[Dim, ...], scale: Tensor | None
+) -> Tensor | None:
     """The raw sums by a hand-written kernel, or None where none fits."""
     if x.dtype != "float32" or w.array is None or x.rank > 4:
         return None
@@ -108,8 +141,17 @@ def _kernel(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, sha
             fields |= {"ic_blocks": blocks, "oc_blocks": ix.ceildiv(outputs, LANES), "groups": groups, "ic": inner}
         else:
             fields["c_blocks"] = blocks
-    fields |= {"x": source, "w": Pointer(ctx.constant_buffer(packed, "float32")), "n": x.shape[0]}
+    weights = Pointer(ctx.constant_buffer(packed, "float32")) if scale is None else _scaled(ctx, packed, scale)
+    fields |= {"x": source, "w": weights, "n": x.shape[0]}
     return open_blocked(ctx, name, fields, shape)
+
+
+def _scaled(ctx: Lowering, packed: np.ndarray, scale: Tensor) -> Pointer:
+    """Packed weights [O / 16, C / 16, 1, 1, 16, 16] times the `scale` of their input channel."""
+    ctx.cheap(scale)
+    weights, last = ctx.constant(packed), scale.shape[1] - 1
+    value = lambda i: weights.at(i) * scale.at((0, ix.imin(i[1] * LANES + i[4], last), 0, 0))  # noqa: E731
+    return ctx.pointer(ctx.lazy("float32", packed.shape, value, sources=[weights], cost=1))
 
 
 def _geometry(place: Window) -> dict[str, Dim | Pointer]:
