@@ -102,19 +102,20 @@ int64_t stream_nchw16c_f32_scratch(const stream_nchw16c_f32_args *a) {
 static int64_t last_channels(const stream_layer *l, int64_t blocks) { return (l->ic - (blocks - 1) * 16 + 1) / 2 * 2; }
 
 // y (+)= sum over `steps` blocks of x of x * w for nb blocks of outputs and `count` neighbouring positions; `whole` of the
-// blocks have 16 channels, any other `last`.
+// blocks have 16 channels, any other `last`. As many weights from `next` on are fetched into L2 meanwhile, unless NULL.
 static void pointwise(int64_t nb, const float *x, int64_t x_block, int64_t steps, int64_t whole, int64_t last, const float *w,
-                      int64_t w_block, float *y, int64_t y_block, int64_t count, int first) {
+                      int64_t w_block, const float *next, float *y, int64_t y_block, int64_t count, int first) {
     int64_t offset[MOST_STEPS], tiles = ceil_div(count, CONV_MR), size = count / tiles, larger = count % tiles;
     const float *rest = x + larger * (size + 1) * 16;
     for (int64_t k = 0; k < steps; k += MOST_STEPS) {
-        int64_t some = min(steps - k, MOST_STEPS);
+        int64_t some = min(steps - k, MOST_STEPS), ahead_step = next ? ceil_div(128, tiles) : 0;
         for (int64_t s = 0; s < some; s++) offset[s] = (k + s) * x_block;
         conv_work work = {.at = &x, .offset = offset, .steps = some, .whole = whole - k, .last = last, .tiles = larger,
                           .w = w + k * 256, .w_block = w_block, .y = y, .y_block = y_block, .first = first && k == 0,
-                          .ahead = (const char *)(w + (k + some) * 256)};
+                          .ahead = (const char *)(next ? next + k * 256 : w), .ahead_step = ahead_step};
         if (larger) conv_tile[nb - 1][size + 1](&work);
         work.at = &rest, work.tiles = tiles - larger, work.y = y + larger * (size + 1) * 16;
+        work.ahead += larger * some * 8 * ahead_step;
         conv_tile[nb - 1][size](&work);
     }
 }
@@ -151,9 +152,10 @@ static void run_middle(const stream_band *t, int64_t block, float *y) {
         int64_t hi = min(lo + step, t->hi), needed = end_row(a, hi);
         if (a->expand && needed > done) {
             float *to = t->expanded + done * a->iw * 16;
+            const float *w = a->expand->w + block * a->x_blocks * 256;
+            const float *next = lo == t->lo && block + 1 < a->blocks ? w + a->x_blocks * 256 : 0;
             pointwise(1, x + done * a->iw * 16, x_pixels * 16, a->x_blocks, a->x_blocks - 1,
-                      last_channels(a->expand, a->x_blocks), a->expand->w + block * a->x_blocks * 256, 0, to, 0,
-                      (needed - done) * a->iw, 1);
+                      last_channels(a->expand, a->x_blocks), w, 0, next, to, 0, (needed - done) * a->iw, 1);
             finish(a->expand, t->image, block, done * a->iw, needed * a->iw, t->expanded, a->blocks, x_pixels);
             done = needed;
         }
@@ -172,8 +174,10 @@ static void run_projected(const stream_band *t, const stream_plan *p, float *mid
         for (int64_t ob = 0; ob < a->y_blocks; ob += CONV_NB) {
             int64_t nb = min(a->y_blocks - ob, CONV_NB);
             float *y = a->y + t->image * a->y_batch + (ob * pixels + start) * 16;
-            pointwise(nb, middle, count * 16, some, a->blocks - 1 - k, last_channels(a->project, a->blocks),
-                      a->project->w + (ob * a->blocks + k) * 256, a->blocks * 256, y, pixels * 16, count, k == 0);
+            const float *w = a->project->w + (ob * a->blocks + k) * 256;
+            const float *next = ob + 2 * CONV_NB <= a->y_blocks ? w + CONV_NB * a->blocks * 256 : 0;
+            pointwise(nb, middle, count * 16, some, a->blocks - 1 - k, last_channels(a->project, a->blocks), w,
+                      a->blocks * 256, next, y, pixels * 16, count, k == 0);
             for (int64_t i = ob; i < ob + nb && k + some == a->blocks; i++)
                 finish(a->project, t->image, i, start, start + count, 0, a->y_blocks, pixels);
         }
