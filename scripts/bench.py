@@ -4,6 +4,7 @@
                                                    benchmarks/tabular.py; threads.json: how threads behave
     python scripts/bench.py MODEL.onnx...          bench.json: these instead
     python scripts/bench.py --budget 10 --fresh    at most ten minutes, nothing taken over from the last time
+    python scripts/bench.py --avx2                 zoo-avx2.json: all runtimes on a processor that knows no AVX-512
 
 A second call measures what is still missing. Needs an otherwise idle machine.
 """
@@ -12,7 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -59,6 +63,15 @@ def threads_reports(zoo: list[Case], seconds: float, file: Path) -> None:
         file.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
+def limit_processor(folder: Path) -> None:
+    """Let all processes that are started from now on see a processor with AVX2 and nothing beyond."""
+    library = folder / "limit_cpu.so"
+    source = ROOT / "benchmarks" / "limit_cpu.c"
+    compiler = [sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-gnu", "-O1", "-shared", "-fPIC"]
+    subprocess.run([*compiler, "-o", library, source], check=True)
+    os.environ["LD_PRELOAD"] = str(library)
+
+
 def main() -> int:
     """Measure what is missing; the exit code is 1 when a case could not be measured."""
     numbers = lambda text: [int(number) for number in text.split(",")]  # noqa: E731
@@ -70,23 +83,36 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="for each runtime in each case")
     parser.add_argument("--budget", type=float, help="minutes")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
+    parser.add_argument("--avx2", action="store_true", help="the zoo alone, on a processor without AVX-512")
     parser.add_argument("--no-loads", action="store_true", help="no load times and memory")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args()
     end = time.monotonic() + arguments.budget * 60 if arguments.budget else None
-    listed, failed = wanted(arguments), 0
+    listed = wanted(arguments)
+    with tempfile.TemporaryDirectory(prefix="sardonyx-bench-") as folder:
+        if arguments.avx2:
+            limit_processor(Path(folder))
+            listed = {f"{name}-avx2": chosen for name, chosen in listed.items() if name != "tabular"}
+        failed = measure_all(listed, arguments, end)
+    return int(failed > 0)
+
+
+def measure_all(listed: dict[str, list[Case]], arguments: argparse.Namespace, end: float | None) -> int:
+    """Measure all cases; how many could not be."""
+    failed = 0
     for name, chosen in listed.items():
         settings = Settings(
             against=tuple(name for name in arguments.against.split(",") if name),
             seconds=arguments.seconds,
             dims=DIMS,
             budget=max(0.0, end - time.monotonic()) if end else None,
-            loads=not arguments.no_loads,
+            loads=not (arguments.no_loads or arguments.avx2),
+            target="x86_64_v3" if arguments.avx2 else None,
         )
         failed += measure(chosen, settings, arguments.output / f"{name}.json", arguments.fresh)
     if "zoo" in listed and max(arguments.threads) > 1 and not (end and time.monotonic() > end):
         threads_reports(listed["zoo"], arguments.seconds, arguments.output / "threads.json")
-    return int(failed > 0)
+    return failed
 
 
 def measure(chosen: list[Case], settings: Settings, file: Path, fresh: bool) -> int:

@@ -81,6 +81,7 @@ def case(
     rounds: int,
     tolerance: float,
     dims: dict[str, int],
+    target: str | None = None,
 ) -> dict[str, Any]:
     """Times of all runtimes on one model, in turns."""
     from sardonyx.benchmark.batches import rebatched
@@ -97,6 +98,7 @@ def case(
             rounds=rounds,
             tolerance=tolerance,
             leave_out=True,
+            target=target,
         )
     facts = asdict(result)
     facts.pop("machine"), facts.pop("model")

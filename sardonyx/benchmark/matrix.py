@@ -54,6 +54,7 @@ class Settings:
         budget: Seconds after which no further case begins; None: no limit.
         timeout: Seconds that one case may take.
         loads: Whether to measure loads and memory as well.
+        target: What Sardonyx compiles for (`sardonyx.deployment.targets`); None: this machine.
     """
 
     against: tuple[str, ...] = tuple(RUNTIMES)
@@ -64,6 +65,7 @@ class Settings:
     budget: float | None = None
     timeout: float = 600.0
     loads: bool = True
+    target: str | None = None
 
     def identity(self) -> dict[str, Any]:
         """What has to be the same for old results to count."""
@@ -73,6 +75,7 @@ class Settings:
             "dims": dict(self.dims),
             "versions": {name: version(name) for name in ("sardonyx", *self.against)},
             "sources": _sources(),
+            **({"target": self.target} if self.target else {}),
         }
 
 
@@ -137,7 +140,7 @@ def _steps(
     """What the results lack, in order: a name, and a function that measures it."""
     for threads in sorted({case.threads for case in wanted}):
         if str(threads) not in results["peak"]:
-            yield f"peak of {threads} threads", partial(_peak, results, threads)
+            yield f"peak of {threads} threads", partial(_peak, results, threads, settings.target)
     for case in wanted:
         if "timings" not in results["cases"].get(case.key, {}):
             yield case.key, partial(_case, results, case, settings, installed)
@@ -168,8 +171,8 @@ def _write(file: Path, results: Mapping[str, Any]) -> None:
     os.replace(aside, file)
 
 
-def _peak(results: dict[str, Any], threads: int) -> None:
-    results["peak"][str(threads)] = measure_peak(threads).as_dict()
+def _peak(results: dict[str, Any], threads: int, target: str | None) -> None:
+    results["peak"][str(threads)] = measure_peak(threads, target=target).as_dict()
 
 
 def _case(results: dict[str, Any], case: Case, settings: Settings, against: Sequence[str]) -> None:
@@ -183,6 +186,7 @@ def _case(results: dict[str, Any], case: Case, settings: Settings, against: Sequ
         "rounds": settings.rounds,
         "tolerance": settings.tolerance,
         "dims": dict(settings.dims),
+        "target": settings.target,
     }
     answer = ask(request, timeout=settings.timeout)
     facts: dict[str, Any] = {"model": case.model.stem, "threads": case.threads, "batch": case.batch}

@@ -16,7 +16,7 @@ import numpy as np
 
 from sardonyx.compiler import cache
 from sardonyx.compiler.build import SOURCES, Unit, compile_library, compiler_identity
-from sardonyx.deployment.targets import host_target
+from sardonyx.deployment.targets import Target, find, host_target
 from sardonyx.runtime.threads import Host, get_pool
 
 __all__ = ["Peak", "measure_peak"]
@@ -57,18 +57,19 @@ class _Arguments(ctypes.Structure):
     )
 
 
-def measure_peak(threads: int, *, jobs: int = JOBS, dram_bytes: int = DRAM_BYTES) -> Peak:
+def measure_peak(threads: int, *, jobs: int = JOBS, dram_bytes: int = DRAM_BYTES, target: str | None = None) -> Peak:
     """Measure, in about a second.
 
     Args:
         threads: How many threads work at once.
         jobs: The best of so many jobs counts.
         dram_bytes: What each thread reads to measure memory.
+        target: Whose instructions to use; None: this machine's.
 
     Raises:
         CompileError: The kernel could not be compiled.
     """
-    library = _library()
+    library = _library(find(target) if target else host_target())
     host = get_pool(threads).host(threads)
     try:
         arguments = _Arguments(1, 0, 0, 0)
@@ -101,9 +102,8 @@ def _rate(library: ctypes.CDLL, host: Host, task: str, arguments: _Arguments, th
     return threads * rounds / min(run(rounds) for _ in range(jobs))
 
 
-def _library() -> ctypes.CDLL:
+def _library(target: Target) -> ctypes.CDLL:
     """The compiled kernel, from the cache or compiled now."""
-    target = host_target()
     digest = hashlib.sha256(f"{target.name} {compiler_identity()}".encode())
     for name in ("peak.c", "simd.h", "sardonyx.h", "builtins.c"):
         digest.update((SOURCES / name).read_bytes())

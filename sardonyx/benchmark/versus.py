@@ -172,6 +172,7 @@ def compare(
     rounds: int = 5,
     tolerance: float = 1e-3,
     leave_out: bool = False,
+    target: str | None = None,
 ) -> Result:
     """Measure Sardonyx, and other runtimes in turn with it.
 
@@ -185,6 +186,7 @@ def compare(
         rounds: Into how many blocks that time is divided.
         tolerance: The largest difference from Sardonyx, relative to the largest value of an output.
         leave_out: A runtime that is missing or fails is left out, and the result says why, instead of an error.
+        target: What Sardonyx compiles for; None: this machine.
 
     Raises:
         VerificationError: outputs differ by more than `tolerance`; nothing has been timed then.
@@ -194,7 +196,7 @@ def compare(
     from sardonyx.runtime.session import Session
 
     start = time.perf_counter_ns()
-    session = Session(model, SessionOptions(threads=threads))
+    session = Session(model, SessionOptions(threads=threads, target=target))
     loads = {"sardonyx": (time.perf_counter_ns() - start) / 1e6}
     runs: dict[str, Run] = {"sardonyx": session.run}
     if feeds is None:

@@ -75,7 +75,7 @@ def asked(monkeypatch):
         return {"error": "crashed"} if "bad" in request["model"] else answer(request)
 
     monkeypatch.setattr(matrix, "ask", ask)
-    monkeypatch.setattr(matrix, "_peak", lambda results, threads: results["peak"].update({str(threads): PEAK}))
+    monkeypatch.setattr(matrix, "_peak", lambda results, threads, target: results["peak"].update({str(threads): PEAK}))
     return requests
 
 

@@ -12,7 +12,7 @@ from sardonyx.compiler.compile import generate
 from sardonyx.compiler.program import Kernel
 from tests.optimizer.quantized_graphs import F32, Quantised, operators
 
-C, O = 37, 19  # noqa: E741 -- channels in and out, no multiples of 16
+C, O = 37, 19  # channels in and out, no multiples of 16
 
 
 def weights(g: Quantised, *, outputs: int = O, inputs: int = C, window: int = 1) -> str:
@@ -55,9 +55,7 @@ FIRES_NOT = {
     "a window of 3x3": lambda g: scaled(
         g, g.x(1, C, 9, 11), scale(g, 1, C, 1, 1), weights(g, window=3), pads=[1, 1, 1, 1]
     ),
-    "groups": lambda g: scaled(
-        g, g.x(1, 32, 9, 11), scale(g, 1, 32, 1, 1), weights(g, outputs=32, inputs=16), group=2
-    ),
+    "groups": lambda g: scaled(g, g.x(1, 32, 9, 11), scale(g, 1, 32, 1, 1), weights(g, outputs=32, inputs=16), group=2),
     "a product with other readers": read_twice,
     "computed weights": lambda g: scaled(g, g.x(1, C, 9, 11), scale(g, 1, C, 1, 1), g.x(O, C, 1, 1)),
     "no product": lambda g: g.add("Conv", g.add("Add", g.x(1, C, 9, 11), g.x(1, C, 1, 1)), weights(g)),
