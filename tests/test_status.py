@@ -221,7 +221,9 @@ def test_every_file_of_the_package_stands_in_the_layout():
     assert modules <= named
     for path in sources:
         assert path.name in named or (path.stem in kernels and path.stem in named), path.name
-    outside = {path.name for folder in ("scripts", "benchmarks", "examples") for path in (ROOT / folder).glob("*.py")}
+    outside = {
+        path.name for folder in ("scripts", "benchmarks", "examples") for path in (ROOT / folder).glob("*.[cp]*")
+    }
     files = {name for name in named if name.endswith((".py", ".c", ".h"))}
     assert files <= modules | outside | {path.name for path in sources}
 

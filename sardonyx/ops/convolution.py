@@ -40,17 +40,16 @@ def conv(ctx: Lowering, node: Node, x: Tensor, w: Tensor, bias: Tensor | None = 
 
 
 @operator("ScaledConv", domain="ai.sardonyx")
-def scaled_conv(
-    ctx: Lowering, node: Node, a: Tensor, b: Tensor, w: Tensor, bias: Tensor | None = None
-) -> Tensor:  # fmt: skip
+def scaled_conv(ctx: Lowering, node: Node, a: Tensor, b: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
     """The 1x1 convolution of a * b. Where one of them is a number a channel it may go into the weights instead."""
     shape = broadcast_shape(ctx, [a.shape, b.shape])
     x, scale = (a, b) if a.shape == shape else (b, a)
-    if x.shape != shape or len(shape) != 4 or not _scales_weights(x, scale, w):
-        x, scale = map_elements(ctx, lambda x, y: x * y, a, b), None
+    apart = x.shape == shape and len(shape) == 4 and _scales_weights(x, scale, w)
+    if not apart:
+        x = map_elements(ctx, lambda x, y: x * y, a, b)
     ctx.native(x, w, bias)
     _check(ctx, node, x, w, 1)
-    return convolve(ctx, x, w, bias, window(ctx, node, x.shape[2:], (1, 1)), 1, scale)
+    return convolve(ctx, x, w, bias, window(ctx, node, x.shape[2:], (1, 1)), 1, scale if apart else None)
 
 
 def _scales_weights(x: Tensor, scale: Tensor, w: Tensor) -> bool:
