@@ -169,13 +169,14 @@ class Cache:
             _remove_tree(self.root / "index")
             _remove_tree(self.root / "zig")
 
-    def prune(self, max_bytes: int) -> int:
+    def prune(self, max_bytes: int, keep: str = "") -> int:
         """Removes what was used longest ago until the cache is no larger; returns the bytes removed.
 
         Does nothing when another process is pruning.
 
         Args:
             max_bytes: Size to keep to.
+            keep: Key of an entry that stays.
         """
         removed = 0
         with self._pruning() as mine:
@@ -190,6 +191,8 @@ class Cache:
             for entry in self.entries():
                 if excess <= 0:
                     break
+                if entry.key == keep:
+                    continue
                 self.remove(entry.key)
                 excess -= entry.size
             kept = {entry.key for entry in self.entries()}

@@ -81,6 +81,7 @@ class Loader:
         import onnx_ir
 
         from sardonyx.compiler import tuning
+        from sardonyx.compiler.cache_limit import trim
         from sardonyx.compiler.compile import compile_model, source_digest
 
         # What comes as bytes or a message has no file facts: its contents are the key. So has a file seen first.
@@ -100,6 +101,7 @@ class Loader:
                     key,
                     lambda work: compile_model(loaded, target, work, dict(assumptions), progress=progress, tuned=tuned),
                 )
+            trim(store, key)
         if marked is not None:
             store.remember(marked, key, _external_files(self._model))  # type: ignore[arg-type]
         return folder
