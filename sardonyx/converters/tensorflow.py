@@ -19,6 +19,7 @@ import numpy as np
 from sardonyx.converters.onnx_file import model_inputs
 from sardonyx.converters.signature import parse_inputs
 from sardonyx.converters.source import Input, Point, Request, Source
+from sardonyx.converters.tf_points import Inner
 from sardonyx.errors import ConversionError, InputError, SourceError
 
 
@@ -33,6 +34,9 @@ class TensorFlow(Source):
         self.specs: list[Any] = []  # a `tf.TensorSpec` with a name for each input
         self.function: Callable[..., list[Any]]
         self._inputs: Sequence[Input] = ()
+        self._path = Path()  # of the exported model
+        self._named: Any = None  # the function that was exported
+        self._inner: Inner | None = None
         self.open()
 
     def open(self) -> None:
@@ -149,7 +153,8 @@ class TensorFlow(Source):
         import tf2onnx
 
         self.progress("converting by tf2onnx")
-        named = tf.function(
+        self._path = path
+        named = self._named = tf.function(
             lambda *arguments: [tf.identity(v, n) for v, n in zip(self.function(*arguments), self.names)]
         )
         try:
@@ -213,14 +218,29 @@ class TensorFlow(Source):
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """By TensorFlow."""
+        return [np.asarray(value) for value in self.function(*self._arguments(feeds))]
+
+    def _arguments(self, feeds: Mapping[str, np.ndarray]) -> list[Any]:
         import tensorflow as tf
 
-        arguments = [tf.constant(feeds[spec.name], spec.dtype) for spec in self.specs]
-        return [np.asarray(value) for value in self.function(*arguments)]
+        return [tf.constant(feeds[spec.name], spec.dtype) for spec in self.specs]
 
     def points(self) -> Sequence[Point]:
-        """None: the graph that tf2onnx converts is optimised by TensorFlow first."""
-        return ()
+        """The outputs of the operations that the ONNX model has too."""
+        if self._inner is None:
+            from sardonyx.model.inline import infer_types
+            from sardonyx.model.load import load
+
+            model = load(self._path)
+            infer_types(model)
+            self._inner = Inner(self._named.get_concrete_function(*self.specs), model)
+        return self._inner.points
+
+    def observe(self, feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+        """By TensorFlow, with the variables as constants."""
+        self.points()
+        assert self._inner is not None
+        return self._inner.observe(self._arguments(feeds), names)
 
 
 def frozen_ends(graph_def: Any, options: Mapping[str, str]) -> tuple[list[str], list[str]]:
