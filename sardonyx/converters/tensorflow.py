@@ -35,7 +35,7 @@ class TensorFlow(Source):
         self.function: Callable[..., list[Any]]
         self._inputs: Sequence[Input] = ()
         self._path = Path()  # of the exported model
-        self._named: Any = None  # the function that was exported
+        self._exported: Any = None  # the function that was
         self._inner: Inner | None = None
         self.open()
 
@@ -154,7 +154,7 @@ class TensorFlow(Source):
 
         self.progress("converting by tf2onnx")
         self._path = path
-        named = self._named = tf.function(
+        named = self._exported = tf.function(
             lambda *arguments: [tf.identity(v, n) for v, n in zip(self.function(*arguments), self.names)]
         )
         try:
@@ -233,7 +233,7 @@ class TensorFlow(Source):
 
             model = load(self._path)
             infer_types(model)
-            self._inner = Inner(self._named.get_concrete_function(*self.specs), model)
+            self._inner = Inner(self._exported.get_concrete_function(*self.specs), model)
         return self._inner.points
 
     def observe(self, feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ from sardonyx.converters.source import Point
 
 _FIRST = ":channels-first"  # at the end of a point's name: the ONNX value is the tensor, transposed
 _SUMS = {"Conv", "ConvTranspose", "MatMul", "Gemm"}  # what a bias may be folded into
+_ADDITIONS = {"Add", "AddV2", "BiasAdd", "FusedBatchNormV3", "_FusedConv2D", "_FusedMatMul"}
 
 
 class Inner:
@@ -42,8 +43,9 @@ class Inner:
             return []
         if not tensor.dtype.is_floating or tensor.op.type == "Placeholder":
             return []
-        if node.op_type in _SUMS and len(node.inputs) == 3 and len(tensor.op.inputs) == 2 and "Add" not in tensor.op.type:
-            return []  # what came after the operation was folded into the node
+        folded = node.op_type in _SUMS and len(node.inputs) == 3 and tensor.op.type not in _ADDITIONS
+        if folded:  # what comes after the operation is done by the node too
+            return []
         first = channels_first(tensor.shape.as_list() if tensor.shape.rank is not None else None, value.shape)
         return [] if first is None else [Point(name + _FIRST * first, name, tensor.op.name)]
 
