@@ -22,6 +22,7 @@ from sardonyx.converters.source import Input, Request, Source
 from sardonyx.errors import ConversionError, SourceError
 
 OPSET = 17
+_PARAMETER = "p"  # what a .json program calls an operation that is a weight
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m|^.*\[(?:ERROR|Paddle2ONNX)\]\s*", re.MULTILINE)
 
 
@@ -130,9 +131,21 @@ def files(path: Path) -> tuple[Path, Path]:
         if not found:
             raise SourceError(f"{path.name} holds weights alone", hint="Put the program (.pdmodel, .json) beside it.")
         path = found[0]
-    if not _beside(path).exists():
+    if not _beside(path).exists() and has_parameters(path):
         raise SourceError(f"the parameters {_beside(path).name} are missing beside {path.name}")
     return path, _beside(path)
+
+
+def has_parameters(program: Path) -> bool:
+    """Whether a program has weights; PaddlePaddle writes no file of parameters beside one that has none."""
+    if program.suffix != ".json":
+        return True
+    try:
+        content = json.loads(program.read_bytes())
+        blocks = [block for region in content["program"]["regions"] for block in region["blocks"]]
+        return any(operation["#"] == _PARAMETER for block in blocks for operation in block["ops"])
+    except (ValueError, KeyError, TypeError):
+        return True  # damaged: PaddlePaddle says how
 
 
 def _beside(program: Path) -> Path:

@@ -111,6 +111,7 @@ class TensorFlow(Source):
                 del node.input[:]
                 node.attr["shape"].shape.CopyFrom(tf.TensorShape(sizes).as_proto())
         inputs, outputs = frozen_ends(graph_def, self.request.options)
+        keep_needed(graph_def, [*inputs, *outputs])  # shapes may fit nothing else: losses, labels of a fixed size
         wrapped = tf.compat.v1.wrap_function(lambda: tf.compat.v1.import_graph_def(graph_def, name=""), [])
         pruned = wrapped.prune(
             [wrapped.graph.get_tensor_by_name(n) for n in inputs],
@@ -245,7 +246,7 @@ class TensorFlow(Source):
 
 def frozen_ends(graph_def: Any, options: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """Names of the input and output tensors of a frozen graph: given, or its placeholders and loose ends."""
-    used = {name.partition(":")[0].lstrip("^") for node in graph_def.node for name in node.input}
+    used = {operation_of(name) for node in graph_def.node for name in node.input}
     inputs = [node.name for node in graph_def.node if node.op == "Placeholder"]
     ends = [
         n.name for n in graph_def.node if n.name not in used and n.op not in ("Placeholder", "Const", "NoOp", "Assert")
@@ -256,6 +257,25 @@ def frozen_ends(graph_def: Any, options: Mapping[str, str]) -> tuple[list[str], 
     if not all(chosen):
         raise SourceError("the frozen graph has no placeholder or no end", hint="--option inputs=a,b outputs=c")
     return tuple([name if ":" in name else f"{name}:0" for name in names] for names in chosen)  # type: ignore[return-value]
+
+
+def keep_needed(graph_def: Any, tensors: Sequence[str]) -> None:
+    """Drop the operations that none of `tensors` depends on."""
+    sources = {node.name: [operation_of(name) for name in node.input] for node in graph_def.node}
+    waiting, needed = [operation_of(name) for name in tensors], set()
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            waiting += sources.get(name, ())
+    kept = [node for node in graph_def.node if node.name in needed]
+    del graph_def.node[:]
+    graph_def.node.extend(kept)
+
+
+def operation_of(tensor: str) -> str:
+    """The operation that makes a tensor, or that an input of another waits for: ``^name``, ``name:1``."""
+    return tensor.partition(":")[0].lstrip("^")
 
 
 def set_constants(graph_def: Any, text: str) -> None:

@@ -14,8 +14,8 @@ from sardonyx.verifier.tolerance import Tolerance
 pytestmark = pytest.mark.converters
 
 ZOO = """
-alexnet vgg11 vgg11_bn vgg16 resnet18_v1 resnet50_v1 resnet18_v2 resnet50_v2 densenet121 inception_v3 squeezenet1_0
-squeezenet1_1 mobilenet1_0 mobilenet0_25 mobilenet_v2_1_0 mobilenet_v2_0_25
+mobilenet0_25 squeezenet1_1 resnet18_v1 mobilenet_v2_0_25 densenet121 resnet18_v2 inception_v3 resnet50_v1 mobilenet1_0
+mobilenet_v2_1_0 squeezenet1_0 resnet50_v2 alexnet vgg11 vgg11_bn vgg16
 """.split()
 
 
