@@ -150,6 +150,14 @@ def test_weights_of_paddle_without_their_program(tmp_path):
         files(tmp_path / "net.json")
 
 
+def test_operations_of_paddle_are_found_in_inner_blocks():
+    from sardonyx.converters.paddle import operations
+
+    inner = {"ops": [{"#": "1.relu"}, {"#": "0.yield"}]}
+    block = {"ops": [{"#": "1.data"}, {"#": "p"}, {"#": "1.if", "regions": [{"blocks": [inner]}]}, {"#": "1.fetch"}]}
+    assert operations({"program": {"regions": [{"blocks": [block]}]}}) == {"if", "relu", "yield"}
+
+
 def test_doubles_in_lists_become_what_paddle2onnx_reads():
     from sardonyx.converters.paddle import narrow
 
