@@ -40,6 +40,14 @@ def test_the_zoo_of_vision_networks(name, tmp_path):
     assert result.report.stages[0] == "mxnet"
 
 
+@pytest.mark.parametrize("name", ["ssd", "text", "rnn_lstm_2", "rnn_gru", "rnn_tanh"])
+def test_detection_text_and_recurrent_networks(name, tmp_path):
+    path = mxnet_networks.write(name, tmp_path)
+    with np.load(tmp_path / f"{name}.npz") as content:
+        feeds = {key.removeprefix("in:"): content[key] for key in content.files if key.startswith("in:")}
+    converted(path, "mxnet 1.9.1, random weights", name, kind="mxnet", samples=[feeds])
+
+
 @pytest.mark.parametrize("name", mxnet_networks.NETWORKS)
 def test_networks_of_all_operators(name, tmp_path):
     path = mxnet_networks.write(name, tmp_path)
