@@ -6,7 +6,6 @@ outputs that MXNet computes) into a folder. The default tests read what this wro
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import numpy as np
 for _name, _kind in (("bool", bool), ("object", object), ("int", int), ("float", float)):
     if _name not in np.__dict__:  # names that MXNet asks for and numpy 1.24 dropped
         setattr(np, _name, _kind)
-os.environ.setdefault("MXNET_MKLDNN_ENABLED", "0")  # which refuses some deconvolutions
 import mxnet as mx
 
 S = mx.sym
