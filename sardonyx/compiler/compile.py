@@ -136,10 +136,14 @@ def write_host_model(program: Program, model: ir.Model, path: Path) -> None:
     if not program.host_nodes:
         return
     nodes = [ir.serde.serialize_node(node) for node, _ in program.host_nodes]
-    made = {name for node in nodes for name in node.output}
     names = {name for node in nodes for name in node.input}
     names |= {value.name or "" for _, captured in program.host_nodes for value in captured}
-    inputs = [onnx.ValueInfoProto(name=name) for name in sorted(names - made - {""})]
+    free = "made"  # names of outputs of their own: two nodes may have the same, and nothing reads them by name
+    while any(name.startswith(free) for name in names):
+        free += "_"
+    for number, node in enumerate(nodes):
+        node.output[:] = [name and f"{free}{number}.{index}" for index, name in enumerate(node.output)]
+    inputs = [onnx.ValueInfoProto(name=name) for name in sorted(names - {""})]
     graph = onnx.helper.make_graph(nodes, "host", inputs, [])
     for slot, array in program.objects:
         graph.initializer.append(_object_tensor(array, f"slot{slot}"))

@@ -100,7 +100,7 @@ class Builder:
         """
         inputs = [self.value(operand) for operand in operands]
         kept = {key: value for key, value in attributes.items() if value is not None}
-        constants = self._folded(kind, domain, inputs, kept)
+        constants = self._folded(kind, domain, inputs, kept, outputs)
         if constants is not None:
             return [self.constant(array) for array in constants]
         node = ir.node(kind, inputs, kept, domain=domain, num_outputs=outputs)
@@ -128,7 +128,7 @@ class Builder:
         return ir.Graph(self.inputs, outputs, nodes=nodes[::-1], initializers=weights, opset_imports=opsets, name=name)
 
     def _folded(
-        self, kind: str, domain: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any]
+        self, kind: str, domain: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any], outputs: int
     ) -> list[np.ndarray] | None:
         if kind == "Shape" and inputs[0] is not None and not attributes:
             sizes = static_shape(inputs[0])
@@ -147,7 +147,8 @@ class Builder:
             return None
         from sardonyx.runtime.reference import run_node
 
-        probe = ir.node(kind, [None if a is None else ir.val(f"i{n}") for n, a in enumerate(arrays)], attributes)
+        given = [None if a is None else ir.val(f"i{n}") for n, a in enumerate(arrays)]
+        probe = ir.node(kind, given, attributes, num_outputs=outputs)
         try:
             found = [np.asarray(value) for value in run_node(probe, arrays, {"": self.opset})]
         except Exception:  # whatever is wrong with it, the node itself will show

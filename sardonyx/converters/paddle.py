@@ -5,12 +5,12 @@ Any of the two files, or the folder that holds them, may be named.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,12 @@ from sardonyx.converters.source import Input, Request, Source
 from sardonyx.errors import ConversionError, SourceError
 
 OPSET = 17
+_PARAMETER = "p"  # what a .json program calls an operation that is a weight
+_EXPORT = """
+import sys, paddle2onnx
+program, parameters, opset, made = sys.argv[1:]
+open(made, "wb").write(paddle2onnx.export(program, parameters, None, opset_version=int(opset)))
+"""
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m|^.*\[(?:ERROR|Paddle2ONNX)\]\s*", re.MULTILINE)
 
 
@@ -55,14 +61,8 @@ class Paddle(Source):
         import onnx
 
         self.progress("converting by paddle2onnx")
-        said: list[str] = []
         with tempfile.TemporaryDirectory() as folder:
-            try:
-                with _kept(said):
-                    data = self._converted(Path(folder))
-            except (Exception, SystemExit) as problem:  # it leaves the interpreter where it fails
-                raise _refused("".join([*said, str(problem)])) from problem
-        model = onnx.load_from_string(data)
+            model = onnx.load(self._converted(Path(folder)))
         self._set_dims(model)
         onnx.save(model, path)
         from sardonyx.model.load import load
@@ -74,17 +74,25 @@ class Paddle(Source):
         self._order = exported if set(exported) == set(names) else names
         return [f"converted by paddle2onnx {version('paddle2onnx')}"]
 
-    def _converted(self, folder: Path) -> bytes:
-        """What paddle2onnx makes of the program, which it reads as a .json file from `folder`."""
-        import paddle2onnx
-
+    def _converted(self, folder: Path) -> Path:
+        """What paddle2onnx makes of the program, in `folder`; in another process, since it aborts where it fails."""
         program, parameters = self.program, self.parameters
         if program.suffix == ".pdmodel":
-            program, parameters = _as_json(program, folder)
-        narrowed = folder / "narrowed.json"
+            try:
+                program, parameters = _as_json(program, folder)
+            except Exception as problem:  # of any kind, from its C++
+                raise ConversionError(
+                    f"PaddlePaddle cannot bring the program to its format of version 3: {_last_line(str(problem))}",
+                    hint="Save it with the version of PaddlePaddle that is installed.",
+                ) from problem
+        narrowed, made = folder / "narrowed.json", folder / "made.onnx"
         narrowed.write_text(json.dumps(narrow(json.loads(program.read_text()))), encoding="utf-8")
-        opset = self.request.opset or OPSET
-        return paddle2onnx.export(str(narrowed), str(parameters), None, opset_version=opset)
+        opset = str(self.request.opset or OPSET)
+        command = [sys.executable, "-c", _EXPORT, str(narrowed), str(parameters), opset, str(made)]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        if done.returncode or not made.exists():
+            raise _refused(done.stdout + done.stderr, unknown_operations(json.loads(program.read_text())))
+        return made
 
     def _set_dims(self, model: Any) -> None:
         """Sizes and names that the user gave, in the inputs; the others are told apart by their axis."""
@@ -130,9 +138,21 @@ def files(path: Path) -> tuple[Path, Path]:
         if not found:
             raise SourceError(f"{path.name} holds weights alone", hint="Put the program (.pdmodel, .json) beside it.")
         path = found[0]
-    if not _beside(path).exists():
+    if not _beside(path).exists() and has_parameters(path):
         raise SourceError(f"the parameters {_beside(path).name} are missing beside {path.name}")
     return path, _beside(path)
+
+
+def has_parameters(program: Path) -> bool:
+    """Whether a program has weights; PaddlePaddle writes no file of parameters beside one that has none."""
+    if program.suffix != ".json":
+        return True
+    try:
+        content = json.loads(program.read_bytes())
+        blocks = [block for region in content["program"]["regions"] for block in region["blocks"]]
+        return any(operation["#"] == _PARAMETER for block in blocks for operation in block["ops"])
+    except (ValueError, KeyError, TypeError):
+        return True  # damaged: PaddlePaddle says how
 
 
 def _beside(program: Path) -> Path:
@@ -165,28 +185,37 @@ def narrow(part: Any) -> Any:
     return {key: narrow(each) for key, each in part.items()}
 
 
-@contextlib.contextmanager
-def _kept(said: list[str]) -> Iterator[None]:
-    """Append to `said` what the process prints meanwhile, its C++ too."""
-    with tempfile.TemporaryFile() as log:
-        saved = [os.dup(number) for number in (1, 2)]
-        try:
-            for number in (1, 2):
-                os.dup2(log.fileno(), number)
-            yield
-        finally:
-            for number, old in zip((1, 2), saved, strict=True):
-                os.dup2(old, number)
-                os.close(old)
-            log.seek(0)
-            said.append(log.read().decode(errors="replace"))
+def unknown_operations(program: Mapping[str, Any]) -> list[str]:
+    """Operations of a .json program that paddle2onnx does not list, under any of the names that they ever had."""
+    from paddle2onnx import paddle2onnx_cpp2py_export as core
+
+    known = set(core.get_all_supported_operators_pir())
+    forms = ("{}", "{}2", "{}_v2", "builtin_{}", "elementwise_{}", "reduce_{}")
+    return sorted(name for name in operations(program) if not known & {form.format(name) for form in forms})
 
 
-def _refused(said: str) -> ConversionError:
+def operations(part: Any) -> set[str]:
+    """Names of the operations of a program, those of its inner blocks too; what only brings data in or out left out."""
+    if isinstance(part, list):
+        return set().union(*map(operations, part))
+    if not isinstance(part, dict):
+        return set()
+    found = set().union(*map(operations, part.values()))
+    if "ops" in part:
+        names = {str(operation["#"]).partition(".")[2] for operation in part["ops"]}
+        found |= names - {"", "data", "feed", "fetch"}
+    return found
+
+
+def _refused(said: str, unknown: Sequence[str]) -> ConversionError:
     text = _COLOURS.sub("", said)
     lines = [line.strip() for line in text.splitlines() if re.search(r"not support|unsupported|fail|error", line, re.I)]
+    lines = [line for line in lines if "Error Message Summary" not in line and "abort signal" not in line]
+    if unknown:
+        lines.append(f"Of its operations it does not list {', '.join(unknown)}.")
     return ConversionError(
         f"paddle2onnx refuses the program: {' '.join(lines or text.split()[-60:])[:600]}",
+        operator=unknown[0] if len(unknown) == 1 else None,
         hint="An operation that it names has no ONNX form: replace it, or try another --opset.",
     )
 

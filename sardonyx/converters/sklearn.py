@@ -18,6 +18,7 @@ import numpy as np
 
 from sardonyx.converters import ranges
 from sardonyx.converters.boosting import register_for_pipelines
+from sardonyx.converters.sklearn_fixes import corrected
 from sardonyx.converters.source import Input, Request, Source
 from sardonyx.errors import ConversionError, InputError, SourceError
 
@@ -60,7 +61,7 @@ class ScikitLearn(Source):
         self.progress("converting by skl2onnx")
         opset = self.request.opset or min(skl2onnx.get_latest_tested_opset_version(), 21)
         try:
-            with plain_attributes(), _other_settings(_steps(self.model)), warnings.catch_warnings():
+            with corrected(), _other_settings(_steps(self.model)), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of what skl2onnx asks scikit-learn for
                 model = self._converted(types, {"": opset, "ai.onnx.ml": 3})
         except ConversionError:
@@ -236,27 +237,6 @@ def check_text(step: Any) -> None:
             operator=type(step).__name__,
             hint="Use stop_words=None with n-grams, or ngram_range=(1, 1).",
         )
-
-
-@contextlib.contextmanager
-def plain_attributes() -> Iterator[None]:
-    """Numbers in attributes as Python's own: skl2onnx hands over numpy's, which newer versions of onnx refuse."""
-    from skl2onnx.common._container import ModelComponentContainer
-
-    original = ModelComponentContainer.add_node
-
-    def add_node(self: Any, *arguments: Any, **attributes: Any) -> Any:
-        for name, value in attributes.items():
-            if isinstance(value, list) and value and isinstance(value[0], (int, float, np.generic)):
-                numbers = [v.item() if isinstance(v, np.generic) else v for v in value]
-                attributes[name] = [int(v) if isinstance(v, bool) else v for v in numbers]
-        return original(self, *arguments, **attributes)
-
-    ModelComponentContainer.add_node = add_node
-    try:
-        yield
-    finally:
-        ModelComponentContainer.add_node = original
 
 
 # Settings that skl2onnx refuses though they change no number: how `transform` of votes is laid out, and sparseness.

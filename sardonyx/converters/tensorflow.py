@@ -19,6 +19,7 @@ import numpy as np
 from sardonyx.converters.onnx_file import model_inputs
 from sardonyx.converters.signature import parse_inputs
 from sardonyx.converters.source import Input, Point, Request, Source
+from sardonyx.converters.tf_points import Inner
 from sardonyx.errors import ConversionError, InputError, SourceError
 
 
@@ -33,6 +34,9 @@ class TensorFlow(Source):
         self.specs: list[Any] = []  # a `tf.TensorSpec` with a name for each input
         self.function: Callable[..., list[Any]]
         self._inputs: Sequence[Input] = ()
+        self._path = Path()  # of the exported model
+        self._exported: Any = None  # the function that was
+        self._inner: Inner | None = None
         self.open()
 
     def open(self) -> None:
@@ -107,6 +111,7 @@ class TensorFlow(Source):
                 del node.input[:]
                 node.attr["shape"].shape.CopyFrom(tf.TensorShape(sizes).as_proto())
         inputs, outputs = frozen_ends(graph_def, self.request.options)
+        keep_needed(graph_def, [*inputs, *outputs])  # shapes may fit nothing else: losses, labels of a fixed size
         wrapped = tf.compat.v1.wrap_function(lambda: tf.compat.v1.import_graph_def(graph_def, name=""), [])
         pruned = wrapped.prune(
             [wrapped.graph.get_tensor_by_name(n) for n in inputs],
@@ -149,7 +154,8 @@ class TensorFlow(Source):
         import tf2onnx
 
         self.progress("converting by tf2onnx")
-        named = tf.function(
+        self._path = path
+        named = self._exported = tf.function(
             lambda *arguments: [tf.identity(v, n) for v, n in zip(self.function(*arguments), self.names)]
         )
         try:
@@ -213,19 +219,34 @@ class TensorFlow(Source):
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """By TensorFlow."""
+        return [np.asarray(value) for value in self.function(*self._arguments(feeds))]
+
+    def _arguments(self, feeds: Mapping[str, np.ndarray]) -> list[Any]:
         import tensorflow as tf
 
-        arguments = [tf.constant(feeds[spec.name], spec.dtype) for spec in self.specs]
-        return [np.asarray(value) for value in self.function(*arguments)]
+        return [tf.constant(feeds[spec.name], spec.dtype) for spec in self.specs]
 
     def points(self) -> Sequence[Point]:
-        """None: the graph that tf2onnx converts is optimised by TensorFlow first."""
-        return ()
+        """The outputs of the operations that the ONNX model has too."""
+        if self._inner is None:
+            from sardonyx.model.inline import infer_types
+            from sardonyx.model.load import load
+
+            model = load(self._path)
+            infer_types(model)
+            self._inner = Inner(self._exported.get_concrete_function(*self.specs), model)
+        return self._inner.points
+
+    def observe(self, feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+        """By TensorFlow, with the variables as constants."""
+        self.points()
+        assert self._inner is not None
+        return self._inner.observe(self._arguments(feeds), names)
 
 
 def frozen_ends(graph_def: Any, options: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """Names of the input and output tensors of a frozen graph: given, or its placeholders and loose ends."""
-    used = {name.partition(":")[0].lstrip("^") for node in graph_def.node for name in node.input}
+    used = {operation_of(name) for node in graph_def.node for name in node.input}
     inputs = [node.name for node in graph_def.node if node.op == "Placeholder"]
     ends = [
         n.name for n in graph_def.node if n.name not in used and n.op not in ("Placeholder", "Const", "NoOp", "Assert")
@@ -236,6 +257,25 @@ def frozen_ends(graph_def: Any, options: Mapping[str, str]) -> tuple[list[str], 
     if not all(chosen):
         raise SourceError("the frozen graph has no placeholder or no end", hint="--option inputs=a,b outputs=c")
     return tuple([name if ":" in name else f"{name}:0" for name in names] for names in chosen)  # type: ignore[return-value]
+
+
+def keep_needed(graph_def: Any, tensors: Sequence[str]) -> None:
+    """Drop the operations that none of `tensors` depends on."""
+    sources = {node.name: [operation_of(name) for name in node.input] for node in graph_def.node}
+    waiting, needed = [operation_of(name) for name in tensors], set()
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            waiting += sources.get(name, ())
+    kept = [node for node in graph_def.node if node.name in needed]
+    del graph_def.node[:]
+    graph_def.node.extend(kept)
+
+
+def operation_of(tensor: str) -> str:
+    """The operation that makes a tensor, or that an input of another waits for: ``^name``, ``name:1``."""
+    return tensor.partition(":")[0].lstrip("^")
 
 
 def set_constants(graph_def: Any, text: str) -> None:

@@ -60,6 +60,7 @@ class Tolerance:
         noise: relative change of the output when the inputs move by a unit in the last place, if it was measured.
         exponential: whether it is an exponential of what was computed.
         step: one step of the quantised type that it comes from; 0: it comes from none.
+        summed: sum of the magnitudes of the terms that make it, where the model itself tells: they may cancel.
     """
 
     unit: float
@@ -69,12 +70,13 @@ class Tolerance:
     noise: float = 0.0
     exponential: bool = False
     step: float = 0.0
+    summed: float = 0.0
 
     def allowed(self, peak: float, least: float = 1.0) -> float:
         """The largest absolute difference for an output; `peak` and `least` are its magnitudes, but for 0."""
         argument = max(1.0, -math.log(least)) if self.exponential and least > 0 else 1.0
-        relative = max(argument * SAFETY * self.unit * math.sqrt(max(1.0, self.terms)), NOISE * self.noise)
-        return relative * peak + FLOOR * min(1.0, max(peak, 1e-3))
+        rounding = argument * SAFETY * self.unit * math.sqrt(max(1.0, self.terms))
+        return max(rounding * max(peak, self.summed), NOISE * self.noise * peak) + FLOOR * min(1.0, max(peak, 1e-3))
 
 
 def tolerances(
@@ -110,13 +112,31 @@ def _of_nodes(
         quantised = node.op_type in _QUANTISERS or any(source.quantised for source in sources)
         quantised = quantised or (from_source and SOURCE_QUANTISES in node.metadata_props)
         moves = node.op_type in _MOVES
-        exponential = node.op_type in _EXPONENTIALS or (moves and any(source.exponential for source in sources))
+        exponential = _is_exponential(node) or (moves and any(source.exponential for source in sources))
         step = _step(node) or (max((source.step for source in sources), default=0.0) if moves else 0.0)
+        summed = _summed(node) or (max((source.summed for source in sources), default=0.0) if moves else 0.0)
         for output in node.outputs:
             kind = output.dtype.name.lower() if output.dtype is not None else "float"
             own = UNIT.get({"float": "float32", "double": "float64"}.get(kind, kind), 0.0)
-            found[str(output.name)] = Tolerance(max(unit, own), terms, quantised, exponential=exponential, step=step)
+            found[str(output.name)] = Tolerance(
+                max(unit, own), terms, quantised, exponential=exponential, step=step, summed=summed
+            )
     return found
+
+
+def _is_exponential(node: ir.Node) -> bool:
+    """Whether the outputs are exponentials of what was summed."""
+    transform = node.attributes.get_string("post_transform", "") if node.domain == "ai.onnx.ml" else ""
+    return node.op_type in _EXPONENTIALS or transform in ("LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO")
+
+
+def _summed(node: ir.Node) -> float:
+    """The terms of a support vector machine are coefficients times kernels, which are at most 1 where it says so."""
+    bounded = node.attributes.get_string("kernel_type", "") in ("RBF", "SIGMOID")
+    coefficients = node.attributes.get("coefficients")
+    if node.op_type != "SVMRegressor" or not bounded or coefficients is None:
+        return 0.0
+    return sum(abs(value) for value in coefficients.as_floats())
 
 
 def _step(node: ir.Node) -> float:
@@ -144,6 +164,11 @@ def reduction_length(node: ir.Node, sizes: Mapping[str, int]) -> float:
     if node.op_type.startswith("TreeEnsemble"):
         trees = node.attributes.get("nodes_treeids") or node.attributes.get("tree_roots")
         return float(len(set(trees.as_ints()))) if trees is not None else 100.0
+    if node.op_type.startswith("SVM"):
+        vectors = node.attributes.get("support_vectors")
+        supports = node.attributes.get_ints("vectors_per_class", [node.attributes.get_int("n_supports", 0)])
+        width = _size(node.inputs[0], -1, sizes)
+        return width + sum(supports) if vectors is not None else width
     if node.op_type == "GlobalAveragePool" and node.inputs[0] is not None and node.inputs[0].shape is not None:
         return math.prod(_size(node.inputs[0], axis, sizes) for axis in range(2, len(node.inputs[0].shape)))
     if node.op_type == "AveragePool":
@@ -167,6 +192,9 @@ _OVER_AXES = {
     "CumSum",
     "Attention",
     "Einsum",
+    "LinearClassifier",
+    "LinearRegressor",
+    "Normalizer",
 }
 
 

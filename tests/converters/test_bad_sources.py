@@ -143,8 +143,19 @@ def test_weights_of_paddle_without_their_program(tmp_path):
     (tmp_path / "net.json").write_bytes(WHOLE["paddle.json"])
     assert files(tmp_path) == files(tmp_path / "net.json") == (tmp_path / "net.json", tmp_path / "net.pdiparams")
     (tmp_path / "net.pdiparams").unlink()
+    assert files(tmp_path / "net.json")[0] == tmp_path / "net.json"  # it has none
+    block = {"ops": [{"#": "1.data"}, {"#": "p"}]}
+    (tmp_path / "net.json").write_text(json.dumps({"base_code": {}, "program": {"regions": [{"blocks": [block]}]}}))
     with pytest.raises(SourceError, match="missing"):
         files(tmp_path / "net.json")
+
+
+def test_operations_of_paddle_are_found_in_inner_blocks():
+    from sardonyx.converters.paddle import operations
+
+    inner = {"ops": [{"#": "1.relu"}, {"#": "0.yield"}]}
+    block = {"ops": [{"#": "1.data"}, {"#": "p"}, {"#": "1.if", "regions": [{"blocks": [inner]}]}, {"#": "1.fetch"}]}
+    assert operations({"program": {"regions": [{"blocks": [block]}]}}) == {"if", "relu", "yield"}
 
 
 def test_doubles_in_lists_become_what_paddle2onnx_reads():

@@ -6,7 +6,18 @@ import joblib
 import numpy as np
 import onnx
 import pytest
-from sklearn import compose, datasets, ensemble, linear_model, pipeline, preprocessing, svm, tree
+from sklearn import (
+    calibration,
+    compose,
+    datasets,
+    ensemble,
+    linear_model,
+    neighbors,
+    pipeline,
+    preprocessing,
+    svm,
+    tree,
+)
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
 from sardonyx import Session, SessionOptions
@@ -55,6 +66,26 @@ def test_labels_and_probabilities_of_a_pipeline(iris, tmp_path):
 )
 def test_classifiers(iris, tmp_path, model):
     assert len(outputs(convert(model.fit(*iris), tmp_path / "model.onnx").path)) == 2
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_isotonic_calibration_interpolates(iris, tmp_path, classes):
+    x, y = iris
+    y = np.minimum(y, classes - 1)
+    model = calibration.CalibratedClassifierCV(svm.LinearSVC(), method="isotonic", cv=3).fit(x, y)
+    path = convert(model, tmp_path / "model.onnx").path
+    between = (x[:-1] + x[1:]) / 2
+    _, found = Session(str(path), SessionOptions(progress=False)).run({"X": between})
+    np.testing.assert_allclose(found, model.predict_proba(between), atol=1e-4)  # slopes of up to 100 and more
+
+
+def test_a_neighbour_at_distance_0_decides_alone_and_others_by_their_distance(iris, tmp_path):
+    x = iris[0] + np.random.default_rng(0).normal(0, 1e-3, iris[0].shape).astype(np.float32)  # no two are equal
+    model = neighbors.KNeighborsClassifier(weights="distance").fit(x, iris[1])
+    path = convert(model, tmp_path / "model.onnx").path
+    queries = np.concatenate([x, np.random.default_rng(1).uniform(x.min(0), x.max(0), (101, 4)).astype(np.float32)])
+    _, found = Session(str(path), SessionOptions(progress=False)).run({"X": queries})
+    np.testing.assert_allclose(found, model.predict_proba(queries), atol=1e-6)
 
 
 def test_two_classes_without_probabilities(iris, tmp_path):

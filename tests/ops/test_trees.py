@@ -169,6 +169,17 @@ def test_weights_for_one_class_of_two_decide_by_sign_or_half(weights, transform,
     np.testing.assert_allclose(got, scores, atol=1e-5)
 
 
+def test_a_label_looked_up_in_python_and_reshaped_there_may_have_the_name_of_the_table() -> None:
+    """Two host calls, both of whose outputs are called "label"."""
+    proto = stump(class_weights=[0.2, 0.7], classlabels_strings=["no", "yes"])
+    proto.graph.node[0].output[0] = "found"
+    proto.graph.initializer.append(helper.make_tensor("rows", TensorProto.INT64, [2], [-1, 1]))
+    proto.graph.node.append(helper.make_node("Reshape", ["found", "rows"], ["label"]))
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("label", TensorProto.STRING, None))
+    label, _ = Session(proto).run({"x": np.array([[-1.0], [1.0]], np.float32)})
+    assert label.tolist() == [["no"], ["yes"]]
+
+
 def test_doubles_are_compared_as_doubles() -> None:
     close = np.nextafter(1.0, 2.0)
     tensors = {"nodes_values_as_tensor": [1.0, 0, 0], "class_weights_as_tensor": [0.25, 0.75]}

@@ -194,3 +194,37 @@ def test_each_sample_is_allowed_what_the_source_itself_makes_of_rounding():
     assert conditioned(Moved(), zero, Moved().run(zero.feeds), typical)["y"].noise >= typical["y"].noise
     moved = conditioned(Moved(), zero, Moved().run(zero.feeds), outputs)
     assert moved["y"].noise == pytest.approx(1e3 * np.finfo(np.float32).eps, rel=0.6)
+
+
+class Difference:
+    """Of two inputs, magnified: moves of both may cancel."""
+
+    name, path = "difference", None
+
+    def run(self, feeds):
+        x = feeds["x"].astype(np.float64)
+        return [np.array([1 + 1e3 * (x[0] - x[1])])]
+
+
+def test_moves_of_inputs_that_cancel_in_one_draw_show_in_several():
+    sample, outputs = Sample("typical", {"x": np.ones(2, np.float32)}), {"y": Tolerance(2.0**-24, 1.0)}
+    found = [
+        conditioned(Difference(), sample, Difference().run(sample.feeds), outputs, draws)["y"].noise for draws in (1, 8)
+    ]
+    assert found[0] <= found[1] == pytest.approx(2e3 * np.finfo(np.float32).eps, rel=0.1)
+
+
+def test_what_linear_models_and_support_vectors_sum():
+    model = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 21, "ai.onnx.ml" : 3]>
+        m (float[n, 13] x) => (int64[n] label, float[n, 2] scores, float[n, 1] value) {
+            label, scores = ai.onnx.ml.LinearClassifier <coefficients = [1.0], classlabels_ints = [0, 1],
+                post_transform = "SOFTMAX"> (x)
+            value = ai.onnx.ml.SVMRegressor <coefficients = [1.5, -1.0, 0.25], kernel_type = "RBF",
+                support_vectors = [1.0], n_supports = 3> (x)
+        }
+    """)
+    found = tolerances(ir.serde.deserialize_model(model))
+    assert (found["scores"].terms, found["scores"].exponential) == (13, True)
+    assert (found["value"].terms, found["value"].summed) == (16, 2.75)
+    assert found["value"].allowed(0.1) > 20 * Tolerance(2.0**-24, 16).allowed(0.1) / 2

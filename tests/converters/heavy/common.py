@@ -5,10 +5,12 @@ A row of ``benchmarks/results/converters.json`` is one model; `make status` show
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,18 +58,31 @@ class Row:
 def record(row: Row, part: str = "converters") -> None:
     """Put `row` into ``benchmarks/results/PART.json``, in place of the last one for the same model."""
     path = RESULTS / f"{part}.json"
-    report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
-    fields = asdict(row)
-    rows = [old for old in report["rows"] if _key(old) != _key(fields)]
-    report["rows"] = sorted([*rows, fields], key=_key)
-    report["machine"] = {**machine(), "date": time.strftime("%Y-%m-%d")}
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with _alone():
+        report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
+        fields = asdict(row)
+        rows = [old for old in report["rows"] if _model(old) != _model(fields)]
+        report["rows"] = sorted([*rows, fields], key=lambda each: (each["source"], *_model(each)))
+        report["machine"] = {**machine(), "date": time.strftime("%Y-%m-%d")}
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(partial, path)
 
 
-def _key(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    return row["source"], row["package"], row["model"]
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Wait for other processes that write results: environments may be tested side by side."""
+    lock = os.open(RESULTS, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _model(row: Mapping[str, Any]) -> tuple[str, str]:
+    """What tells one row from another; not its source, which a model that cannot be opened does not have."""
+    return row["package"], row["model"]
 
 
 def converted(
@@ -105,6 +120,7 @@ def converted(
         raise
     seconds = _worked() - begin
     assert result.path is not None, "verification was left out"
+    notes = "; ".join(filter(None, [notes, _at_the_edges(result.report)]))
     done = Row(result.kind, package, model, True, native=native_share(result.path), seconds=seconds, notes=notes)
     record(Row(**{**asdict(done), **_measured(result.report)}), part)
     return result
@@ -123,6 +139,16 @@ def _measured(report: Report | None) -> dict[str, Any]:
     worst = max(row.difference.relative for row in report.rows)
     verdict = next(each for each in (FAIL, QUANTISED, PASS) if each in verdicts)
     return {"verdict": verdict, "error": worst if np.isfinite(worst) else None}
+
+
+def _at_the_edges(report: Report | None) -> str:
+    """A note where inputs out of all proportion alone give the error of the row."""
+    if report is None:
+        return ""
+    edges, others = [0.0], [0.0]
+    for row in report.rows:
+        (edges if row.sample in ("zeros", "large", "tiny") else others).append(row.difference.relative)
+    return f"{max(others):.1e} but for zeros, large, tiny" if max(edges) > 10 * max(others) else ""
 
 
 def native_share(path: Path) -> float:

@@ -6,7 +6,6 @@ outputs that MXNet computes) into a folder. The default tests read what this wro
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import numpy as np
 for _name, _kind in (("bool", bool), ("object", object), ("int", int), ("float", float)):
     if _name not in np.__dict__:  # names that MXNet asks for and numpy 1.24 dropped
         setattr(np, _name, _kind)
-os.environ.setdefault("MXNET_MKLDNN_ENABLED", "0")  # which refuses some deconvolutions
 import mxnet as mx
 
 S = mx.sym
@@ -263,6 +261,36 @@ def text():
     return gluon(net, RNG.integers(0, 11, (2, 5)).astype(np.float32))
 
 
+def ssd():
+    """A detector in the manner of SSD (arXiv:1512.02325): boxes and classes from two scales, then suppression."""
+    from mxnet.gluon import nn
+
+    classes, sizes, ratios = 3, ((0.2, 0.3), (0.5, 0.7)), (1, 2, 0.5)
+    anchors = len(sizes[0]) + len(ratios) - 1
+
+    class Net(mx.gluon.HybridBlock):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.down = nn.Conv2D(8, 3, 4, 1, activation="relu"), nn.Conv2D(13, 3, 2, 1, activation="relu")
+            self.classes, self.boxes = nn.HybridSequential(), nn.HybridSequential()
+            for _ in sizes:
+                self.classes.add(nn.Conv2D(anchors * (classes + 1), 3, padding=1))
+                self.boxes.add(nn.Conv2D(anchors * 4, 3, padding=1))
+
+        def hybrid_forward(self, F, x):
+            found = []
+            for layer, head, box, size in zip((self.stem, self.down), self.classes, self.boxes, sizes):
+                x = layer(x)
+                scores = F.reshape(F.transpose(head(x), axes=(0, 2, 3, 1)), shape=(0, -1, classes + 1))
+                offsets = F.flatten(F.transpose(box(x), axes=(0, 2, 3, 1)))
+                found.append((scores, offsets, F.contrib.MultiBoxPrior(x, sizes=size, ratios=ratios)))
+            scores, offsets, priors = (F.concat(*each, dim=1) for each in zip(*found))
+            probabilities = F.softmax(F.transpose(scores, axes=(0, 2, 1)), axis=1)
+            return F.contrib.MultiBoxDetection(probabilities, offsets, priors, threshold=0.3, nms_threshold=0.45)
+
+    return gluon(Net(), (2, 3, 48, 48))
+
+
 def gluon(net, x):
     """A network of gluon with random weights, its moving averages moved, as symbol and parameters."""
     x = normal(*x) if isinstance(x, tuple) else x
@@ -280,6 +308,7 @@ def gluon(net, x):
 NETWORKS = {
     "unary": unary, "binary": binary, "shapes": shapes, "selection": selection, "layers": layers, "pooling": pooling,
     "heads": heads, "sequence": sequence, "detection": detection, "small_cnn": small_cnn, "text": text,
+    "ssd": ssd,
     "rnn_lstm": lambda: recurrent("lstm"), "rnn_lstm_2": lambda: recurrent("lstm", 2, True),
     "rnn_gru": lambda: recurrent("gru", 2), "rnn_gru_2": lambda: recurrent("gru", 1, True, False),
     "rnn_relu": lambda: recurrent("rnn_relu", 1, True), "rnn_tanh": lambda: recurrent("rnn_tanh", 2),

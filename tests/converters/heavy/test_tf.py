@@ -9,7 +9,11 @@ import pytest
 from converters.heavy.common import converted
 
 from sardonyx.converters.convert import convert
+from sardonyx.converters.keras import Keras
+from sardonyx.converters.source import Request
 from sardonyx.errors import ConversionError, InputError, SourceError
+from sardonyx.verifier.blame import locate
+from sardonyx.verifier.stages import OnnxStage, SourceStage
 
 pytestmark = pytest.mark.converters
 MODELS = "tests.converters.heavy.tf_models"
@@ -128,6 +132,25 @@ def test_half_a_file_is_refused_and_nothing_is_written(tmp_path, part):
     with pytest.raises(SourceError):
         convert(source, tmp_path / "out" / "net.onnx")
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_fault_is_traced_to_the_operation_of_the_source(tmp_path):
+    """A weight in the middle, off by 1 %."""
+    from tests.converters.heavy import tf_models
+
+    tf_models.small_keras().save(tmp_path / "net.keras")
+    path = convert(tmp_path / "net.keras", tmp_path / "net.onnx").path
+    model = onnx.load(path)
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    weight = next(each for each in model.graph.initializer if each.name == conv.input[1])
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(1.01), weight.name))
+    points = Keras(Request(str(tmp_path / "net.keras"), "keras"), lambda text: None)
+    points.export(tmp_path / "fresh.onnx")
+    onnx.save(model, points._path)
+    feeds = {"image": np.random.default_rng(0).standard_normal((2, 12, 12, 3)).astype(np.float32)}
+    suspect = locate(SourceStage("keras", points), OnnxStage(points._path, "reference"), feeds, lambda text: None)
+    assert suspect.operator.endswith("Conv")
+    assert "conv2d" in suspect.place
 
 
 def test_real_audio_is_used_first():
