@@ -34,6 +34,7 @@ COLUMNS = 64  # columns of a tile in the column form
 TILE = 32  # rows and columns of a tile in a transposing map: two cache lines of floats
 SHORT_RUN = 128  # a strided run this short stays in the first cache until the next row reads beside it
 LANES = 16
+FETCHED_ROWS = 4
 COSTLY = ("exp", "exp_negative", "expm1", "log", "log1p", "tanh", "erf", "sigmoid", "softplus", "gelu", "mish")
 VECTORIZE = "#pragma clang loop vectorize(assume_safety)"
 LANE_LOOP = "SX_EACH_LANE"  # before a loop of 16 lanes
@@ -160,8 +161,8 @@ class NestEmitter:
             return replace(function, work=function.work * extent if isinstance(extent, int) else None)
         return function
 
-    def epilogue(self) -> Function:
-        """The nest, over i0..i3, as an ``sx_epilogue``."""
+    def epilogue(self, *, fetch: bool = False) -> Function:
+        """The nest, over i0..i3, as an ``sx_epilogue``; `fetch`: what it stores to is fetched some rows ahead."""
         out = self.out
         for name in ("i0", "i1"):
             out.define(name, name)
@@ -174,12 +175,13 @@ class NestEmitter:
             assert isinstance(stage, Store)
             self._store(stage)
         column, row = out.pop(), out.pop()
+        ahead = self._fetched() if fetch else []
         lanes = "i3" in present and extent_of(present["i3"]) == LANES
         body = [f"      {line}" for line in column]
         if lanes:
             loop = [f"    {LANE_LOOP}", f"    for (int i3 = 0; i3 < {LANES}; ++i3) {{", *body, "    }"]
         else:
-            loop = self._lanes_and_rest(body)
+            loop = self._lanes_and_rest(body, ahead)
         lines = [
             "static void NAME(void *const *p, const int64_t *d, int64_t i0, int64_t i1, int64_t lo2, int64_t hi2,",
             "                 int64_t lo3, int64_t hi3) {",
@@ -195,12 +197,25 @@ class NestEmitter:
         ]
         return self._function(lines, 0, None, 1)
 
-    def _lanes_and_rest(self, body: list[str]) -> list[str]:
+    def _fetched(self) -> list[str]:
+        """Fetches the 16 elements from column k on of a later row, before they are stored to."""
+        out, lines = self.out, []
+        out.push()
+        out.define("i2", f"(i2 + {FETCHED_ROWS})")
+        out.define("i3", "k")
+        for stage in self.nest.stages:
+            assert isinstance(stage, Store)
+            lines.append(f"      __builtin_prefetch(&{out.buffer(stage.buffer)}[{out.dim(stage.offset)}], 1);")
+        out.pop()
+        return lines
+
+    def _lanes_and_rest(self, body: list[str], ahead: list[str]) -> list[str]:
         """The columns lo3..hi3 of a row, 16 at a time; most kernels ask for whole panels of 16."""
         return [
             "    int64_t k = lo3;",
             f"    {ROW_LOOP}",
             f"    for (; k + {LANES} <= hi3; k += {LANES}) {{",
+            *ahead,
             f"      {LANE_LOOP}",
             f"      for (int lane = 0; lane < {LANES}; ++lane) {{",  # a count that the compiler knows
             "        const int64_t i3 = k + lane;",
@@ -555,9 +570,9 @@ def emit_task(nest: Nest) -> Function:
     return NestEmitter(nest).task()
 
 
-def emit_epilogue(nest: Nest) -> Function:
-    """`nest` as the epilogue of a kernel."""
-    return NestEmitter(nest).epilogue()
+def emit_epilogue(nest: Nest, *, fetch: bool = False) -> Function:
+    """`nest` as the epilogue of a kernel; `fetch`: what it stores to is fetched before."""
+    return NestEmitter(nest).epilogue(fetch=fetch)
 
 
 __all__ = ["Function", "constant", "emit_epilogue", "emit_task", "extreme", "form_of"]
