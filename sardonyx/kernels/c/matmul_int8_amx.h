@@ -12,9 +12,7 @@
 
 #include "matmul_int8_pack.h"
 
-#ifndef GROUP
 #define GROUP 128            // columns between two epilogues
-#endif
 #define ROWS 256             // rows of A at once, at most
 #define A_L2 (1 << 20)       // bytes of these
 #define STEP 64              // bytes of K in a tile
@@ -47,19 +45,26 @@ typedef struct {
         if (low) DOT(2, 5, 6);                  \
         if (low && wide) DOT(3, 5, 7);          \
     } while (0)
-#define STEPS(DOT, low, wide)                                                                   \
+#define FETCH(line) (__builtin_prefetch(ahead[0] + (line) * 64, 0, 2), __builtin_prefetch(ahead[1] + (line) * 64, 0, 2))
+#define STEPS(DOT, low, wide, lines)                                                            \
+    for (int64_t i = t->steps; i > 0; i--) {                                                    \
+        if (lines > 0) FETCH(0);                                                                \
+        tile_load_once(6, b[0], 64);                                                            \
+        tile_load(4, a, a_row);                                                                 \
+        if (lines > 1) FETCH(1);                                                                \
+        if (wide) tile_load_once(7, b[1], 64);                                                  \
+        if (low) tile_load(5, a_low, a_row);                                                    \
+        for (int64_t line = 2; line < lines; line++) FETCH(line);                               \
+        DOTS(DOT, low, wide);                                                                   \
+        a += STEP, a_low += STEP;                                                               \
+        for (int p = 0; p < 2; p++) b[p] += 1024, ahead[p] += lines * 64;                       \
+    }
+#define ALL_STEPS(DOT, low, wide)                                                               \
     do {                                                                                        \
-        for (int64_t i = 0; i < t->steps; i++) {                                                \
-            for (int64_t line = i * lines; line < (i + 1) * lines; line++) {                    \
-                __builtin_prefetch(ahead0 + line * 64, 0, 2);                                   \
-                __builtin_prefetch(ahead1 + line * 64, 0, 2);                                   \
-            }                                                                                   \
-            tile_load(6, b0 + i * 1024, 64);                                                    \
-            tile_load(4, a + i * STEP, t->a_row);                                               \
-            if (wide) tile_load(7, b1 + i * 1024, 64);                                          \
-            if (low) tile_load(5, a_low + i * STEP, t->a_row);                                  \
-            DOTS(DOT, low, wide);                                                               \
-        }                                                                                       \
+        if (t->ahead_lines == 4) /* of 128 rows */                                              \
+            STEPS(DOT, low, wide, 4)                                                            \
+        else                                                                                    \
+            STEPS(DOT, low, wide, t->ahead_lines)                                               \
         if (t->a_rest) {                                                                        \
             tile_load(6, t->b_rest, 64);                                                        \
             tile_load(4, t->a_rest, STEP);                                                      \
@@ -70,18 +75,18 @@ typedef struct {
     } while (0)
 
 SX_INLINE void amx_tile_body(const amx_tile *t, const int low, const int wide) {
-    const uint8_t *const a = t->a, *const a_low = a + 16 * t->a_row;
-    const int8_t *const b0 = t->b[0], *const b1 = t->b[1], *const ahead0 = t->ahead[0], *const ahead1 = t->ahead[1];
-    const int64_t lines = t->ahead_lines;
+    const int64_t a_row = t->a_row;
+    const uint8_t *a = t->a, *a_low = a + 16 * a_row;
+    const int8_t *b[2] = {t->b[0], t->b[1]}, *ahead[2] = {t->ahead[0], t->ahead[1]};
     const int64_t start_row = t->start_row * 4, c_row = t->c_row * 4;
     tile_load(0, t->start, start_row);
     if (wide) tile_load(1, t->start + 16, start_row);
     if (low) tile_load(2, t->start + 16 * t->start_row, start_row);
     if (low && wide) tile_load(3, t->start + 16 * t->start_row + 16, start_row);
     if (t->a_signed)
-        STEPS(tile_dot_s8, low, wide);
+        ALL_STEPS(tile_dot_s8, low, wide);
     else
-        STEPS(tile_dot_u8, low, wide);
+        ALL_STEPS(tile_dot_u8, low, wide);
     tile_store(0, t->c, c_row);
     if (wide) tile_store(1, t->c + 16, c_row);
     if (low) tile_store(2, t->c + 16 * t->c_row, c_row);
