@@ -3,7 +3,8 @@
 //   task   a block
 //
 // Four registers of each kind side by side, since each waits for the comparison before it. Numbers times 0 are added up as
-// well: where that is not 0, a block holds NaNs or infinities, and is gone through again with care.
+// well: where that is not 0, a block holds NaNs or infinities, and is gone through again with care. (With care throughout
+// AVX2 takes 76 us for 128 x 3072 rather than 38; AVX-512 takes 34, since its data comes from L2.)
 #include "range_f32.h"
 
 #include "elementary.h"
