@@ -212,15 +212,15 @@ class NestEmitter:
         return lines
 
     def _lanes_and_rest(self, body: list[str], ahead: list[str], costly: bool) -> list[str]:
-        """The columns lo3..hi3 of a row, 16 at a time; most kernels ask for whole panels of 16. Costly ones 128 at a time."""
+        """The columns lo3..hi3 of a row, 16 at a time, costly ones more; most kernels ask for whole panels of 16."""
         blocks = [(LANES, LANE_LOOP)] if not costly else [("SX_MANY_LANES", MANY_LANE_LOOP), (LANES, LANE_LOOP)]
         lines = ["    int64_t k = lo3;"]
         for size, pragma in blocks:
-            fetch = [f"      for (int64_t i3 = k; i3 < k + {size}; i3 += {LANES}) {{", *ahead, "      }"] if ahead else []
+            fetch = [f"      for (int64_t i3 = k; i3 < k + {size}; i3 += {LANES}) {{", *ahead, "      }"]
             lines += [
                 f"    {ROW_LOOP}",
                 f"    for (; k + {size} <= hi3; k += {size}) {{",
-                *fetch,
+                *(fetch if ahead else []),
                 f"      {pragma}",
                 f"      for (int lane = 0; lane < {size}; ++lane) {{",  # a count that the compiler knows
                 "        const int64_t i3 = k + lane;",

@@ -168,7 +168,7 @@ class Kernel(Step):
     target: str = ""  # the field that points to the output, when it may lie anywhere
     pitches: tuple[str, ...] = ()  # fields that hold the first of `strides`; the others are the kernel's own
     epilogue: Nest | None = None
-    inside: Dim | None = None  # the output has no memory: only the epilogue reads it. A symbol: elements from row to row
+    inside: Dim | None = None  # elements from row to row of an output that only the epilogue reads: it has no memory
     serial: bool = False  # one call without tasks: ``int64_t NAME(const NAME_args *, sx_host *)``, negative on failure
     result: Dim | None = None  # symbol that takes what a serial kernel returns
 

@@ -39,7 +39,7 @@ def cast() -> onnx.NodeProto:
 
 
 X = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, ROWS])
-I = helper.make_tensor_value_info("i", TensorProto.INT64, [3])  # noqa: E741
+I = helper.make_tensor_value_info("i", TensorProto.INT64, [3])
 
 
 @pytest.mark.parametrize("kind", HALF)

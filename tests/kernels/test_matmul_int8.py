@@ -34,8 +34,8 @@ void add_row_and_count(void *const *operands, const int64_t *dims, int64_t i0, i
         for (int64_t j = lo3; j < hi3; j++)
             seen[((i0 + i1) * dims[0] + i) * dims[1] + j] += c[(i1 * dims[0] + i) * dims[1] + j] + 1;
 }
-void add_own_row(void *const *operands, const int64_t *dims, int64_t i0, int64_t i1, int64_t lo2, int64_t hi2, int64_t lo3,
-                 int64_t hi3) {
+void add_own_row(void *const *operands, const int64_t *dims, int64_t i0, int64_t i1, int64_t lo2, int64_t hi2,
+                 int64_t lo3, int64_t hi3) {
     int32_t *seen = operands[0];
     const int32_t *own = operands[1];
     for (int64_t i = lo2; i < hi2; i++)
