@@ -34,9 +34,11 @@ COLUMNS = 64  # columns of a tile in the column form
 TILE = 32  # rows and columns of a tile in a transposing map: two cache lines of floats
 SHORT_RUN = 128  # a strided run this short stays in the first cache until the next row reads beside it
 LANES = 16
+FETCHED_ROWS = 8  # at 4, cheap epilogues wait; from 8 to 32 are the same
 COSTLY = ("exp", "exp_negative", "expm1", "log", "log1p", "tanh", "erf", "sigmoid", "softplus", "gelu", "mish")
 VECTORIZE = "#pragma clang loop vectorize(assume_safety)"
 LANE_LOOP = "SX_EACH_LANE"  # before a loop of 16 lanes
+MANY_LANE_LOOP = "SX_EACH_OF_MANY"  # before a loop of SX_MANY_LANES
 ROW_LOOP = "#pragma clang loop vectorize(disable) unroll(disable)"  # before a loop around one
 
 
@@ -160,8 +162,8 @@ class NestEmitter:
             return replace(function, work=function.work * extent if isinstance(extent, int) else None)
         return function
 
-    def epilogue(self) -> Function:
-        """The nest, over i0..i3, as an ``sx_epilogue``."""
+    def epilogue(self, *, fetch: bool = False) -> Function:
+        """The nest, over i0..i3, as an ``sx_epilogue``; `fetch`: what it stores to is fetched some rows ahead."""
         out = self.out
         for name in ("i0", "i1"):
             out.define(name, name)
@@ -174,12 +176,14 @@ class NestEmitter:
             assert isinstance(stage, Store)
             self._store(stage)
         column, row = out.pop(), out.pop()
+        ahead = self._fetched() if fetch else []
         lanes = "i3" in present and extent_of(present["i3"]) == LANES
         body = [f"      {line}" for line in column]
+        costly = any(node.op in COSTLY for stage in self.nest.stages for node in walk(stage.value))
         if lanes:
             loop = [f"    {LANE_LOOP}", f"    for (int i3 = 0; i3 < {LANES}; ++i3) {{", *body, "    }"]
         else:
-            loop = self._lanes_and_rest(body)
+            loop = self._lanes_and_rest(body, ahead, costly)
         lines = [
             "static void NAME(void *const *p, const int64_t *d, int64_t i0, int64_t i1, int64_t lo2, int64_t hi2,",
             "                 int64_t lo3, int64_t hi3) {",
@@ -195,23 +199,36 @@ class NestEmitter:
         ]
         return self._function(lines, 0, None, 1)
 
-    def _lanes_and_rest(self, body: list[str]) -> list[str]:
-        """The columns lo3..hi3 of a row, 16 at a time; most kernels ask for whole panels of 16."""
-        return [
-            "    int64_t k = lo3;",
-            f"    {ROW_LOOP}",
-            f"    for (; k + {LANES} <= hi3; k += {LANES}) {{",
-            f"      {LANE_LOOP}",
-            f"      for (int lane = 0; lane < {LANES}; ++lane) {{",  # a count that the compiler knows
-            "        const int64_t i3 = k + lane;",
-            *(f"  {line}" for line in body),
-            "      }",
-            "    }",
-            f"    {ROW_LOOP}",
-            "    for (int64_t i3 = k; i3 < hi3; ++i3) {",
-            *body,
-            "    }",
-        ]
+    def _fetched(self) -> list[str]:
+        """Fetches the 16 elements from column i3 on of a later row, before they are stored to."""
+        out, lines = self.out, []
+        out.push()
+        out.define("i2", f"(i2 + {FETCHED_ROWS})")
+        out.define("i3", "i3")
+        for stage in self.nest.stages:
+            assert isinstance(stage, Store)
+            lines.append(f"        __builtin_prefetch(&{out.buffer(stage.buffer)}[{out.dim(stage.offset)}], 1);")
+        out.pop()
+        return lines
+
+    def _lanes_and_rest(self, body: list[str], ahead: list[str], costly: bool) -> list[str]:
+        """The columns lo3..hi3 of a row, 16 at a time, costly ones more; most kernels ask for whole panels of 16."""
+        blocks = [(LANES, LANE_LOOP)] if not costly else [("SX_MANY_LANES", MANY_LANE_LOOP), (LANES, LANE_LOOP)]
+        lines = ["    int64_t k = lo3;"]
+        for size, pragma in blocks:
+            fetch = [f"      for (int64_t i3 = k; i3 < k + {size}; i3 += {LANES}) {{", *ahead, "      }"]
+            lines += [
+                f"    {ROW_LOOP}",
+                f"    for (; k + {size} <= hi3; k += {size}) {{",
+                *(fetch if ahead else []),
+                f"      {pragma}",
+                f"      for (int lane = 0; lane < {size}; ++lane) {{",  # a count that the compiler knows
+                "        const int64_t i3 = k + lane;",
+                *(f"  {line}" for line in body),
+                "      }",
+                "    }",
+            ]
+        return [*lines, f"    {ROW_LOOP}", "    for (int64_t i3 = k; i3 < hi3; ++i3) {", *body, "    }"]
 
     def _function(self, lines: list[str], tasks: Dim, vector: Dim | None, block: int) -> Function:
         symbols = tuple(self.out.symbols)
@@ -555,9 +572,9 @@ def emit_task(nest: Nest) -> Function:
     return NestEmitter(nest).task()
 
 
-def emit_epilogue(nest: Nest) -> Function:
-    """`nest` as the epilogue of a kernel."""
-    return NestEmitter(nest).epilogue()
+def emit_epilogue(nest: Nest, *, fetch: bool = False) -> Function:
+    """`nest` as the epilogue of a kernel; `fetch`: what it stores to is fetched before."""
+    return NestEmitter(nest).epilogue(fetch=fetch)
 
 
 __all__ = ["Function", "constant", "emit_epilogue", "emit_task", "extreme", "form_of"]

@@ -237,12 +237,14 @@ class ProgramEmitter:
     def _kernel(self, step: Kernel, number: int) -> None:
         self.kernels[step.name] = None
         self.calls.append((number, step.name))
-        inside = step.output if step.inside else ()
+        inside = step.output if step.inside is not None else ()
         known = {n: v for n, v in step.fields.items() if not (isinstance(v, Pointer) and v.buffer in inside)}
         fields = [f".{name} = {self._field(value)}" for name, value in known.items()]
         self.line("{")
+        if step.inside is not None:
+            self.line(f"  {self._dim(step.inside)} = {step.name}_own_row({self._dim(step.fields['n'])});")
         if step.epilogue is not None:
-            function = emit_epilogue(step.epilogue)
+            function = emit_epilogue(step.epilogue, fetch=step.inside is not None)
             pointers, dims = self._operands(function, inside)
             if inside:
                 fields += [f".own = {function.buffers.index(inside[0])}", f".operand_count = {len(function.buffers)}"]

@@ -37,6 +37,7 @@ GROWING = frozenset((
     "Col2Im", "CenterCropPad", "MaxUnpool", "ConvTranspose", "Conv", "MaxPool", "AveragePool", "LpPool", "DFT", "STFT",
     "HannWindow", "HammingWindow", "BlackmanWindow", "GridSample", "RoiAlign", "MelWeightMatrix", "RNN", "GRU", "LSTM",
 ))  # fmt: skip
+WIDENED = ("Cast", "DequantizeLinear")  # of a constant: weights that are stored in fewer bits than they are used in
 CONTROL = ("If", "Loop", "Scan")  # they look at their inputs' kinds themselves
 NOT_FOLDED = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
 
@@ -284,6 +285,8 @@ class GraphLowering(Lowering):
         return [None if r is None else self.constant(np.asarray(r), _name(r)) for r in results]
 
     def _worth_folding(self, view: Node, inputs: Sequence[Tensor | None]) -> bool:
+        if view.op_type in WIDENED and not _is_table(view.ir.outputs[0]):
+            return True  # whatever their size: kernels read weights packed, and each run would widen them anew
         known = [t.array for t in inputs if t is not None and t.array is not None]
         if sum(array.nbytes for array in known) > FOLD_BYTES:
             return False
@@ -373,6 +376,12 @@ def type_string(value: ir.Value) -> str:
         return f"tensor({kind.dtype.name.lower()})" if kind is not None else "tensor(undefined)"
 
     return value.metadata_props.get(TYPE_KEY) or text(value.type)
+
+
+def _is_table(value: ir.Value) -> bool:
+    """Whether `value` is there to pick rows from: these are widened, rather than all of it."""
+    usages = list(value.uses())
+    return len(usages) == 1 and usages[0].node.op_type == "Gather" and usages[0].idx == 0
 
 
 def _fits(tensor: Tensor, buffer: Buffer, layout: Layout) -> bool:

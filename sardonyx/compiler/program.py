@@ -168,7 +168,7 @@ class Kernel(Step):
     target: str = ""  # the field that points to the output, when it may lie anywhere
     pitches: tuple[str, ...] = ()  # fields that hold the first of `strides`; the others are the kernel's own
     epilogue: Nest | None = None
-    inside: bool = False  # nothing but the epilogue reads the output, which has no memory of its own
+    inside: Dim | None = None  # elements from row to row of an output that only the epilogue reads: it has no memory
     serial: bool = False  # one call without tasks: ``int64_t NAME(const NAME_args *, sx_host *)``, negative on failure
     result: Dim | None = None  # symbol that takes what a serial kernel returns
 
@@ -187,11 +187,11 @@ class Kernel(Step):
             if isinstance(value, Expr):
                 yield from expr_buffers(value)
         if self.epilogue:
-            yield from (b for b in self.epilogue.reads() if not (self.inside and b in self.output))
+            yield from (b for b in self.epilogue.reads() if self.inside is None or b not in self.output)
 
     def writes(self) -> Iterator[Buffer]:
         """Outputs, and what the epilogue writes."""
-        if not self.inside:
+        if self.inside is None:
             yield from self.output
         if self.epilogue:
             yield from self.epilogue.writes()

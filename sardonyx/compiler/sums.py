@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from sardonyx.compiler import expr as ex
+from sardonyx.compiler import index as ix
+from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.memory import touched
-from sardonyx.compiler.program import Block, Buffer, Kernel, Program
+from sardonyx.compiler.nest import domain_variables
+from sardonyx.compiler.program import Block, Buffer, Kernel, Program, Store
 
 KERNELS = ("matmul_int8",)  # that have a place of their own for such sums
 MOST_OPERANDS = 32  # SX_MOST_OPERANDS of matmul_int8.h
@@ -30,4 +34,22 @@ def keep_sums_inside(program: Program) -> None:
         columns = kernel.fields["n"]
         fits = isinstance(columns, int) and columns <= MOST_COLUMNS and len(operands) <= MOST_OPERANDS
         alone = buffer.kind == "temporary" and uses[buffer] == 1 and buffer not in set(kernel.epilogue.writes())
-        kernel.inside = fits and alone
+        if fits and alone:
+            _move_inside(kernel, buffer)
+
+
+def _move_inside(kernel: Kernel, buffer: Buffer) -> None:
+    """Rows of sums lie as far apart as the kernel says (its function NAME_own_row), with nothing between batches."""
+    epilogue = kernel.epilogue
+    assert epilogue is not None
+    (store,) = epilogue.stages
+    assert isinstance(store, Store)
+    kernel.inside = ix.symbol(f"own_row{kernel.fields['n']}")
+    kernel.fields |= {"c_batch": 0, "c_row": kernel.inside}
+    *_, row, column = domain_variables(kernel.domain)
+    place = row * kernel.inside + column
+
+    def moved(node: Expr) -> Expr | None:
+        return ex.load(buffer, place) if node.op == "load" and node.value[0] is buffer else None
+
+    store.value = ex.rewrite(store.value, {}, moved)

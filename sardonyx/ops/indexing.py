@@ -11,7 +11,7 @@ from sardonyx.compiler.dtypes import SHORT, is_float
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
-from sardonyx.compiler.program import Buffer, Kernel, Nest, Pointer, Store
+from sardonyx.compiler.program import Buffer, Kernel, Nest, Pointer, Store, expr_buffers
 from sardonyx.compiler.tensor import Element, Plain, Position, Tensor, variables
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
@@ -19,6 +19,7 @@ from sardonyx.ops.shapes import axis_of, moved, reshaped, unflatten, vector
 
 REDUCTIONS = {"none": "SET", "add": "ADD", "mul": "MUL", "max": "MAX", "min": "MIN"}
 MOST_AXES = 8  # that the scatter kernel addresses
+WIDENING = 3  # operations that make a number of one stored in fewer bits, at most
 
 
 # What a tensor's shape is.
@@ -50,7 +51,8 @@ def gather(ctx: Lowering, node: Node, x: Tensor, indices: Tensor) -> Tensor:
 
 def gathered(ctx: Lowering, x: Tensor, indices: Tensor, axis: int) -> Tensor:
     """Axis `axis` of `x` replaced by the axes of `indices`."""
-    ctx.cheap(x)
+    if not _is_stored_table(x):
+        ctx.cheap(x)
     ctx.cheap(indices)
 
     def element(position: Position) -> Expr:
@@ -61,6 +63,13 @@ def gathered(ctx: Lowering, x: Tensor, indices: Tensor, axis: int) -> Tensor:
     view = ctx.lazy(x.dtype, (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]), element, sources=[x])
     view.prefers = Plain
     return view
+
+
+def _is_stored_table(x: Tensor) -> bool:
+    """Whether `x` is a constant but for its type: elements are converted when they are picked."""
+    if x.element is None or x.buffer is not None or x.cost > WIDENING:
+        return False
+    return all(buffer.kind == "constant" for buffer in expr_buffers(x.at(variables(x.shape))))
 
 
 @operator("GatherElements", since=11)

@@ -250,6 +250,25 @@ def test_symbolic_dims_and_quantised_layers_in_a_row():
     assert session.run({x: np.ones((131, 16), F32)})[1].shape == (131, 12)
 
 
+def test_activations_of_many_columns_follow_a_product_of_bytes():
+    """Rows and columns beyond whole tiles, and beyond the 128 lanes that long chains of operations are computed in."""
+    graph = Graph(20)
+    x = graph.value(rng.standard_normal((37, 67)).astype(F32), dims=("rows", 67))
+    graph.node("DynamicQuantizeLinear", [x], 3, keep=False)
+    weights, scales = byte(67, 277, kind=np.int8), rng.random(277).astype(F32) / 128
+    sums = graph.node("MatMulInteger", ["y0_0", graph.value(weights, constant=True), "y0_2"], keep=False)
+    floats = graph.node("Cast", [sums], keep=False, to=TensorProto.FLOAT)
+    both = graph.node("Mul", ["y0_1", graph.value(scales, constant=True)], keep=False)
+    scaled = graph.node("Mul", [floats, both], keep=False)
+    graph.node("Gelu", [scaled])
+    model = graph.model()
+    session = sardonyx.Session(model)
+    for rows in (1, 37, 300):
+        feeds = {x: rng.standard_normal((rows, 67)).astype(F32)}
+        [have], [want] = session.run(feeds), evaluate(sardonyx.load(model), feeds)
+        np.testing.assert_allclose(have, want, rtol=2e-6, atol=1e-6)
+
+
 def test_wrong_shapes_are_refused_by_name():
     graph = Graph()
     graph.node("MatMulInteger", [byte(3, 4), byte(5, 6)])

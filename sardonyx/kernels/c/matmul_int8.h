@@ -20,7 +20,7 @@ typedef struct {
     const void *b_zero;
     int64_t b_zero_step;                     // 0: one for all columns; 1: one for each column
     int32_t *c;                              // NULL: the sums are wanted by the epilogue alone, as
-    int64_t own, operand_count;              //       operands[own] of so many, at most SX_MOST_OPERANDS
+    int64_t own, operand_count;              //       operands[own] of so many, at most SX_MOST_OPERANDS; see below
     int64_t c_batch, c_row;                  // column stride 1; nothing beyond column N is written
     int64_t batch, m, n, k;                  // any may be 0; with k == 0 the result is 0
     sx_epilogue epilogue;                    // NULL: nothing follows; its i0 is 0, i1 the batch
@@ -32,5 +32,8 @@ typedef struct {
 int64_t matmul_int8_tasks(const matmul_int8_args *args);
 int64_t matmul_int8_scratch(const matmul_int8_args *args);
 void matmul_int8(const void *args, int64_t lo, int64_t hi, void *scratch);
+
+// What c_row has to be (at least) where c is NULL: sums in scratch are rows of the columns that are there at once.
+int64_t matmul_int8_own_row(int64_t n);
 
 #endif

@@ -1,26 +1,28 @@
 // matmul_int8_amx.h -- the blocks of matmul_int8 where the target has matrix tiles (simd.h: SX_TILES).
 //
-//   for each ROWS rows: for each group of 32 columns: for each chunk of K: for each 32 rows: 2 x 2 tiles of C; and after
-//   each EPILOGUE_COLUMNS columns: the epilogue, while they are in L2
+//   for each ROWS rows: for each GROUP columns: for each chunk of K: for each 32 rows: for each 32 columns: 2 x 2 tiles
+//   of C; and after the last chunk the epilogue of 32 rows x GROUP columns, while they are in L1
 //
 // A is read where it lies and B as packed; only what K leaves beyond whole tiles (64 bytes) is laid out anew. Sums start
 // from what the zero points come to, where that is the same in all rows: a tile is loaded from one row, sixteen times.
-// A chunk of a group of B (32 KB) stays in L1 while the rows of A come from L2: one read of B for all rows.
+// 32 rows of a chunk of A (32 KB) stay in L1 while a group of B (128 KB a chunk) comes from L2, and B comes from memory
+// once, fetched a group ahead; beyond the last group that is what lies behind B, usually the weights that are used next.
 #ifndef SARDONYX_MATMUL_INT8_AMX_H
 #define SARDONYX_MATMUL_INT8_AMX_H
 
 #include "matmul_int8_pack.h"
 
-#define ROWS 512             // rows of A at once, at most
+#define GROUP 128            // columns between two epilogues
+#define ROWS 256             // rows of A at once, at most
 #define A_L2 (1 << 20)       // bytes of these
-#define EPILOGUE_COLUMNS 256
 #define STEP 64              // bytes of K in a tile
 
 #define A_BYTES (ROWS * STEP) // what K leaves, of each row
-#define B_BYTES (PANELS * 1024 + 32 * 32 * 4 + EPILOGUE_COLUMNS * 4)
+#define B_BYTES (GROUP / 16 * 1024 + 32 * 32 * 4 + GROUP * 4)
 #define SUMS_BYTES (ROWS * 4)
-#define OWN_ROWS 128         // rows at once of sums in scratch
-#define OWN_COLUMNS EPILOGUE_COLUMNS
+#define PACKED_PANELS (GROUP / 16)
+#define OWN_ROWS ROWS
+#define OWN_COLUMNS GROUP
 
 typedef struct {
     const uint8_t *a, *a_rest; // 32 rows of A, or fewer; what K leaves of them
@@ -43,19 +45,26 @@ typedef struct {
         if (low) DOT(2, 5, 6);                  \
         if (low && wide) DOT(3, 5, 7);          \
     } while (0)
-#define STEPS(DOT, low, wide)                                                                   \
+#define FETCH(line) (__builtin_prefetch(ahead[0] + (line) * 64, 0, 2), __builtin_prefetch(ahead[1] + (line) * 64, 0, 2))
+#define STEPS(DOT, low, wide, lines)                                                            \
+    for (int64_t i = t->steps; i > 0; i--) {                                                    \
+        if (lines > 0) FETCH(0);                                                                \
+        tile_load_once(6, b[0], 64);                                                            \
+        tile_load(4, a, a_row);                                                                 \
+        if (lines > 1) FETCH(1);                                                                \
+        if (wide) tile_load_once(7, b[1], 64);                                                  \
+        if (low) tile_load(5, a_low, a_row);                                                    \
+        for (int64_t line = 2; line < lines; line++) FETCH(line);                               \
+        DOTS(DOT, low, wide);                                                                   \
+        a += STEP, a_low += STEP;                                                               \
+        for (int p = 0; p < 2; p++) b[p] += 1024, ahead[p] += lines * 64;                       \
+    }
+#define ALL_STEPS(DOT, low, wide)                                                               \
     do {                                                                                        \
-        for (int64_t i = 0; i < t->steps; i++) {                                                \
-            for (int64_t line = i * lines; line < (i + 1) * lines; line++) {                    \
-                __builtin_prefetch(ahead0 + line * 64, 0, 2);                                   \
-                __builtin_prefetch(ahead1 + line * 64, 0, 2);                                   \
-            }                                                                                   \
-            tile_load(6, b0 + i * 1024, 64);                                                    \
-            tile_load(4, a + i * STEP, t->a_row);                                               \
-            if (wide) tile_load(7, b1 + i * 1024, 64);                                          \
-            if (low) tile_load(5, a_low + i * STEP, t->a_row);                                  \
-            DOTS(DOT, low, wide);                                                               \
-        }                                                                                       \
+        if (t->ahead_lines == 4) /* of 128 rows */                                              \
+            STEPS(DOT, low, wide, 4)                                                            \
+        else                                                                                    \
+            STEPS(DOT, low, wide, t->ahead_lines)                                               \
         if (t->a_rest) {                                                                        \
             tile_load(6, t->b_rest, 64);                                                        \
             tile_load(4, t->a_rest, STEP);                                                      \
@@ -66,18 +75,18 @@ typedef struct {
     } while (0)
 
 SX_INLINE void amx_tile_body(const amx_tile *t, const int low, const int wide) {
-    const uint8_t *const a = t->a, *const a_low = a + 16 * t->a_row;
-    const int8_t *const b0 = t->b[0], *const b1 = t->b[1], *const ahead0 = t->ahead[0], *const ahead1 = t->ahead[1];
-    const int64_t lines = t->ahead_lines;
+    const int64_t a_row = t->a_row;
+    const uint8_t *a = t->a, *a_low = a + 16 * a_row;
+    const int8_t *b[2] = {t->b[0], t->b[1]}, *ahead[2] = {t->ahead[0], t->ahead[1]};
     const int64_t start_row = t->start_row * 4, c_row = t->c_row * 4;
     tile_load(0, t->start, start_row);
     if (wide) tile_load(1, t->start + 16, start_row);
     if (low) tile_load(2, t->start + 16 * t->start_row, start_row);
     if (low && wide) tile_load(3, t->start + 16 * t->start_row + 16, start_row);
     if (t->a_signed)
-        STEPS(tile_dot_s8, low, wide);
+        ALL_STEPS(tile_dot_s8, low, wide);
     else
-        STEPS(tile_dot_u8, low, wide);
+        ALL_STEPS(tile_dot_u8, low, wide);
     tile_store(0, t->c, c_row);
     if (wide) tile_store(1, t->c + 16, c_row);
     if (low) tile_store(2, t->c + 16 * t->c_row, c_row);
@@ -95,38 +104,46 @@ static void amx_tile_run(const amx_tile *t) {
         amx_tile_body(t, 0, 0);
 }
 
+// A group of columns of a chunk of K.
+typedef struct {
+    const int8_t *b, *ahead; // panels, and panels that come next
+    int64_t panel, ahead_panel; // bytes from one to the next
+    const int8_t *rest;         // what K leaves of each
+} amx_group;
+
 // Tiles for `rows` rows of A and C, at most 32.
 static void amx_shape(int64_t rows) {
     const uint8_t high = (uint8_t)least(rows, 16), low = (uint8_t)(rows > 16 ? rows - 16 : 16);
     tiles_begin((const uint8_t[8]){high, high, low, low, high, low});
 }
 
-// One group of columns for one chunk of K: all rows of A.
-static void amx_group(const amx_tile *shape, int64_t rows, int64_t width, int32_t *beside) {
-    amx_tile t = *shape;
-    for (int64_t i = 0; i < rows; i += 32) {
-        t.rows = least(32, rows - i);
-        if (t.rows < 32) amx_shape(t.rows);
-        if (width == 16 * t.panels) {
+// 32 rows of A, or fewer, times one group of columns for one chunk of K; `left` columns of C are there.
+static void amx_stripe(const amx_tile *first, const amx_group *group, int64_t left) {
+    int32_t beside[32 * 32];
+    amx_tile t = *first;
+    for (int64_t p = 0; left > 0; p += 2, left -= 32) {
+        t.panels = left > 16 ? 2 : 1;
+        for (int64_t i = 0; i < 2; i++) {
+            t.b[i] = group->b + (p + i) * group->panel;
+            t.ahead[i] = group->ahead + (p + i) * group->ahead_panel;
+        }
+        t.b_rest = group->rest + p * 1024;
+        if (left >= 16 * t.panels) {
             amx_tile_run(&t);
-        } else { // the columns beyond N are not C's
+        } else {
             amx_tile narrow = t;
-            narrow.c = beside;
-            narrow.c_row = 32;
-            if (t.start_row)
+            const int64_t width = least(left, 32);
+            narrow.c = beside, narrow.c_row = 32;
+            if (t.start_row) { // sums so far
                 for (int64_t r = 0; r < t.rows; r++)
-                    for (int64_t j = 0; j < 32; j++) beside[r * 32 + j] = j < width ? t.start[r * t.start_row + j] : 0;
-            if (t.start_row) narrow.start = beside, narrow.start_row = 32;
+                    for (int64_t j = 0; j < 32; j++) beside[r * 32 + j] = j < width ? t.c[r * t.c_row + j] : 0;
+                narrow.start = beside, narrow.start_row = 32;
+            }
             amx_tile_run(&narrow);
             for (int64_t r = 0; r < t.rows; r++)
                 for (int64_t j = 0; j < width; j++) t.c[r * t.c_row + j] = beside[r * 32 + j];
         }
-        if (t.rows < 32) amx_shape(32);
-        t.a += 32 * t.a_row;
-        if (t.a_rest) t.a_rest += 32 * STEP;
-        for (int p = 0; p < 2; p++) t.ahead[p] += t.steps * t.ahead_lines * 64;
-        t.start += 32 * t.start_row;
-        t.c += 32 * t.c_row;
+        t.start += 32, t.c += 32;
     }
 }
 
@@ -149,57 +166,67 @@ static int32_t amx_row_sum(const uint8_t *a, int64_t k, int64_t is_signed) {
     return sum;
 }
 
+// A chunk of K from `k_lo` on: the panels of columns lo .. hi, those to fetch ahead, and what lies beyond whole steps.
+static amx_group amx_panels(const matmul_int8_args *g, const int8_block *block, const int8_scratch *s, int64_t lo,
+                            int64_t hi, int64_t k_lo, int64_t k, int first) {
+    const int64_t panels = ceil_div(hi - lo, 16), last = k % STEP;
+    amx_group group = {.rest = (const int8_t *)s->b};
+    int64_t pitch;
+    group.b = (const int8_t *)lay_out_panels(g, s, block->batch, lo, k_lo, k, panels, first, &pitch, block->col_lo);
+    group.panel = pitch * 4;
+    group.ahead = k_lo + k < g->k ? group.b + k * 16 : group.b + panels * group.panel - k_lo * 16;
+    group.ahead_panel = group.panel;
+    if (last)
+        amx_rest_of_panels(group.b + (k - last) * 16, group.panel, panels, ceil_div(last, 4) * 4, (int8_t *)s->b);
+    return group;
+}
+
 // At most ROWS rows of a block, all of K.
 static void amx_rows(const matmul_int8_args *g, const int8_block *block, int64_t row_lo, int64_t rows, int first,
                      const int8_scratch *s) {
     const uint8_t *const a = (const uint8_t *)g->a + block->batch * g->a_batch + row_lo * g->a_row;
-    int8_t *const b_rest = (int8_t *)s->b;
-    int32_t *const beside = s->b + PANELS * 256, *const start = beside + 32 * 32;
-    const int plain = g->b_packed && !g->b_zero && g->b_signed && g->a_zero_step == 0; // all rows start alike
-    const int64_t rest = g->k % STEP;
+    int32_t *const start = s->b + PACKED_PANELS * 256;
+    // All rows start alike:
+    const int plain = g->b_packed && g->b_zero_step == 0 && b_zero_of(g, 0) == 0 && g->a_zero_step == 0;
+    const int64_t rest = g->k % STEP, lines = g->b_packed ? ceil_div(16, ceil_div(rows, 32)) : 0;
     if (!plain)
         for (int64_t i = 0; i < rows; i++) s->row_sums[i] = amx_row_sum(a + i * g->a_row, g->k, g->a_signed);
     if (rest) amx_rest_of_rows(a + g->k - rest, g->a_row, rows, rest, (uint8_t *)s->a);
-    for (int64_t lo = block->col_lo; lo < block->col_hi; lo += EPILOGUE_COLUMNS) {
-        const int8_block part = {block->batch, row_lo, row_lo + rows, lo, least(block->col_hi, lo + EPILOGUE_COLUMNS)};
+    int64_t shape = 0;
+    for (int64_t lo = block->col_lo; lo < block->col_hi; lo += GROUP) {
+        const int64_t hi = least(block->col_hi, lo + GROUP);
         int32_t *const whole = whole_c(g, s, block->batch, row_lo, lo);
         int32_t *const c = whole + block->batch * g->c_batch + row_lo * g->c_row;
         const uint32_t za = plain ? (uint32_t)a_zero_of(g, 0) : 0;
-        for (int64_t j = 0; j < ceil_div(part.col_hi - lo, 16) * 16; j++)
+        for (int64_t j = 0; j < ceil_div(hi - lo, 16) * 16; j++)
             start[j] = plain ? (int32_t)(0 - za * (uint32_t)g->b_sums[lo + j]) : 0;
-        for (int64_t col = lo; col < part.col_hi; col += 32) {
-            const int64_t group = part.col_hi - col > 16 ? 2 : 1;
-            amx_tile t = {.a = a, .a_row = g->a_row, .a_signed = g->a_signed, .panels = group, .c = c + col,
-                          .c_row = g->c_row, .start = start + (col - lo)};
-            for (int64_t k_lo = 0; k_lo == 0 || k_lo < g->k; k_lo += KC) {
-                const int64_t k = least(KC, g->k - k_lo), last = k % STEP;
-                int64_t pitch;
-                t.b[0] = (const int8_t *)lay_out_panels(g, s, block->batch, col, k_lo, k, group, first, &pitch, block->col_lo);
-                t.b[1] = t.b[0] + pitch * 4;
-                t.steps = k / STEP;
-                t.a = a + k_lo;
-                t.a_rest = last ? (const uint8_t *)s->a : NULL;
-                t.b_rest = b_rest;
-                if (g->b_packed) {
-                    const int64_t next = k_lo + k < g->k ? k * 16 : 2 * pitch * 4 - k_lo * 16;
-                    for (int p = 0; p < 2; p++) t.ahead[p] = t.b[p] + next;
-                    t.ahead_lines = ceil_div(16, ceil_div(rows, 32));
-                }
-                if (last)
-                    amx_rest_of_panels(t.b[0] + t.steps * 1024, pitch * 4, group, ceil_div(last, 4) * 4, b_rest);
-                amx_group(&t, rows, least(16 * group, part.col_hi - col), beside);
-                t.start = t.c, t.start_row = t.c_row;
+        for (int64_t k_lo = 0; k_lo == 0 || k_lo < g->k; k_lo += KC) {
+            const int64_t k = least(KC, g->k - k_lo), steps = k / STEP;
+            const int fresh = k_lo == 0, done = k_lo + KC >= g->k;
+            amx_group group = amx_panels(g, block, s, lo, hi, k_lo, k, first);
+            for (int64_t i = 0; i < rows; i += 32) {
+                int32_t *const sums = c + i * g->c_row + lo;
+                const int64_t count = least(32, rows - i);
+                const amx_tile t = {
+                    .a = a + i * g->a_row + k_lo, .a_row = g->a_row, .a_signed = g->a_signed, .rows = count,
+                    .a_rest = k % STEP ? (const uint8_t *)s->a + i * STEP : NULL, .steps = steps,
+                    .ahead_lines = lines, .start = fresh ? start : sums, .start_row = fresh ? 0 : g->c_row,
+                    .c = sums, .c_row = g->c_row,
+                };
+                if (shape != count) amx_shape(shape = count);
+                amx_stripe(&t, &group, hi - lo);
+                group.ahead += steps * lines * 64;
+                if (!done) continue;
+                if (!plain) take_zeros_off(g, s, block, lo, hi, row_lo, i, count, sums - lo);
+                run_epilogue(g, whole, block->batch, row_lo + i, row_lo + i + count, lo, hi);
             }
         }
-        if (!plain) take_zeros_off(g, s, block, lo, part.col_hi, row_lo, rows, c);
-        run_epilogue(g, whole, block->batch, row_lo, row_lo + rows, lo, part.col_hi);
     }
 }
 
 static void run_block(const matmul_int8_args *g, const int8_block *block, const int8_scratch *s) {
     const int64_t rows = block->row_hi - block->row_lo;
-    const int64_t most_rows = most(32, least(g->c ? ROWS : OWN_ROWS, A_L2 / most(g->k, 1) / 32 * 32));
-    amx_shape(32);
+    const int64_t most_rows = most(32, least(ROWS, A_L2 / most(g->k, 1) / 32 * 32));
     for (int64_t i = 0; i < rows; i += most_rows)
         amx_rows(g, block, block->row_lo + i, least(most_rows, rows - i), i == 0, s);
     tiles_end();

@@ -157,13 +157,14 @@ static const int32_t *lay_out_panels(const matmul_int8_args *g, const int8_scrat
 }
 
 #if SX_DOT_GROUP == 4
-// Turns sums of products into sums of products of differences: columns lo .. hi of some rows, which begin at `c`.
+// Turns sums of products into sums of products of differences: columns lo .. hi of `rows` rows, which begin at `c`, from
+// `row` of those that begin with `row_lo`.
 static void take_zeros_off(const matmul_int8_args *g, const int8_scratch *s, const int8_block *block, int64_t lo,
-                           int64_t hi, int64_t row_lo, int64_t rows, int32_t *c) {
+                           int64_t hi, int64_t row_lo, int64_t row, int64_t rows, int32_t *c) {
     const int32_t *const col_sums = g->b_packed ? g->b_sums : s->col_sums - block->col_lo;
     for (int64_t i = 0; i < rows; i++) {
-        const uint32_t za = (uint32_t)a_zero_of(g, row_lo + i);
-        const uint32_t of_b = (uint32_t)g->k * za - (uint32_t)s->row_sums[i];
+        const uint32_t za = (uint32_t)a_zero_of(g, row_lo + row + i);
+        const uint32_t of_b = (uint32_t)g->k * za - (uint32_t)s->row_sums[row + i];
         int32_t *const row = c + i * g->c_row;
         if (g->b_zero_step == 0) {
             const uint32_t of_zeros = of_b * (uint32_t)b_zero_of(g, 0);

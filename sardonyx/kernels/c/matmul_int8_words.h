@@ -13,6 +13,7 @@
 #define A_BYTES (MC * A_PITCH * 4)
 #define B_BYTES (PANELS * WORDS * 64)
 #define SUMS_BYTES ((MC + 15) / 16 * 64)
+#define PACKED_PANELS PANELS
 #define OWN_ROWS MC
 #define OWN_COLUMNS INT64_MAX // of a block
 
@@ -89,7 +90,7 @@ static void run_rows(const matmul_int8_args *g, const int8_block *block, int64_t
         k_lo += k;
     } while (k_lo < g->k);
 #if SX_DOT_GROUP == 4
-    take_zeros_off(g, s, block, block->col_lo, block->col_hi, row_lo, rows, c);
+    take_zeros_off(g, s, block, block->col_lo, block->col_hi, row_lo, 0, rows, c);
 #endif
     run_epilogue(g, whole, block->batch, row_lo, row_lo + rows, block->col_lo, block->col_hi);
 }
