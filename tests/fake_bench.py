@@ -20,7 +20,7 @@ from sardonyx.optimizer.search.measure import Ratio
 class FakeBench(Bench):
     """Times are as the sizes of the files."""
 
-    def time(self, path, seconds):
+    def time(self, path, seconds, decisive=None):
         ratio = size_of(path) / size_of(self.path)
         return Ratio(ratio, ratio, ratio, ratio, 1.0, 9)
 

@@ -14,9 +14,18 @@ from typing import Any
 from sardonyx.converters.onnx_file import model_inputs
 from sardonyx.errors import InputError, SardonyxError
 from sardonyx.model.load import load
-from sardonyx.optimizer.data import Data
+from sardonyx.optimizer.data import Data, Parts
 from sardonyx.optimizer.metrics.metric import Metric, find_metric
-from sardonyx.optimizer.reading.read import CALIBRATION_SHARE, DataOptions, digest, read_data, split
+from sardonyx.optimizer.reading.read import (
+    CALIBRATION_SHARE,
+    LEAST_PROOF,
+    PROOF_SHARE,
+    DataOptions,
+    digest,
+    hold_out,
+    read_data,
+    split,
+)
 from sardonyx.optimizer.search.bench import apply_steps, check_standard, sha256
 from sardonyx.optimizer.search.budget import Budget, Candidate, Limits, parse_drop
 from sardonyx.optimizer.search.recipe import Recipe, read_recipe
@@ -107,22 +116,28 @@ class Reading:
     share: float
     seed: int
 
-    def parts(self, model: Path) -> tuple[Data, Data, list[str]]:
-        """Calibration, evaluation, and what the user should know of them."""
+    def parts(self, model: Path) -> tuple[Parts, list[str]]:
+        """The samples, and what the user should know of them."""
         inputs = model_inputs(load(model))
         found = read_data(self.data, inputs, self.options, self.seed)
         if self.calibration is None:
             first, second = split(found, self.seed, self.share)
         else:
             first, second = read_data(self.calibration, inputs, self.options, self.seed), found
-        notes = []
         if found.generated:
+            note = "no data was given: random inputs calibrated and judged; how the result does on real ones is not known"
+            return Parts(first, second), [note]
+        second, proof = hold_out(second, self.seed)
+        notes = []
+        if proof is None:
             notes.append(
-                "no data was given: random inputs calibrated and judged; how the result does on real ones is not known"
+                f"{len(second)} samples judged: too few to hold some out, so the result is proven on those by which it "
+                f"was chosen; from {round((LEAST_PROOF - 0.5) / PROOF_SHARE)} on, a third is kept for the last proof"
             )
-        elif len(second) < 100:
-            notes.append(f"judged on {len(second)} samples: differences below {1 / len(second):.1%} cannot be seen")
-        return first, second, notes
+        least = min(len(part) for part in (second, proof) if part is not None)
+        if least < 100:
+            notes.append(f"judged on {least} samples: differences below {1 / least:.1%} cannot be seen")
+        return Parts(first, second, proof), notes
 
     def recipe(self, steps: Sequence[Mapping[str, Any]], model: Path, data_digest: str) -> Recipe:
         """The recipe of `steps` on this data."""
@@ -165,19 +180,19 @@ class Task:
                 "the output is the model itself", hint="write it under another name: the search needs both"
             )
         progress(0.0, "reading the model and the data")
-        calibration, evaluation, notes = self.reading.parts(self.model)
-        metric = find_metric(self.metric, evaluation.labels is not None)
-        arguments = (self.model, calibration, evaluation, self.reading.seed, self.threads, self.packed)
+        parts, notes = self.reading.parts(self.model)
+        metric = find_metric(self.metric, parts.evaluation.labels is not None)
+        arguments = (self.model, parts, self.reading.seed, self.threads, self.packed)
         with self.bench(arguments, lambda text: progress(0.0, text)) as bench:
             progress(0.0, "measuring the original")
-            facts = (bench, self.model, evaluation, metric, bench.names(), self.metric_output)
-            judge, original, noise = measure_original(*facts)
+            facts = (bench, self.model, parts, metric, bench.names(), self.metric_output)
+            judge, proof, original, noise = measure_original(*facts)
             limits = Limits(self.budget, metric, original, noise)
-            identity = self._identity(calibration, evaluation, metric)
+            identity = self._identity(parts, metric)
             kept = Store(store or self.output.with_suffix(".search"), identity, self.resume)
-            recipe = self.reading.recipe([], self.model, digest(calibration))
+            recipe = self.reading.recipe([], self.model, digest(parts.calibration))
             first = Candidate(0, [], original, "verified", sha256=recipe.model_sha256)
-            space = self._space(bench, kept, calibration, notes)
+            space = self._space(bench, kept, parts.calibration, notes)
 
             def publish(best: Candidate | None) -> None:
                 source = self.model if best is None else kept.path(best.number)
@@ -188,19 +203,23 @@ class Task:
                 publish(None)
             left = None if self.seconds is None else max(0.0, self.seconds - (time.monotonic() - begin))
             search = Search(bench, kept, judge, limits, space, publish, left, self.trials, self.reading.seed, progress)
+            search.proof = proof
             best = search.run()
             result = Result(self.model, self.output, limits, first, best or first, list(kept.candidates.values()))
             result.stopped, result.notes = search.stopped, notes
             result.recipe, result.store = self.recipe_path, kept.folder
-            result.samples = len(calibration), len(evaluation)
+            result.samples = {name: len(part) for name, part in vars(parts).items() if part is not None}
+            if best is not None and proof is not None and best.figures.proof is None:
+                notes.append(f"{search.stopped}: the best so far was not proven on the samples held out for that")
             if result.stopped != "interrupted":
                 result.ranking = self._ranking(bench, kept, notes)
                 self._profiles(bench, result)
         result.seconds = time.monotonic() - begin
         return result
 
-    def _identity(self, calibration: Data, evaluation: Data, metric: Metric) -> dict[str, Any]:
-        facts = {"model": sha256(self.model), "data": digest(calibration, evaluation), "metric": metric.name}
+    def _identity(self, parts: Parts, metric: Metric) -> dict[str, Any]:
+        known = [part for part in (parts.calibration, parts.evaluation, parts.proof) if part is not None]
+        facts = {"model": sha256(self.model), "data": digest(*known), "metric": metric.name}
         return facts | {"metric output": self.metric_output, "seed": self.reading.seed, "form": self.output.suffix}
 
     def _space(self, bench: Any, store: Store, calibration: Data, notes: list[str]) -> Space:
@@ -269,7 +288,8 @@ def replay(
     known = read_recipe(recipe)
     given = (data if data is not None else known.data), (calibration if calibration is not None else known.calibration)
     reading = Reading(*given, data_options or known.options, known.share, known.seed)
-    part, _, notes = reading.parts(Path(model))
+    parts, notes = reading.parts(Path(model))
+    part = parts.calibration
     if known.model_sha256 and known.model_sha256 != sha256(Path(model)):
         notes.append("the model is not the one that the recipe was found for")
     if known.data_digest and known.data_digest != digest(part):

@@ -13,7 +13,7 @@ import numpy as np
 from sardonyx.errors import OptimizationError, SardonyxError
 from sardonyx.model.load import load
 from sardonyx.model.save import save
-from sardonyx.optimizer.data import Data
+from sardonyx.optimizer.data import Parts
 from sardonyx.optimizer.search.measure import Ratio, compare_times
 from sardonyx.optimizer.sensitivity import sensitivity
 from sardonyx.optimizer.step import Context, make_step
@@ -30,8 +30,7 @@ class Bench:
 
     Args:
         model: path of the original.
-        calibration: what steps look at.
-        evaluation: what models are judged by.
+        parts: what steps look at, and what models are judged by.
         seed: of steps.
         threads: of runs; None: all that may be used.
         packed: sizes are those of containers; see `compress/container.py`.
@@ -41,15 +40,14 @@ class Bench:
     def __init__(
         self,
         model: Path,
-        calibration: Data,
-        evaluation: Data,
+        parts: Parts,
         seed: int = 0,
         threads: int | None = None,
         packed: bool = False,
         progress: Callable[[str], None] = lambda text: None,
     ):
-        self.path, self.evaluation, self.packed = model, evaluation, packed
-        self.context = Context(calibration, seed, progress)
+        self.path, self.parts, self.packed = model, parts, packed
+        self.context = Context(parts.calibration, seed, progress)
         self.options = SessionOptions(threads=threads, progress=False)
         self.model = load(model)
         self.original = Session(str(model), self.options)
@@ -74,8 +72,8 @@ class Bench:
         check_standard(path, set(self.model.opset_imports))
         return {"notes": notes, "modified": modified, "sha256": sha256(path), "size": self._size(path)}
 
-    def run(self, path: Path, count: int | None = None) -> list[list[np.ndarray]]:
-        """All outputs for each sample of the evaluation, or for the first `count` of them.
+    def run(self, path: Path, count: int | None = None, proof: bool = False) -> list[list[np.ndarray]]:
+        """All outputs for each sample of the evaluation, or of the proof, or for the first `count` of them.
 
         Raises:
             OptimizationError: operators of the original that were native are not any more.
@@ -85,22 +83,29 @@ class Bench:
         lost = sorted(_hosted(session) - self._hosted)
         if lost:
             raise OptimizationError(f"{', '.join(lost)} would not run natively")
-        return [session.run(dict(feeds)) for feeds in self.evaluation.feeds[:count]]
+        data = self.parts.proof if proof else self.parts.evaluation
+        assert data is not None
+        return [session.run(dict(feeds)) for feeds in data.feeds[:count]]
 
     def memory(self, path: Path) -> int:
         """Bytes of weights and arena of a session that has run."""
         facts = self._session(path).memory()
         return int(facts["weights"] or 0) + int(facts["arena"] or 0)
 
-    def time(self, path: Path, seconds: float) -> Ratio:
-        """Time of the model at `path` / time of the original, on the first sample of the evaluation."""
-        feeds = dict(self.evaluation.feeds[0])
+    def time(self, path: Path, seconds: float, decisive: float | None = None) -> Ratio:
+        """Time of the model at `path` / time of the original, on the first sample of the evaluation.
+
+        `decisive`: see `compare_times`.
+        """
+        feeds = self._sample()
         session = self._session(path)
-        return compare_times(lambda: session.run(feeds), lambda: self.original.run(feeds), seconds)
+        return compare_times(
+            lambda: session.run(feeds), lambda: self.original.run(feeds), seconds, decisive=decisive
+        )
 
     def noise(self, seconds: float) -> list[Ratio]:
         """The original against itself: new sessions lie elsewhere in memory, and take another time for that alone."""
-        feeds, found = dict(self.evaluation.feeds[0]), []
+        feeds, found = self._sample(), []
         for _ in range(TWINS):
             twin = Session(str(self.path), self.options)
             found.append(compare_times(partial(twin.run, feeds), partial(self.original.run, feeds), seconds))
@@ -117,7 +122,7 @@ class Bench:
         for node in model.graph.all_nodes():
             counts[node.op_type] = counts.get(node.op_type, 0) + 1
         session = Session(str(path), SessionOptions(threads=self.options.threads, progress=False, profile=True))
-        feeds = dict(self.evaluation.feeds[0])
+        feeds = self._sample()
         session.run(feeds)
         session.reset_profile()
         for _ in range(PROFILED_RUNS):
@@ -128,6 +133,9 @@ class Bench:
             "microseconds": times,
             "size": size_of(path),
         }
+
+    def _sample(self) -> dict[str, np.ndarray]:
+        return dict(self.parts.evaluation.feeds[0])
 
     def _size(self, path: Path) -> int:
         if not self.packed:

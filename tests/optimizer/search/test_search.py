@@ -88,7 +88,7 @@ def test_a_metric_that_none_reaches_returns_the_original(tmp_path, model, data):
 
 def test_what_is_slower_is_never_returned(tmp_path, model, data):
     class Slow(FakeBench):
-        def time(self, path, seconds):
+        def time(self, path, seconds, decisive=None):
             ratio = super().time(path, seconds)
             return ratio if path == self.path else type(ratio)(1.2, 1.2, 1.2, 1.2, 1.0, 9)
 
@@ -107,7 +107,7 @@ def test_what_was_only_lucky_when_it_was_measured_is_not_returned(tmp_path, mode
     import contextlib
 
     class Lucky(FakeBench):
-        def time(self, path, seconds):
+        def time(self, path, seconds, decisive=None):
             ratio = 1.0 if path == self.path else 0.5 if seconds < 2 else 1.2
             return type(super().time(path, seconds))(ratio, ratio, ratio, ratio, 1.0, 9)
 
@@ -215,10 +215,11 @@ def test_the_result_as_json_has_all_candidates_and_the_front(tmp_path, model, da
 
 def test_a_child_that_dies_is_an_error_and_the_next_call_starts_another(tmp_path, model, data):
     from sardonyx.converters.onnx_file import model_inputs
+    from sardonyx.optimizer.data import Parts
     from sardonyx.optimizer.reading.read import read_data, split
 
-    parts = split(read_data(data, model_inputs(sardonyx.load(model))), 0)
-    with Worker((model, *parts, 0, 1, False)) as worker:
+    parts = Parts(*split(read_data(data, model_inputs(sardonyx.load(model))), 0))
+    with Worker((model, parts, 0, 1, False)) as worker:
         assert worker.names() == ["y"]
         os.kill(worker._process.pid, signal.SIGKILL)
         with pytest.raises(OptimizationError, match="killed by signal 9"):
