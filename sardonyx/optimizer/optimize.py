@@ -35,6 +35,7 @@ from sardonyx.optimizer.search.space import Space
 from sardonyx.optimizer.search.store import Store, replace_model
 from sardonyx.optimizer.search.worker import Worker
 from sardonyx.optimizer.step import Context, registered_steps
+from sardonyx.optimizer.tidy import slim
 
 __all__ = ["Replay", "Task", "optimize", "replay"]
 
@@ -294,12 +295,14 @@ def replay(
         notes.append("the model is not the one that the recipe was found for")
     if known.data_digest and known.data_digest != digest(part):
         notes.append("the data is not the data that the recipe was found with: the file differs from the one made then")
-    made, said, _ = apply_steps(load(model), known.steps, Context(part, known.seed, progress))
+    original = load(model)
+    made, said, _ = apply_steps(original, known.steps, Context(part, known.seed, progress))
     target = Path(output)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".replay-") as folder:
         aside = Path(folder) / "model.onnx"
         if known.steps:
+            slim(made, original)
             save(made, aside)
             check_standard(aside, set(made.opset_imports))
         replace_model(aside if known.steps else Path(model), target)

@@ -216,7 +216,7 @@ def _rounded_input(node: ir.Node, x: ir.Value) -> list[ir.Value]:
     """uint8 values, scale and zero point of `x`, once for all that read it."""
     graph = node.graph
     assert isinstance(graph, ir.Graph)
-    output = add_node(node, "DynamicQuantizeLinear", [x], f"{x.name}.quantized", like=x, dtype=ir.DataType.UINT8)
+    output = add_node(node, "DynamicQuantizeLinear", [x], f"{x.name}.q", like=x, dtype=ir.DataType.UINT8)
     producer = output.producer()
     assert producer is not None
     producer.resize_outputs(3)

@@ -16,7 +16,7 @@ from sardonyx.optimizer.data import Data
 from sardonyx.optimizer.quantize.calibration import Method, calibrate
 from sardonyx.optimizer.quantize.correction import mean_shifts
 from sardonyx.optimizer.quantize.feeds import calibration_data
-from sardonyx.optimizer.quantize.gram import grams, matrix, with_matrix
+from sardonyx.optimizer.quantize.gram import descended, grams
 from sardonyx.optimizer.quantize.graph import (
     array_of,
     consumers,
@@ -31,7 +31,6 @@ from sardonyx.optimizer.quantize.numbers import SMALLEST, Grid, channel_scales, 
 from sardonyx.optimizer.quantize.parameters import between, one_of
 from sardonyx.optimizer.quantize.plan import Choice, Plan, Product, make_plan, weight_axis
 from sardonyx.optimizer.quantize.ranges import METHODS
-from sardonyx.optimizer.quantize.rounding import descent
 from sardonyx.optimizer.quantize.write import Weight, write_qdq
 from sardonyx.optimizer.step import Applied, Context, Step, step
 
@@ -163,11 +162,8 @@ class StaticInt8(Step):
         products = [product for product in plan.products if product.node in weights and _alone(product)]
         for number, (product, H) in enumerate(grams(model, products, data)):
             context.progress(f"rounding {number + 1}/{len(products)}")
-            weight, array = weights[product.node], _array(product)
-            rows = matrix(product, array)
-            scales = np.broadcast_to(weight.scale, len(rows) * len(rows[0])).reshape(len(rows), -1)
-            chosen = [descent(W, scale, h, self._limit) for W, scale, h in zip(rows, scales, H, strict=True)]
-            weight.integers = with_matrix(product, np.stack(chosen), array.shape)
+            weight = weights[product.node]
+            weight.integers = descended(product, _array(product), weight.scale, H, self._limit)
 
     def _correct(
         self,

@@ -17,6 +17,7 @@ from sardonyx.optimizer.data import Parts
 from sardonyx.optimizer.search.measure import Ratio, compare_times
 from sardonyx.optimizer.sensitivity import sensitivity
 from sardonyx.optimizer.step import Context, make_step
+from sardonyx.optimizer.tidy import slim
 from sardonyx.runtime.options import SessionOptions
 from sardonyx.runtime.session import Session
 
@@ -68,6 +69,7 @@ class Bench:
             OptimizationError: a step cannot be done, or what it made breaks a rule of what is returned.
         """
         model, notes, modified = apply_steps(self.model, steps, self.context)
+        slim(model, self.model)
         save(model, path)
         check_standard(path, set(self.model.opset_imports))
         return {"notes": notes, "modified": modified, "sha256": sha256(path), "size": self._size(path)}
