@@ -230,6 +230,7 @@ class Task:
             partial(self._ranking, bench, store, notes),
             not calibration.generated,
             self.packed,
+            self.packed or self.budget.max_size is not None,
         )
 
     def _ranking(self, bench: Any, store: Store, notes: list[str]) -> Sequence[dict[str, Any]]:

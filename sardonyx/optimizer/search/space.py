@@ -13,6 +13,8 @@ from dataclasses import fields as fields_of
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from sardonyx.optimizer.search.budget import Candidate
 from sardonyx.optimizer.step import Step, make_step
 
@@ -37,18 +39,24 @@ KNOBS: dict[str, tuple[Any, ...]] = {
     "prepare": ("", "equalize", "smooth-quant"),
     "calibration": ("minmax", "percentile", "entropy", "mse"),
     "weight_scale": ("max", "mse"),
+    "rounding": ("nearest", "descent"),
+    "bias_correction": (False, True),
     "kept": (0.0, 0.05, 0.1, 0.2, 0.35, 0.5),
     "convolutions": (False, True),
     "method": ("hqq", "gptq", "rtn"),
     "block": (32, 64, 128, 16),
-    "rest": ("", "float16", "bfloat16"),
+    "rest": ("", "float16", "weights-int8", "bfloat16"),
     "palette": (0, 16, 64, 256),
 }
+EXACT = ("calibration", "weight_scale", "rounding", "bias_correction")  # their last values are the most exact
+LEAST_GAIN = 1e-6  # part of all
 # Formats for which a choice means something; choices that are not here always do.
 MATTERS = {
     "prepare": ("static-int8", "dynamic-int8"),
     "calibration": ("static-int8",),
     "weight_scale": ("static-int8", "dynamic-int8", "weights-int8"),
+    "rounding": ("static-int8", "weights-int8"),
+    "bias_correction": ("static-int8",),
     "kept": ROUNDED,
     "convolutions": ("dynamic-int8",),
     "method": ("weights-int4",),
@@ -65,9 +73,10 @@ class Space:
     Attributes:
         steps: registered steps by name.
         objective: what is wanted.
-        rank: gives how much each layer (``node``) suffers from quantisation, the worst first; called when it matters.
+        rank: gives how much each layer (``node``) suffers from quantisation, see `Sensitivity`; called when it matters.
         calibrated: there is data of the user's; without it, nothing is pruned.
         packed: a container is written, in which zeros and equal weights are smaller.
+        sized: the size matters, though it may not be the objective.
     """
 
     steps: Mapping[str, type[Step]]
@@ -75,6 +84,7 @@ class Space:
     rank: Callable[[], Sequence[Mapping[str, Any]]] = tuple
     calibrated: bool = True
     packed: bool = False
+    sized: bool = False
     knobs: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -82,8 +92,19 @@ class Space:
 
     @cached_property
     def ranking(self) -> list[str]:
-        """Names of the nodes that suffer most from quantisation, the worst first."""
-        return [each["node"] for each in self.rank()]
+        """Names of the nodes that quantisation suits least: first those with the most noise for what they gain.
+
+        Noise is that of the outputs, a part of the signal; what a node gains is its part of the bytes saved, or of the
+        time too, where time is what counts.
+        """
+        rows = [dict(each) for each in self.rank()]
+        gains = np.zeros(len(rows))
+        for kind in ("bytes_saved",) if self.objective == "size" else ("bytes_saved", "milliseconds"):
+            amounts = np.array([float(each.get(kind, 0.0)) for each in rows])
+            gains += amounts / (amounts.sum() or 1.0)
+        noise = 10 ** (-np.array([float(each.get("snr", 0.0)) for each in rows]) / 10)
+        order = np.argsort(-noise / np.maximum(gains, LEAST_GAIN), kind="stable")
+        return [str(rows[place]["node"]) for place in order]
 
     def _open(self, name: str) -> tuple[Any, ...]:
         """The values of a knob that mean something here."""
@@ -94,8 +115,10 @@ class Space:
             return ()
         if name in ("palette", "sparse") and not self.packed:
             return ()
-        if name == "rest" and self.objective != "size":
+        if name == "rest" and not (self.sized or self.objective == "size"):
             return ()
+        if name in ("rounding", "bias_correction") and not self.calibrated:
+            return values[:1]
         if name in ("numbers", "prepare", "rest"):
             return tuple(value for value in values if not value or value in self.steps)
         return values
@@ -127,7 +150,7 @@ class Space:
             chosen["sparse"] and self._step("prune-weights", sparsity=chosen["sparse"]),
             chosen["prepare"] and numbers in MATTERS["prepare"] and self._step(chosen["prepare"]),
             numbers and self._numbers(numbers, chosen),
-            numbers in ROUNDED and chosen["rest"] and self._step(chosen["rest"]),
+            numbers in ROUNDED and chosen["rest"] not in ("", numbers) and self._rest(chosen),
             chosen["palette"] and not numbers and self._step("palette", entries=chosen["palette"]),
         ]
         return [step for step in steps if step]
@@ -141,6 +164,10 @@ class Space:
     def _numbers(self, name: str, chosen: Point) -> dict[str, Any] | None:
         wanted = {key: value for key, value in chosen.items() if name in MATTERS.get(key, ())}
         return self._step(name, skip=self._kept(chosen["kept"]), **wanted)
+
+    def _rest(self, chosen: Point) -> dict[str, Any] | None:
+        """What makes the weights smaller that are still floats."""
+        return self._step(chosen["rest"], rounding=chosen["rounding"], weight_scale=chosen["weight_scale"])
 
     def _kept(self, share: float) -> tuple[str, ...]:
         return tuple(self.ranking[: math.ceil(share * len(self.ranking))]) if share else ()
@@ -173,11 +200,12 @@ class Space:
                 found += yield from self._tuned(point, candidate)
                 if found[-1][1].verdict == "verified":
                     break
-        for value in self.knobs.get("rest", ())[1:2]:
-            for point, before in list(found):
-                if before.verdict == "verified" and point["numbers"] in ROUNDED:
-                    candidate = yield point | {"rest": value}
-                    found.append((point | {"rest": value}, candidate))
+        for point, before in list(found):
+            if "rest" not in self.knobs or before.verdict != "verified" or point["numbers"] not in ROUNDED:
+                continue
+            for value in ("float16", *(["weights-int8"] if "kept" in point else [])):
+                candidate = yield point | {"rest": value}
+                found.append((point | {"rest": value}, candidate))
         working = [tried for tried in found if tried[1].verdict == "verified"]
         working.sort(key=lambda tried: self._cost(tried[1]))
         yield from self._pruned([point for point, _ in working])
@@ -198,7 +226,7 @@ class Space:
         return float(figures.size)
 
     def _tuned(self, plain: Point, inexact: Candidate) -> Generator[Point, Candidate, list[Tried]]:
-        """A format that keeps within the budget: ranges levelled out, then layers in float, then other ranges."""
+        """A format that keeps within the budget: ranges levelled out, better roundings, then layers in float."""
         nearest, best = inexact, plain
         for change in self._changes(plain["numbers"]):
             point = best | change
@@ -211,9 +239,11 @@ class Space:
 
     def _changes(self, numbers: str) -> Iterator[Point]:
         kept = self.knobs.get("kept", ())[1:]
-        order = {"prepare": self.knobs.get("prepare", ())[:0:-1], "kept": kept[:2]}
-        for name, values in order.items():
-            yield from ({name: value} for value in values)
+        yield from ({"prepare": value} for value in self.knobs.get("prepare", ())[:0:-1])
+        better = {name: values[-1] for name in EXACT if numbers in MATTERS[name] and (values := self.knobs.get(name))}
+        if better:  # all at once: none costs time or size
+            yield better
+        yield from ({"kept": value} for value in kept[:2])
         for name in ("weight_scale", "calibration"):
             if numbers in MATTERS[name]:
                 yield from ({name: value} for value in self.knobs.get(name, ())[1:])
