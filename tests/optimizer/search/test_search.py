@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -92,8 +93,6 @@ def test_what_is_slower_is_never_returned(tmp_path, model, data):
             ratio = super().time(path, seconds)
             return ratio if path == self.path else type(ratio)(1.2, 1.2, 1.2, 1.2, 1.0, 9)
 
-    import contextlib
-
     def slow(arguments, progress):
         return contextlib.nullcontext(Slow(*arguments, progress))
 
@@ -104,8 +103,6 @@ def test_what_is_slower_is_never_returned(tmp_path, model, data):
 
 
 def test_what_was_only_lucky_when_it_was_measured_is_not_returned(tmp_path, model, data):
-    import contextlib
-
     class Lucky(FakeBench):
         def time(self, path, seconds, decisive=None):
             ratio = 1.0 if path == self.path else 0.5 if seconds < 2 else 1.2
@@ -301,3 +298,30 @@ def test_a_study_that_cannot_be_written_keeps_the_best_so_far(tmp_path, model, d
     assert "the disk does not take" in result.stopped
     assert result.improved
     sardonyx.load(tmp_path / "out.onnx")
+
+
+def test_what_choosing_by_few_samples_made_look_good_fails_on_those_held_out(tmp_path, model):
+    data, tell = rows(model, count=101), []
+
+    class Overfit(FakeBench):
+        def run(self, path, count=None, proof=False):
+            outputs = super().run(path, count, proof)
+            if proof and path != self.path:
+                tell.append(len(outputs))
+                return [[-y for y in run] for run in outputs]
+            return outputs
+
+    def overfit(arguments, progress):
+        return contextlib.nullcontext(Overfit(*arguments, progress))
+
+    result = task(model, tmp_path / "out.onnx", data, max_drop=0.2, bench=overfit).run()
+    assert not result.improved
+    assert set(tell) == {25}  # a third of the three quarters that do not calibrate
+    assert any("on the samples that were held out: accuracy" in each.reason for each in result.candidates)
+    assert (tmp_path / "out.onnx").read_bytes() == model.read_bytes()
+
+
+def test_few_samples_are_not_divided_further_and_that_is_said(tmp_path, model):
+    result = task(model, tmp_path / "out.onnx", rows(model, count=23), max_drop=0.5, trials=1).run()
+    assert result.samples == {"calibration": 6, "evaluation": 17}
+    assert "too few to hold some out" in result.notes[0]
