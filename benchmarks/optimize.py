@@ -1,6 +1,7 @@
 """What `sardonyx optimize` reaches on trained models and real data, into benchmarks/results/optimize.json.
 
     python benchmarks/optimize.py [ROW ...] [--time 60] [--threads N]
+    python benchmarks/optimize.py small [MODEL ...] --time 4     # the many small ones of optimize_small.py
 
 Each row is one search: afterwards the result, the original and, where it is installed, ONNX Runtime with the original
 are timed in turns on one sample. Models come from the folder of tests/models (SARDONYX_TEST_MODELS); those from PyTorch
@@ -23,7 +24,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "optimize.json"
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 SECONDS = 2.0
 Data = Any
 
@@ -229,16 +230,34 @@ def times(model: Path, output: Path, data: Data, threads: int | None) -> dict[st
     return report | {"onnxruntime_ms": found.milliseconds, "against_onnxruntime": [found.low, found.median, found.high]}
 
 
+def measure_small(names: list[str], seconds: float, threads: int | None, report: dict[str, Any]) -> None:
+    """The models of optimize_small.py called `names`, all by default, into `report`."""
+    import optimize_small as small
+
+    from sardonyx import benchmark
+
+    rows = report.setdefault("small", {}).setdefault("rows", {})
+    for name in names or small.NAMES:
+        rows[name] = small.judge(name, seconds, threads)
+        print(name, json.dumps(rows[name]), flush=True)
+        report["small"] |= small.summary(rows)
+        report["machine"] = benchmark.machine()
+        RESULTS.write_text(json.dumps(report, indent=1) + "\n")
+
+
 def main() -> int:
     """Measure the rows that are asked for, all by default."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join([*ROWS, "small"]))
     parser.add_argument("--time", type=float, default=60.0, help="seconds for each search")
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
     from sardonyx import benchmark
 
     report = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if arguments.rows[:1] == ["small"]:
+        measure_small(arguments.rows[1:], arguments.time, arguments.threads, report)
+        return 0
     for name in arguments.rows or ROWS:
         try:
             report[name] = measure(ROWS[name], arguments.time, arguments.threads)
