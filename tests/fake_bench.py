@@ -24,6 +24,9 @@ class FakeBench(Bench):
         ratio = size_of(path) / size_of(self.path)
         return Ratio(ratio, ratio, ratio, ratio, 1.0, 9)
 
+    def time_again(self, path, seconds, decisive=None):
+        return self.time(path, 3 * seconds, decisive)
+
     def noise(self, seconds):
         return [self.time(self.path, seconds)]
 

@@ -13,7 +13,7 @@ from sardonyx.optimizer.metrics.metric import Metric
 
 OBJECTIVES = ("latency", "size", "memory")
 SLACK_SIZE = 1.05, 4096  # a faster model may be so much larger, as a factor and in bytes, where no size was asked for
-MOST_NOISE = 0.03  # of the ratio of times that still counts as equal, however noisy the machine is
+MOST_NOISE = 0.02  # of the ratio of times that still counts as equal, however noisy the machine is
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 BLOCK = 5_000_000  # nanoseconds that a block takes at least
 LEAST_ROUNDS = 9
 CLEARLY_SLOWER = 1.1  # there it ends early: no more needs to be known
-LONGER = 6.0  # times the time asked for, where an interval is still on both sides of what decides
+LONGER = 5.0  # times the time asked for, where an interval is still on both sides of what decides
 
 
 @dataclass(frozen=True)

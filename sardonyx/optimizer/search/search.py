@@ -30,7 +30,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 HOPELESS = -3.0  # dB of the first output against the original's on a few samples: noise is twice the signal
 FEW = 8
 TIMED_SECONDS = 0.6
-CONFIRMED_SECONDS = 3.0
+CONFIRMED_SECONDS = 1.0  # for each of a few sessions
 LEAST_NOISE = 0.01
 CONFIRMED = 6  # candidates that are measured again at most before the original is returned
 SAME = 25  # proposals in a row that are known already: the space is exhausted
@@ -48,6 +48,7 @@ class Workbench(Protocol):
     def run(self, path: Path, count: int | None = None, proof: bool = False) -> list[list[np.ndarray]]: ...
     def memory(self, path: Path) -> int: ...
     def time(self, path: Path, seconds: float, decisive: float | None = None) -> Ratio: ...
+    def time_again(self, path: Path, seconds: float, decisive: float | None = None) -> Ratio: ...
     def noise(self, seconds: float) -> list[Ratio]: ...
 
 
@@ -344,7 +345,7 @@ class Search:
 
     def _time_again(self, candidate: Candidate) -> str:
         try:
-            ratio = self.bench.time(self.store.path(candidate.number), CONFIRMED_SECONDS, self.limits.decisive)
+            ratio = self.bench.time_again(self.store.path(candidate.number), CONFIRMED_SECONDS, self.limits.decisive)
             self._timed(candidate.figures, ratio)
             problem = self.limits.problem(candidate.figures)
         except SardonyxError as error:

@@ -82,6 +82,10 @@ class Worker:
         """`Bench.time`."""
         return self._call("time", path, seconds, decisive)
 
+    def time_again(self, path: Path, seconds: float, decisive: float | None = None) -> Ratio:
+        """`Bench.time_again`."""
+        return self._call("time_again", path, seconds, decisive)
+
     def noise(self, seconds: float) -> list[Ratio]:
         """`Bench.noise`."""
         return self._call("noise", seconds)

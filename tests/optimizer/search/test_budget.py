@@ -140,9 +140,9 @@ def test_it_is_measured_for_longer_while_what_decides_lies_within_the_interval()
 
 def test_the_size_decides_only_among_what_is_as_fast():
     sized = limits(objective="size", noise=0.2)
-    assert sized.decisive == 1.03
-    assert sized.problem(figures(ratio=(0.98, 1.0, 1.02))) == ""
-    assert sized.problem(figures(ratio=(0.98, 1.0, 1.04)))
+    assert sized.decisive == 1.02
+    assert sized.problem(figures(ratio=(0.98, 1.0, 1.01))) == ""
+    assert sized.problem(figures(ratio=(0.98, 1.0, 1.03)))
     assert limits().decisive == 0.98
     assert limits(max_latency=8.0).decisive == 2.0
 
