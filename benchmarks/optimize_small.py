@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -68,7 +69,7 @@ class Net:
 def perceptron(net: Net) -> onnx.ModelProto:
     """Some weights are zero, huge, or tiny."""
     x, sizes = "x", [24, *(int(n) for n in net.rng.integers(8, 160, net.rng.integers(1, 4))), 10]
-    for number, (a, b) in enumerate(zip(sizes, sizes[1:])):
+    for number, (a, b) in enumerate(itertools.pairwise(sizes)):
         x = net.dense(net.add("Relu", x) if number else x, a, b)
         array = numpy_helper.to_array(net.weights[-2]) * np.float32(net.rng.choice([0, 1, 1, 1, 1e6, 1e-6]))
         net.weights[-2].CopyFrom(numpy_helper.from_array(array, net.weights[-2].name))

@@ -126,7 +126,9 @@ class Reading:
         else:
             first, second = read_data(self.calibration, inputs, self.options, self.seed), found
         if found.generated:
-            note = "no data was given: random inputs calibrated and judged; how the result does on real ones is not known"
+            note = (
+                "no data was given: random inputs calibrated and judged; how the result does on real ones is not known"
+            )
             return Parts(first, second), [note]
         second, proof = hold_out(second, self.seed)
         notes = []

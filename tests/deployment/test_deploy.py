@@ -70,7 +70,7 @@ def test_a_bundle_with_matrix_tiles_is_an_error_where_the_system_does_not_give_t
     monkeypatch.setattr(targets, "cpu_flags", lambda: tiled.needs - {"amx_tile", "amx_int8"})
     monkeypatch.setattr(targets, "host_target", lambda: tiled)
     (tmp_path / "target.json").write_text(json.dumps({"name": tiled.name}))
-    with pytest.raises(ProviderError, match="was built for .*sapphirerapids") as raised:
+    with pytest.raises(ProviderError, match=r"was built for .*sapphirerapids") as raised:
         sardonyx.Session(tmp_path)
     assert "model.onnx" in raised.value.hint
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sardonyx.optimizer.data import Data
+from sardonyx.optimizer.fold import fold_batch_normalization
 from sardonyx.optimizer.quantize.calibration import Method, calibrate
 from sardonyx.optimizer.quantize.correction import mean_shifts
 from sardonyx.optimizer.quantize.feeds import calibration_data
@@ -22,7 +23,6 @@ from sardonyx.optimizer.quantize.graph import (
     consumers,
     editable,
     finish,
-    fold_batch_norm,
     int_of,
     is_op,
     unknown,
@@ -116,7 +116,7 @@ class StaticInt8(Step):
             OptimizationError: the model cannot be brought to opset 13, or be run.
         """
         work = editable(model, 13)
-        statistics = fold_batch_norm(work)
+        statistics = fold_batch_normalization(work)
         plan = make_plan(work, self._choice())
         notes = [*unknown(work, self.skip), *plan.notes]
         if not plan.products:

@@ -136,9 +136,7 @@ class WeightsInt8(Step):
             found[product.node] = descended(product, array, scale, H)
         return found
 
-    def _store(
-        self, node: ir.Node, at: int, stored: dict[tuple, ir.Value], better: dict[ir.Node, np.ndarray]
-    ) -> None:
+    def _store(self, node: ir.Node, at: int, stored: dict[tuple, ir.Value], better: dict[ir.Node, np.ndarray]) -> None:
         value, array = node.inputs[at], array_of(node.inputs[at])
         assert value is not None
         assert array is not None

@@ -67,9 +67,7 @@ def write_value(value: ir.Value, readers: list[ir.Node], grid: Grid) -> ir.Value
     for usage in value.uses():
         if usage.node in readers:
             places.setdefault(usage.node, []).append(usage.idx)
-    integers = add_node(
-        readers[0], "QuantizeLinear", [value, scale, zero], f"{name}.q", like=value, dtype=dtype
-    )
+    integers = add_node(readers[0], "QuantizeLinear", [value, scale, zero], f"{name}.q", like=value, dtype=dtype)
     rounded = add_node(readers[0], "DequantizeLinear", [integers, scale, zero], f"{name}.dq", like=value)
     for node, positions in places.items():
         for at in positions:

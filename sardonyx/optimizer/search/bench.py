@@ -101,9 +101,7 @@ class Bench:
         """
         feeds = self._sample()
         session = self._session(path)
-        return compare_times(
-            lambda: session.run(feeds), lambda: self.original.run(feeds), seconds, decisive=decisive
-        )
+        return compare_times(lambda: session.run(feeds), lambda: self.original.run(feeds), seconds, decisive=decisive)
 
     def time_again(self, path: Path, seconds: float, decisive: float | None = None) -> Ratio:
         """`time`, by new sessions of both, a few of them: the middle result.

@@ -461,8 +461,8 @@ def measure_original(
     figures = Figures(size_of(path), value, bench.memory(path), proof=held)
     twins = bench.noise(TIMED_SECONDS)
     figures.latency, figures.ratio, figures.fidelity = twins[0].reference, (1.0, 1.0, 1.0), math.inf
-    # Of medians, since a candidate has an interval of its own; the middle one, since something else that the machine did
-    # meanwhile is not its noise.
+    # Of medians, since a candidate has an interval of its own; the middle one, since something else that the machine
+    # did meanwhile is not its noise.
     spread = sorted(abs(each.median - 1) for each in twins)[len(twins) // 2]
     return judge, proof, figures, max(LEAST_NOISE, spread)
 
