@@ -41,7 +41,7 @@ def unshare(model: ir.Model) -> None:
 def slim(model: ir.Model, original: ir.Model) -> None:
     """Leave out what a file need not say, in place: types that follow from the standard, names and numbers said twice.
 
-    What the original says of its values stays. (Measured: 95 of 1,465 kB of a text detector in int8.)
+    What the original says of its values stays. (Measured: 150 of 1,465 kB of a text detector in int8.)
     """
     _share(model)
     said = {value.name for node in original.graph for value in node.outputs if value.type is not None}
@@ -53,6 +53,9 @@ def slim(model: ir.Model, original: ir.Model) -> None:
         for value in node.outputs:
             if value.name not in said and not value.is_graph_output():
                 value.type = value.shape = None
+    for value in model.graph.initializers.values():
+        if not (value.is_graph_input() or value.is_graph_output()):
+            value.type = value.shape = None  # those of its numbers
 
 
 def _share(model: ir.Model) -> None:

@@ -325,3 +325,30 @@ def test_few_samples_are_not_divided_further_and_that_is_said(tmp_path, model):
     result = task(model, tmp_path / "out.onnx", rows(model, count=23), max_drop=0.5, trials=1).run()
     assert result.samples == {"calibration": 6, "evaluation": 17}
     assert "too few to hold some out" in result.notes[0]
+
+
+NAN = np.full((5, 13), np.nan, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"x": np.zeros((0, 13), np.float32)}, "has 0 rows, a run takes 1"),
+        ({"x": np.zeros((1, 13), np.float32)}, "1 sample is given"),
+        ({"x": np.zeros((5, 7), np.float32)}, "7"),
+        ({"x": NAN}, "13 of 13 numbers are NaN"),
+        ([], "no samples|0 sample"),
+        ("no/such/file.npz", "no/such/file.npz"),
+    ],
+)
+def test_bad_data_is_an_error_and_what_lies_at_the_output_is_left(tmp_path, model, data, words):
+    output = tmp_path / "out.onnx"
+    output.write_bytes(b"an earlier result")
+    with pytest.raises(InputError, match=words):
+        task(model, output, data).run()
+    assert output.read_bytes() == b"an earlier result"
+
+
+def test_without_data_a_result_says_that_nothing_real_was_seen(tmp_path, model):
+    result = task(model, tmp_path / "out.onnx", None, max_drop=0.5, trials=1).run()
+    assert "no data was given: random inputs" in result.notes[0]
