@@ -15,6 +15,7 @@ from sardonyx.converters.onnx_file import model_inputs
 from sardonyx.errors import InputError, SardonyxError
 from sardonyx.model.load import load
 from sardonyx.optimizer.data import Data, Parts
+from sardonyx.optimizer.finetune.torch_graph import import_torch
 from sardonyx.optimizer.metrics.metric import Metric, find_metric
 from sardonyx.optimizer.reading.read import (
     CALIBRATION_SHARE,
@@ -58,6 +59,7 @@ def optimize(
     trials: int | None = None,
     resume: bool = False,
     seed: int = 0,
+    finetune: bool = False,
     threads: int | None = None,
     data_options: DataOptions | None = None,
     share: float = CALIBRATION_SHARE,
@@ -86,6 +88,7 @@ def optimize(
         trials: candidates that may be tried; None: no limit.
         resume: go on with the search in `store`.
         seed: of everything that is random; but for what depends on times, the same seed gives the same search.
+        finetune: train what pruning leaves against the original's outputs, in PyTorch.
         threads: of runs; None: all that may be used.
         data_options: how `data` is read.
         share: part of `data` that calibrates.
@@ -98,12 +101,14 @@ def optimize(
     Raises:
         InputError: data, metric or an option does not fit the model.
         OptimizationError: the metric raises, or is NaN, on the original itself.
+        ProviderError: a package is missing that is asked for: PyTorch, to fine-tune.
         ModelError, UnsupportedError: the model cannot be read or run.
     """
     drop, relative = parse_drop(max_drop)
     budget = Budget(drop, relative, min_metric, max_latency, max_size, max_memory, objective)
     reading = Reading(data, calibration, data_options or DataOptions(), share, seed)
     task = Task(Path(model), Path(output), reading, budget, metric, metric_output, seconds, trials, resume, threads)
+    task = replace(task, finetune=finetune)
     return task.run(Path(store) if store else None, progress)
 
 
@@ -164,6 +169,7 @@ class Task:
     resume: bool = False
     threads: int | None = None
     bench: Callable[..., Any] = Worker
+    finetune: bool = False
 
     @property
     def packed(self) -> bool:
@@ -178,6 +184,8 @@ class Task:
     def run(self, store: Path | None = None, progress: Progress = lambda part, text: None) -> Result:
         """Read, measure the original, search, and sum up."""
         begin = time.monotonic()
+        if self.finetune:
+            import_torch()  # better now than after minutes
         if self.output.exists() and self.output.resolve() == self.model.resolve():
             raise InputError(
                 "the output is the model itself", hint="write it under another name: the search needs both"
@@ -233,6 +241,7 @@ class Task:
             not calibration.generated,
             self.packed,
             self.packed or self.budget.max_size is not None,
+            self.finetune,
         )
 
     def _ranking(self, bench: Any, store: Store, notes: list[str]) -> Sequence[dict[str, Any]]:

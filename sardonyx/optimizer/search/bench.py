@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,7 @@ def apply_steps(model: Any, steps: Sequence[Mapping[str, Any]], context: Context
     """
     notes: list[str] = []
     modified = False
+    context = replace(context, original=model)
     for each in steps:
         ((name, parameters),) = each.items()
         context.progress(name)

@@ -34,6 +34,7 @@ KNOBS: dict[str, tuple[Any, ...]] = {
     "importance": ("obs", "activation", "l2"),
     "multiple": (1, 8, 16),
     "rank": (0.0, 0.01, 0.05, 0.2),
+    "finetune": (False, True),
     "sparse": (0.0, 0.5, 0.7),
     "numbers": ("", *ROUNDED, "float16", "bfloat16"),
     "prepare": ("", "equalize", "smooth-quant"),
@@ -76,6 +77,7 @@ class Space:
         rank: gives how much each layer (``node``) suffers from quantisation, see `Sensitivity`; called when it matters.
         calibrated: there is data of the user's; without it, nothing is pruned.
         packed: a container is written, in which zeros and equal weights are smaller.
+        finetune: weights are trained after pruning, which takes PyTorch and time.
         sized: the size matters, though it may not be the objective.
     """
 
@@ -85,6 +87,7 @@ class Space:
     calibrated: bool = True
     packed: bool = False
     sized: bool = False
+    finetune: bool = False
     knobs: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -117,6 +120,8 @@ class Space:
             return ()
         if name == "rest" and not (self.sized or self.objective == "size"):
             return ()
+        if name == "finetune" and not (self.finetune and self.calibrated and "fine-tune" in self.steps):
+            return ()
         if name in ("rounding", "bias_correction") and not self.calibrated:
             return values[:1]
         if name in ("numbers", "prepare", "rest"):
@@ -138,6 +143,8 @@ class Space:
         numbers = point.get("numbers", "")
         if name in PRUNING[1:]:
             return point.get("prune", 0.0) > 0
+        if name == "finetune":
+            return point.get("prune", 0.0) > 0 or point.get("rank", 0.0) > 0
         return name not in MATTERS or numbers in MATTERS[name]
 
     def make(self, point: Point) -> list[dict[str, Any]]:
@@ -147,6 +154,7 @@ class Space:
         steps = [
             chosen["prune"] and self._pruning(chosen),
             chosen["rank"] and self._step("low-rank", error=chosen["rank"]),
+            chosen["finetune"] and (chosen["prune"] or chosen["rank"]) and self._step("fine-tune"),
             chosen["sparse"] and self._step("prune-weights", sparsity=chosen["sparse"]),
             chosen["prepare"] and numbers in MATTERS["prepare"] and self._step(chosen["prepare"]),
             numbers and self._numbers(numbers, chosen),
@@ -257,6 +265,8 @@ class Space:
             while high - low > 1:
                 middle = (low + high) // 2
                 candidate = yield point | {"prune": shares[middle]}
+                if _inaccurate(candidate) and "finetune" in self.knobs:
+                    candidate = yield point | {"prune": shares[middle], "finetune": True}
                 if _inaccurate(candidate) or candidate.verdict == "failed":
                     high = middle
                 else:
