@@ -49,7 +49,7 @@ KNOBS: dict[str, tuple[Any, ...]] = {
     "rest": ("", "float16", "weights-int8", "bfloat16"),
     "palette": (0, 16, 64, 256),
 }
-EXACT = ("calibration", "weight_scale", "rounding", "bias_correction")  # their last values are the most exact
+EXACT = ("weight_scale", "rounding", "bias_correction")  # their last values are the most exact
 LEAST_GAIN = 1e-6  # part of all
 # Formats for which a choice means something; choices that are not here always do.
 MATTERS = {
@@ -206,7 +206,7 @@ class Space:
         if not any(point["numbers"] in TUNED and each.verdict == "verified" for point, each in found):
             for point, candidate in sorted(inexact, key=lambda tried: _distance(tried[1])):
                 found += yield from self._tuned(point, candidate)
-                if found[-1][1].verdict == "verified":
+                if any(each.verdict == "verified" for _, each in found[-2:]):
                     break
         for point, before in list(found):
             if "rest" not in self.knobs or before.verdict != "verified" or point["numbers"] not in ROUNDED:
@@ -234,24 +234,32 @@ class Space:
         return float(figures.size)
 
     def _tuned(self, plain: Point, inexact: Candidate) -> Generator[Point, Candidate, list[Tried]]:
-        """A format that keeps within the budget: ranges levelled out, better roundings, then layers in float."""
+        """A format that keeps within the budget: ranges levelled out, layers in float, better roundings, other ranges."""
         nearest, best = inexact, plain
         for change in self._changes(plain["numbers"]):
             point = best | change
             candidate = yield point
             if not _inaccurate(candidate):
-                return [(point, candidate)]
+                return [(point, candidate), *(yield from self._reserve(point))]
             if _distance(candidate) < _distance(nearest) and "kept" not in change:
                 nearest, best = candidate, point
+        return []
+
+    def _reserve(self, point: Point) -> Generator[Point, Candidate, list[Tried]]:
+        """With more layers in float than were needed: what only just works may fail on the samples that are held out."""
+        milder = [value for value in self.knobs.get("kept", ()) if value > point.get("kept", 1.0)]
+        for value in milder[:1]:
+            candidate = yield point | {"kept": value}
+            return [(point | {"kept": value}, candidate)]
         return []
 
     def _changes(self, numbers: str) -> Iterator[Point]:
         kept = self.knobs.get("kept", ())[1:]
         yield from ({"prepare": value} for value in self.knobs.get("prepare", ())[:0:-1])
         better = {name: values[-1] for name in EXACT if numbers in MATTERS[name] and (values := self.knobs.get(name))}
-        if better:  # all at once: none costs time or size
-            yield better
         yield from ({"kept": value} for value in kept[:2])
+        if better:  # all at once; none costs a run any time, but the search a good deal
+            yield better
         for name in ("weight_scale", "calibration"):
             if numbers in MATTERS[name]:
                 yield from ({name: value} for value in self.knobs.get(name, ())[1:])
