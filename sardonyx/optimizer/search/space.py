@@ -234,7 +234,7 @@ class Space:
         return float(figures.size)
 
     def _tuned(self, plain: Point, inexact: Candidate) -> Generator[Point, Candidate, list[Tried]]:
-        """A format that keeps within the budget: ranges levelled out, layers in float, better roundings, other ranges."""
+        """A format within the budget: ranges levelled out, layers in float, better roundings, other ranges."""
         nearest, best = inexact, plain
         for change in self._changes(plain["numbers"]):
             point = best | change
@@ -246,7 +246,7 @@ class Space:
         return []
 
     def _reserve(self, point: Point) -> Generator[Point, Candidate, list[Tried]]:
-        """With more layers in float than were needed: what only just works may fail on the samples that are held out."""
+        """With more layers in float than needed: what only just works may fail on the samples that are held out."""
         milder = [value for value in self.knobs.get("kept", ()) if value > point.get("kept", 1.0)]
         for value in milder[:1]:
             candidate = yield point | {"kept": value}
