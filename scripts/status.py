@@ -252,6 +252,16 @@ def optimized(models: Collection[str], speed: str = "", faster: float = 0, small
     return measure
 
 
+def small_models(report: Report) -> Verdict:
+    """Of the models of benchmarks/optimize_small.py, how many came back slower, or outside of their budgets."""
+    if "small" not in report:
+        return "not measured", False
+    row = report["small"]
+    bad = row["slower"] + row["outside"] + row["unexplained"]
+    text = f"{row['models']} models: {row['improved']} improved, {row['slower']} slower, {row['outside']} outside"
+    return text, row["models"] >= 30 and bad == 0
+
+
 def _listed(values: Mapping[str, float], form: str) -> str:
     return ", ".join(f"{name} {form.format(value)}" for name, value in values.items())
 
@@ -348,6 +358,13 @@ GOALS = (
         "optimize",
         OPTIMIZE,
         optimized(("silero_vad", "nsnet2"), "against_fp32", 1, 2),
+    ),
+    Goal(
+        "small random and adversarial models",
+        "30: none slower or outside the budget",
+        "optimize",
+        f"{OPTIMIZE} small --time 4",
+        small_models,
     ),
     Goal("broken models and random graphs", "no fault", "fuzz", "make fuzz", fuzzed),
 )

@@ -92,6 +92,7 @@ RESULTS = {
         "ocr_read": {**SEARCHED, "against_fp32": [1.1, 1.2, 1.3], "size": [400, 100]},
         "silero_vad": {**SEARCHED, "against_fp32": [1.0, 1.0, 1.0], "size": [300, 100]},
         "nsnet2": {**SEARCHED, "reason": "nothing is better"},
+        "small": {"models": 30, "improved": 11, "slower": 1, "outside": 0, "unexplained": 0},
     },
     "converters": {"rows": [conversion("jax", converted=False, notes="no | form")]},
     "converters_torch": {"rows": [conversion("torch", verdict="pass", error=1e-6, native=0.5)]},
@@ -134,6 +135,7 @@ VERDICTS = {
         "silero_vad 1.00 x, 3.0 x smaller; nsnet2 0.00 x, 1.0 x smaller",
         "**no**",
     ),
+    "small random and adversarial models": ("30 models: 11 improved, 1 slower, 0 outside", "**no**"),
     "broken models and random graphs": ("5 graphs: 1 faults", "**no**"),
 }
 

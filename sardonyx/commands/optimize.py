@@ -70,6 +70,7 @@ def _all(options: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
 @_all(_DATA)
 @_all(_BUDGET)
 @click.option("--resume", is_flag=True, help="Go on with the search that lies beside the output.")
+@click.option("--finetune", is_flag=True, help="Train what pruning leaves, without labels; needs PyTorch.")
 @click.option("--recipe", type=click.Path(dir_okay=False), help="Search for nothing: do what this file says.")
 @click.option("--report", type=click.Path(dir_okay=False), help="Write a report: FILE.html or FILE.json.")
 @threads_option
@@ -82,6 +83,7 @@ def optimize(
     data: str | None,
     calibration: str | None,
     resume: bool,
+    finetune: bool,
     recipe: str | None,
     report: str | None,
     threads: int | None,
@@ -106,6 +108,7 @@ def optimize(
             data=data,
             calibration=calibration,
             resume=resume,
+            finetune=finetune,
             threads=threads,
             data_options=reading,
             progress=progress,

@@ -32,3 +32,19 @@ class Data:
 
     def __iter__(self) -> Iterator[Feeds]:
         return iter(self.feeds)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which samples do what; none has two tasks.
+
+    Attributes:
+        calibration: what steps look at.
+        evaluation: what candidates are judged and chosen by.
+        proof: what the chosen one alone is judged by at the end: choosing the best of many by the same samples makes it
+            look better than it is. None: there are too few.
+    """
+
+    calibration: Data
+    evaluation: Data
+    proof: Data | None = None

@@ -7,20 +7,26 @@ import onnx_ir as ir
 
 from sardonyx.ops.node import Node
 
-__all__ = ["fold_batch_normalization"]
+__all__ = ["Statistics", "fold_batch_normalization"]
+
+Statistics = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-def fold_batch_normalization(model: ir.Model) -> int:
+def fold_batch_normalization(model: ir.Model) -> Statistics:
     """Fold where a Conv, ConvTranspose or Gemm with constant weights feeds nothing else; in place.
 
     Returns:
-        How many were folded.
+        For each value that a folded one gave, mean and standard deviation of each channel, as training saw them.
     """
-    count = 0
+    found: Statistics = {}
     for node in list(model.graph):
-        if node.op_type == "BatchNormalization" and not node.domain and _fold(node):
-            count += 1
-    return count
+        if node.op_type != "BatchNormalization" or node.domain:
+            continue
+        name, moments = str(node.outputs[0].name), [_array(value) for value in node.inputs[1:3]]
+        if _fold(node):
+            scale, shift = (np.asarray(array, np.float64) for array in moments)
+            found[name] = shift, np.abs(scale)
+    return found
 
 
 def _fold(node: ir.Node) -> bool:
@@ -32,39 +38,40 @@ def _fold(node: ir.Node) -> bool:
         return False
     view = Node(node, 0)
     constants = [_array(value) for value in (*node.inputs[1:5], *layer.inputs[1:3])]
-    if any(array is None for array in constants) or view.attr("training_mode", 0) or view.attr("spatial", 1) != 1:
+    if any(array is None or array.dtype.kind != "f" for array in constants):
+        return False
+    if view.attr("training_mode", 0) or view.attr("spatial", 1) != 1:
         return False
     gain, shift, mean, variance, weights, *more = [array for array in constants if array is not None]
-    bias = more[0] if more else None
-    if bias is not None and bias.shape != mean.shape:
-        return False
-    axis = _output_axis(layer)
-    if axis is None or weights.shape[axis] != len(mean):
-        return False
     scale = gain.astype(np.float64) / np.sqrt(variance.astype(np.float64) + view.attr("epsilon", 1e-5))
-    wide = [len(mean) if each == axis else 1 for each in range(weights.ndim)]
-    moved = shift - mean * scale + (0 if bias is None else bias * scale)
+    bias = np.broadcast_to(more[0], mean.shape) if more and more[0].size in (1, mean.size) else np.zeros(mean.shape)
+    folded = _scaled(layer, weights, scale)
+    if folded is None or (more and more[0].size not in (1, mean.size)):
+        return False
     graph = layer.graph
     assert isinstance(graph, ir.Graph)
-    name = str(layer.name)
     layer.resize_inputs(3)
-    layer.replace_input_with(
-        1, _register(graph, f"{name}.weights", (weights * scale.reshape(wide)).astype(weights.dtype))
-    )
-    layer.replace_input_with(2, _register(graph, f"{name}.bias", moved.astype(weights.dtype)))
+    for at, name, array in ((1, "weight", folded), (2, "bias", (bias - mean.astype(np.float64)) * scale + shift)):
+        layer.replace_input_with(at, _register(graph, f"{layer.name}.{name}", array.astype(weights.dtype)))
     _take_place(graph, node, source)
     return True
 
 
-def _output_axis(layer: ir.Node) -> int | None:
+def _scaled(layer: ir.Node, weights: np.ndarray, scale: np.ndarray) -> np.ndarray | None:
+    """`weights`, each output channel times its factor; None where there is another number of channels."""
     view = Node(layer, 0)
-    if layer.op_type == "Conv":
-        return 0
-    if layer.op_type == "ConvTranspose":
-        return 1 if view.attr("group", 1) == 1 else None
-    if view.attr("alpha", 1.0) != 1 or view.attr("beta", 1.0) != 1:
+    if layer.op_type == "ConvTranspose":  # [in, out of a group, ...]
+        groups = view.attr("group", 1)
+        if groups * weights.shape[1] != len(scale):
+            return None
+        parts = weights.reshape(groups, -1, *weights.shape[1:])
+        return (parts * scale.reshape(groups, 1, -1, *[1] * (weights.ndim - 2))).reshape(weights.shape)
+    if layer.op_type == "Gemm" and (view.attr("alpha", 1.0) != 1 or view.attr("beta", 1.0) != 1):
         return None
-    return 0 if view.attr("transB", 0) else 1
+    axis = 1 if layer.op_type == "Gemm" and not view.attr("transB", 0) else 0
+    if weights.shape[axis] != len(scale):
+        return None
+    return weights * scale.reshape([-1 if each == axis else 1 for each in range(weights.ndim)])
 
 
 def _array(value: ir.Value | None) -> np.ndarray | None:
@@ -83,10 +90,11 @@ def _register(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
 
 
 def _take_place(graph: ir.Graph, node: ir.Node, source: ir.Value) -> None:
-    """`source` is what `node` gave, also as an output of the graph."""
+    """`source` is what `node` gave, with its name, also as an output of the graph."""
     output = node.outputs[0]
     if output.is_graph_output():
         graph.outputs[:] = [source if value is output else value for value in graph.outputs]
-        source.name, output.name = output.name, None
+    source.shape, source.type = output.shape, output.type
+    source.name, output.name = output.name, None
     output.replace_all_uses_with(source)
     graph.remove(node, safe=True)

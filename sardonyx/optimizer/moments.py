@@ -12,11 +12,13 @@ import onnx_ir as ir
 from sardonyx.errors import OptimizationError
 from sardonyx.optimizer.activations import activations
 from sardonyx.optimizer.data import Data
-from sardonyx.optimizer.products import Product
+from sardonyx.optimizer.products import Product, find_products
+from sardonyx.optimizer.step import Context
 from sardonyx.runtime.options import SessionOptions
 
-__all__ = ["Moments", "measure"]
+__all__ = ["Moments", "measure", "measured_products"]
 
+_MOST_FEATURES = 6144  # of a layer whose covariance is made: 150 MB
 _MOST_ROWS = 16384  # of a layer's inputs that its moments are taken of; at least 4 for each feature where there are
 
 
@@ -31,6 +33,25 @@ class Moments:
 
     mean: np.ndarray
     covariance: np.ndarray
+
+
+def measured_products(
+    model: ir.Model, smallest: int, context: Context, *, grouped: bool = True
+) -> tuple[list[Product], dict[Product, Moments]]:
+    """The layers of at least `smallest` weights and what they read; nothing is known of that without data.
+
+    Args:
+        model: see `tidied`.
+        smallest: weights of a layer.
+        context: with the data, if there is any.
+        grouped: with those of convolutions in groups.
+    """
+    products = [p for p in find_products(model) if grouped or p.groups == 1]
+    products = [p for p in products if p.matrix().size >= smallest and p.matrix().shape[1] <= _MOST_FEATURES]
+    if context.data is None or not len(context.data):
+        return products, {}
+    context.progress("measuring what layers read")
+    return products, measure(model, products, context.data, context.seed)
 
 
 def measure(model: ir.Model, products: Sequence[Product], data: Data, seed: int) -> dict[Product, Moments]:

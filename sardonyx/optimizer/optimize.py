@@ -14,9 +14,19 @@ from typing import Any
 from sardonyx.converters.onnx_file import model_inputs
 from sardonyx.errors import InputError, SardonyxError
 from sardonyx.model.load import load
-from sardonyx.optimizer.data import Data
+from sardonyx.optimizer.data import Data, Parts
+from sardonyx.optimizer.finetune.torch_graph import import_torch
 from sardonyx.optimizer.metrics.metric import Metric, find_metric
-from sardonyx.optimizer.reading.read import CALIBRATION_SHARE, DataOptions, digest, read_data, split
+from sardonyx.optimizer.reading.read import (
+    CALIBRATION_SHARE,
+    LEAST_PROOF,
+    PROOF_SHARE,
+    DataOptions,
+    digest,
+    hold_out,
+    read_data,
+    split,
+)
 from sardonyx.optimizer.search.bench import apply_steps, check_standard, sha256
 from sardonyx.optimizer.search.budget import Budget, Candidate, Limits, parse_drop
 from sardonyx.optimizer.search.recipe import Recipe, read_recipe
@@ -26,6 +36,7 @@ from sardonyx.optimizer.search.space import Space
 from sardonyx.optimizer.search.store import Store, replace_model
 from sardonyx.optimizer.search.worker import Worker
 from sardonyx.optimizer.step import Context, registered_steps
+from sardonyx.optimizer.tidy import slim
 
 __all__ = ["Replay", "Task", "optimize", "replay"]
 
@@ -48,6 +59,7 @@ def optimize(
     trials: int | None = None,
     resume: bool = False,
     seed: int = 0,
+    finetune: bool = False,
     threads: int | None = None,
     data_options: DataOptions | None = None,
     share: float = CALIBRATION_SHARE,
@@ -76,6 +88,7 @@ def optimize(
         trials: candidates that may be tried; None: no limit.
         resume: go on with the search in `store`.
         seed: of everything that is random; but for what depends on times, the same seed gives the same search.
+        finetune: train what pruning leaves against the original's outputs, in PyTorch.
         threads: of runs; None: all that may be used.
         data_options: how `data` is read.
         share: part of `data` that calibrates.
@@ -88,12 +101,14 @@ def optimize(
     Raises:
         InputError: data, metric or an option does not fit the model.
         OptimizationError: the metric raises, or is NaN, on the original itself.
+        ProviderError: a package is missing that is asked for: PyTorch, to fine-tune.
         ModelError, UnsupportedError: the model cannot be read or run.
     """
     drop, relative = parse_drop(max_drop)
     budget = Budget(drop, relative, min_metric, max_latency, max_size, max_memory, objective)
     reading = Reading(data, calibration, data_options or DataOptions(), share, seed)
     task = Task(Path(model), Path(output), reading, budget, metric, metric_output, seconds, trials, resume, threads)
+    task = replace(task, finetune=finetune)
     return task.run(Path(store) if store else None, progress)
 
 
@@ -107,22 +122,30 @@ class Reading:
     share: float
     seed: int
 
-    def parts(self, model: Path) -> tuple[Data, Data, list[str]]:
-        """Calibration, evaluation, and what the user should know of them."""
+    def parts(self, model: Path) -> tuple[Parts, list[str]]:
+        """The samples, and what the user should know of them."""
         inputs = model_inputs(load(model))
         found = read_data(self.data, inputs, self.options, self.seed)
         if self.calibration is None:
             first, second = split(found, self.seed, self.share)
         else:
             first, second = read_data(self.calibration, inputs, self.options, self.seed), found
-        notes = []
         if found.generated:
-            notes.append(
+            note = (
                 "no data was given: random inputs calibrated and judged; how the result does on real ones is not known"
             )
-        elif len(second) < 100:
-            notes.append(f"judged on {len(second)} samples: differences below {1 / len(second):.1%} cannot be seen")
-        return first, second, notes
+            return Parts(first, second), [note]
+        second, proof = hold_out(second, self.seed)
+        notes = []
+        if proof is None:
+            notes.append(
+                f"{len(second)} samples judged: too few to hold some out, so the result is proven on those by which it "
+                f"was chosen; from {round((LEAST_PROOF - 0.5) / PROOF_SHARE)} on, a third is kept for the last proof"
+            )
+        least = min(len(part) for part in (second, proof) if part is not None)
+        if least < 100:
+            notes.append(f"judged on {least} samples: differences below {1 / least:.1%} cannot be seen")
+        return Parts(first, second, proof), notes
 
     def recipe(self, steps: Sequence[Mapping[str, Any]], model: Path, data_digest: str) -> Recipe:
         """The recipe of `steps` on this data."""
@@ -146,6 +169,7 @@ class Task:
     resume: bool = False
     threads: int | None = None
     bench: Callable[..., Any] = Worker
+    finetune: bool = False
 
     @property
     def packed(self) -> bool:
@@ -160,24 +184,26 @@ class Task:
     def run(self, store: Path | None = None, progress: Progress = lambda part, text: None) -> Result:
         """Read, measure the original, search, and sum up."""
         begin = time.monotonic()
+        if self.finetune:
+            import_torch()  # better now than after minutes
         if self.output.exists() and self.output.resolve() == self.model.resolve():
             raise InputError(
                 "the output is the model itself", hint="write it under another name: the search needs both"
             )
         progress(0.0, "reading the model and the data")
-        calibration, evaluation, notes = self.reading.parts(self.model)
-        metric = find_metric(self.metric, evaluation.labels is not None)
-        arguments = (self.model, calibration, evaluation, self.reading.seed, self.threads, self.packed)
+        parts, notes = self.reading.parts(self.model)
+        metric = find_metric(self.metric, parts.evaluation.labels is not None)
+        arguments = (self.model, parts, self.reading.seed, self.threads, self.packed)
         with self.bench(arguments, lambda text: progress(0.0, text)) as bench:
             progress(0.0, "measuring the original")
-            facts = (bench, self.model, evaluation, metric, bench.names(), self.metric_output)
-            judge, original, noise = measure_original(*facts)
+            facts = (bench, self.model, parts, metric, bench.names(), self.metric_output)
+            judge, proof, original, noise = measure_original(*facts)
             limits = Limits(self.budget, metric, original, noise)
-            identity = self._identity(calibration, evaluation, metric)
+            identity = self._identity(parts, metric)
             kept = Store(store or self.output.with_suffix(".search"), identity, self.resume)
-            recipe = self.reading.recipe([], self.model, digest(calibration))
+            recipe = self.reading.recipe([], self.model, digest(parts.calibration))
             first = Candidate(0, [], original, "verified", sha256=recipe.model_sha256)
-            space = self._space(bench, kept, calibration, notes)
+            space = self._space(bench, kept, parts.calibration, notes)
 
             def publish(best: Candidate | None) -> None:
                 source = self.model if best is None else kept.path(best.number)
@@ -188,19 +214,23 @@ class Task:
                 publish(None)
             left = None if self.seconds is None else max(0.0, self.seconds - (time.monotonic() - begin))
             search = Search(bench, kept, judge, limits, space, publish, left, self.trials, self.reading.seed, progress)
+            search.proof = proof
             best = search.run()
             result = Result(self.model, self.output, limits, first, best or first, list(kept.candidates.values()))
             result.stopped, result.notes = search.stopped, notes
             result.recipe, result.store = self.recipe_path, kept.folder
-            result.samples = len(calibration), len(evaluation)
+            result.samples = {name: len(part) for name, part in vars(parts).items() if part is not None}
+            if best is not None and proof is not None and best.figures.proof is None:
+                notes.append(f"{search.stopped}: the best so far was not proven on the samples held out for that")
             if result.stopped != "interrupted":
                 result.ranking = self._ranking(bench, kept, notes)
                 self._profiles(bench, result)
         result.seconds = time.monotonic() - begin
         return result
 
-    def _identity(self, calibration: Data, evaluation: Data, metric: Metric) -> dict[str, Any]:
-        facts = {"model": sha256(self.model), "data": digest(calibration, evaluation), "metric": metric.name}
+    def _identity(self, parts: Parts, metric: Metric) -> dict[str, Any]:
+        known = [part for part in (parts.calibration, parts.evaluation, parts.proof) if part is not None]
+        facts = {"model": sha256(self.model), "data": digest(*known), "metric": metric.name}
         return facts | {"metric output": self.metric_output, "seed": self.reading.seed, "form": self.output.suffix}
 
     def _space(self, bench: Any, store: Store, calibration: Data, notes: list[str]) -> Space:
@@ -210,6 +240,8 @@ class Task:
             partial(self._ranking, bench, store, notes),
             not calibration.generated,
             self.packed,
+            self.packed or self.budget.max_size is not None,
+            self.finetune,
         )
 
     def _ranking(self, bench: Any, store: Store, notes: list[str]) -> Sequence[dict[str, Any]]:
@@ -269,18 +301,21 @@ def replay(
     known = read_recipe(recipe)
     given = (data if data is not None else known.data), (calibration if calibration is not None else known.calibration)
     reading = Reading(*given, data_options or known.options, known.share, known.seed)
-    part, _, notes = reading.parts(Path(model))
+    parts, notes = reading.parts(Path(model))
+    part = parts.calibration
     if known.model_sha256 and known.model_sha256 != sha256(Path(model)):
         notes.append("the model is not the one that the recipe was found for")
     if known.data_digest and known.data_digest != digest(part):
         notes.append("the data is not the data that the recipe was found with: the file differs from the one made then")
-    made, said, _ = apply_steps(load(model), known.steps, Context(part, known.seed, progress))
+    original = load(model)
+    made, said, _ = apply_steps(original, known.steps, Context(part, known.seed, progress))
     target = Path(output)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".replay-") as folder:
         aside = Path(folder) / "model.onnx"
         if known.steps:
+            slim(made, original)
             save(made, aside)
-            check_standard(aside, set(made.opset_imports))
+            check_standard(aside, Path(model))
         replace_model(aside if known.steps else Path(model), target)
     return Replay(Path(output), sha256(Path(output)), notes + said)

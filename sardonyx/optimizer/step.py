@@ -24,6 +24,7 @@ __all__ = ["Applied", "Context", "Step", "make_step", "registered_steps", "step"
 FAMILIES: tuple[str, ...] = (
     "sardonyx.optimizer.compress.low_rank",
     "sardonyx.optimizer.compress.palette",
+    "sardonyx.optimizer.finetune.fine_tune",
     "sardonyx.optimizer.prune.channels",
     "sardonyx.optimizer.prune.layers",
     "sardonyx.optimizer.prune.weights",
@@ -45,11 +46,13 @@ class Context:
         data: calibration data; None: there is none, and steps that can do without say what that costs.
         seed: of whatever is random; the same seed gives the same model.
         progress: called with a few words at each long stage.
+        original: the model before the first step, for steps that learn from it.
     """
 
     data: Data | None = None
     seed: int = 0
     progress: Callable[[str], None] = lambda text: None
+    original: ir.Model | None = None
 
 
 @dataclass

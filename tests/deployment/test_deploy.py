@@ -63,6 +63,18 @@ def test_a_bundle_for_another_machine_is_an_error(tmp_path, monkeypatch):
         sardonyx.Session(tmp_path)
 
 
+def test_a_bundle_with_matrix_tiles_is_an_error_where_the_system_does_not_give_them(tmp_path, monkeypatch):
+    from sardonyx.deployment import targets
+
+    tiled = next(row for row in targets.TARGETS.values() if {"amx_tile"} <= row.needs and row.system == "linux")
+    monkeypatch.setattr(targets, "cpu_flags", lambda: tiled.needs - {"amx_tile", "amx_int8"})
+    monkeypatch.setattr(targets, "host_target", lambda: tiled)
+    (tmp_path / "target.json").write_text(json.dumps({"name": tiled.name}))
+    with pytest.raises(ProviderError, match=r"was built for .*sapphirerapids") as raised:
+        sardonyx.Session(tmp_path)
+    assert "model.onnx" in raised.value.hint
+
+
 def test_a_file_is_no_folder_to_write(tmp_path):
     (tmp_path / "bundle").write_text("")
     with pytest.raises(InputError, match="is a file"):

@@ -2,6 +2,10 @@
 //
 // Generated libraries are freestanding: they call nothing from libc. What they need from outside (threads,
 // memory, a clock, operators without native code) comes in as the function pointers of `sx_host`.
+//
+// A library for a target with matrix tiles (AMX) may run only where the host has asked Linux for their registers,
+// arch_prctl(ARCH_REQ_XCOMP_PERM = 0x1023, 18), and got them: without, the first such instruction is a fault.
+// A Session of Python asks before it loads anything, and refuses the library where Linux does.
 #ifndef SARDONYX_H
 #define SARDONYX_H
 

@@ -15,15 +15,14 @@ import onnx_ir as ir
 
 from sardonyx.errors import InputError
 from sardonyx.ops.node import Node
-from sardonyx.optimizer.moments import Moments, measure
-from sardonyx.optimizer.products import Product, find_products
+from sardonyx.optimizer.moments import Moments, measured_products
+from sardonyx.optimizer.products import Product
 from sardonyx.optimizer.step import Applied, Context, Step, step
 from sardonyx.optimizer.tidy import constant, tidied
 
 __all__ = ["LowRank"]
 
 _DAMPING = 1e-4  # added to the diagonal of H, as a share of its mean
-_MOST_FEATURES = 6144
 
 
 @step("low-rank")
@@ -48,15 +47,9 @@ class LowRank(Step):
     def apply(self, model: ir.Model, context: Context) -> Applied:
         """Factorise."""
         result = tidied(model)
-        products = [p for p in find_products(result) if p.groups == 1 and p.matrix().size >= self.smallest]
-        products = [p for p in products if p.matrix().shape[1] <= _MOST_FEATURES]
-        notes, done, saved, work = [], 0, 0, 0
-        moments: dict[Product, Moments] = {}
-        if context.data is not None and len(context.data):
-            context.progress("measuring what layers read")
-            moments = measure(result, products, context.data, context.seed)
-        else:
-            notes.append("without data, the weights themselves are approximated, not what layers give")
+        products, moments = measured_products(result, self.smallest, context, grouped=False)
+        without = "without data, the weights themselves are approximated, not what layers give"
+        notes, done, saved, work = [] if moments else [without], 0, 0, 0
         for product in products:
             context.progress(f"factorising {product.name}")
             W = product.matrix()

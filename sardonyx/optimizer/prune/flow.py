@@ -124,8 +124,9 @@ class Flow:
             self._kept.setdefault(unit, reason)
 
     def units(self, value: ir.Value, axis: int) -> np.ndarray:
-        """The unit of each index; -1: none."""
-        return self._roots(self._get(value, axis % len(self.shape(value) or (0,))))
+        """The unit of each index; -1: none. A value of unknown shape has no index."""
+        shape = self.shape(value)
+        return np.empty(0, int) if shape is None else self._roots(self._get(value, axis % len(shape)))
 
     # What is known in the end.
 

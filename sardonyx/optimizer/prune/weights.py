@@ -14,8 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sardonyx.errors import InputError
-from sardonyx.optimizer.moments import Moments, measure
-from sardonyx.optimizer.products import Product, find_products
+from sardonyx.optimizer.moments import measured_products
 from sardonyx.optimizer.step import Applied, Context, Step, step
 from sardonyx.optimizer.tidy import tidied
 
@@ -23,7 +22,6 @@ __all__ = ["PruneWeights", "sparse"]
 
 _DAMPING = 1e-2
 _BLOCK = 128  # columns for which one threshold is chosen, as in the paper
-_MOST_FEATURES = 6144
 
 
 @step("prune-weights")
@@ -50,15 +48,8 @@ class PruneWeights(Step):
     def apply(self, model: ir.Model, context: Context) -> Applied:
         """Prune."""
         result = tidied(model)
-        products = [p for p in find_products(result) if p.matrix().size >= self.smallest]
-        products = [p for p in products if p.matrix().shape[1] <= _MOST_FEATURES]
-        notes: list[str] = []
-        moments: dict[Product, Moments] = {}
-        if context.data is not None and len(context.data):
-            context.progress("measuring what layers read")
-            moments = measure(result, products, context.data, context.seed)
-        else:
-            notes.append("without data, the smallest weights go and none make up for them")
+        products, moments = measured_products(result, self.smallest, context)
+        notes = [] if moments else ["without data, the smallest weights go and none make up for them"]
         for product in products:
             context.progress(f"pruning {product.name}")
             found, W = moments.get(product), product.matrix()

@@ -63,7 +63,7 @@ def calibrate(
         plan: what is rounded.
         data: samples; where they were made up, what batch normalisation knew of a value counts instead.
         method: how the ends of a range are chosen.
-        statistics: what `fold_batch_norm` returned.
+        statistics: what `fold_batch_normalization` returned.
         notes: is told of values that never change.
     """
     seen = observe(model, plan, data, needs_histogram(method.name))

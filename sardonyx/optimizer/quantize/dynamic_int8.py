@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from sardonyx.optimizer.fold import fold_batch_normalization
 from sardonyx.optimizer.quantize.graph import (
     add_constant,
     add_node,
     array_of,
     editable,
     finish,
-    fold_batch_norm,
     int_of,
     is_op,
     replace_output,
@@ -66,7 +66,7 @@ class DynamicInt8(Step):
         """See `Step.apply`."""
         work = editable(model, 11)
         if self.convolutions:
-            fold_batch_norm(work)
+            fold_batch_normalization(work)
         notes = unknown(work, self.skip)
         found: dict[ir.Node, None] = {}
         kept: list[tuple[str, str]] = []
@@ -216,7 +216,7 @@ def _rounded_input(node: ir.Node, x: ir.Value) -> list[ir.Value]:
     """uint8 values, scale and zero point of `x`, once for all that read it."""
     graph = node.graph
     assert isinstance(graph, ir.Graph)
-    output = add_node(node, "DynamicQuantizeLinear", [x], f"{x.name}.quantized", like=x, dtype=ir.DataType.UINT8)
+    output = add_node(node, "DynamicQuantizeLinear", [x], f"{x.name}.q", like=x, dtype=ir.DataType.UINT8)
     producer = output.producer()
     assert producer is not None
     producer.resize_outputs(3)

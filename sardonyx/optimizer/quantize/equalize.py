@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from sardonyx.optimizer.fold import fold_batch_normalization
 from sardonyx.optimizer.quantize.graph import (
     add_constant,
     array_of,
     consumers,
     editable,
     finish,
-    fold_batch_norm,
     int_of,
     is_op,
     is_private,
@@ -57,7 +57,7 @@ class Equalize(Step):
     def apply(self, model: ir.Model, context: Context) -> Applied:
         """See `Step.apply`."""
         work = editable(model)
-        fold_batch_norm(work)
+        fold_batch_normalization(work)
         pairs = [pair for node in work.graph if (pair := _pair(node)) is not None]
         if not pairs:
             return Applied(model, False, ["there are no two layers with only a Relu or pooling between them"])

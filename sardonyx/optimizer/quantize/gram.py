@@ -17,8 +17,9 @@ from sardonyx.optimizer.data import Data
 from sardonyx.optimizer.quantize.feeds import QUIET
 from sardonyx.optimizer.quantize.graph import int_of
 from sardonyx.optimizer.quantize.plan import Product
+from sardonyx.optimizer.quantize.rounding import descent
 
-__all__ = ["grams", "has_gram", "matrix", "windows", "with_matrix"]
+__all__ = ["descended", "grams", "has_gram", "matrix", "windows", "with_matrix"]
 
 WINDOWS = 2048  # of each sample that are looked at
 _BUDGET = 2**29  # bytes of matrices in memory at once; more layers take another run over the data
@@ -51,6 +52,22 @@ def with_matrix(product: Product, rows: np.ndarray, shape: tuple[int, ...]) -> n
     if node.op_type == "Conv" or (node.op_type == "Gemm" and int_of(node, "transB")):
         return rows.reshape(shape)
     return np.ascontiguousarray(rows[0].T)
+
+
+def descended(product: Product, weight: np.ndarray, scale: np.ndarray, H: np.ndarray, limit: int = 127) -> np.ndarray:
+    """The integers of `weight` that `rounding.descent` finds, int8 of its shape.
+
+    Args:
+        product: the layer; it `has_gram`.
+        weight: its floats.
+        scale: for each output channel, or one.
+        H: its matrices, as `grams` gives them.
+        limit: the largest integer, by size.
+    """
+    rows = matrix(product, weight)
+    scales = np.broadcast_to(scale, len(rows) * len(rows[0])).reshape(len(rows), -1)
+    chosen = [descent(W, s, h, limit) for W, s, h in zip(rows, scales, H, strict=True)]
+    return with_matrix(product, np.stack(chosen), weight.shape)
 
 
 def grams(model: ir.Model, products: Sequence[Product], data: Data) -> Iterator[tuple[Product, np.ndarray]]:

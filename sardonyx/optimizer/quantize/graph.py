@@ -1,4 +1,4 @@
-"""Models that are being edited: constants, new nodes, batch normalisation folded into what comes before it."""
+"""Models that are being edited: copies, constants, new nodes, small questions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sardonyx.model.load import load
 from sardonyx.model.prepare import fix_names, fix_old_initializers, lift_constants, remove_unused
 
 __all__ = [
-    "add_constant", "add_node", "array_of", "consumers", "editable", "finish", "fold_batch_norm", "int_of", "is_op",
+    "add_constant", "add_node", "array_of", "consumers", "editable", "finish", "int_of", "is_op",
     "is_private", "replace_output", "summary", "unknown",
 ]  # fmt: skip
 
@@ -184,80 +184,3 @@ def replace_output(old: ir.Value, new: ir.Value) -> None:
     new.metadata_props.update(old.metadata_props)
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     old.name, new.name = None, name
-
-
-# Batch normalisation.
-
-
-def fold_batch_norm(model: ir.Model) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Fold BatchNormalization into the Conv, ConvTranspose or Gemm before it, in the main graph.
-
-    Returns:
-        For each value that a folded one gave, mean and standard deviation of each channel, as training saw them.
-    """
-    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for node in list(model.graph):
-        if is_op(node, "BatchNormalization") and _fold(node, model.graph):
-            name = str(node.outputs[0].name)
-            scale, shift = (np.asarray(array_of(v), np.float64) for v in node.inputs[1:3])
-            producer = node.inputs[0].producer()  # type: ignore[union-attr]
-            assert producer is not None
-            _take_over(node, producer)
-            found[name] = shift, np.abs(scale)
-    return found
-
-
-def _fold(node: ir.Node, graph: ir.Graph) -> bool:
-    x = node.inputs[0]
-    parameters = [array_of(value) for value in node.inputs[1:5]]
-    producer = None if x is None else x.producer()
-    if x is None or not is_op(producer, "Conv", "ConvTranspose", "Gemm") or not is_private(x):
-        return False
-    assert producer is not None
-    if any(p is None or p.dtype != np.float32 for p in parameters) or _trains(node) or not _plain_gemm(producer):
-        return False
-    weight = array_of(producer.inputs[1])
-    old = producer.inputs[2] if len(producer.inputs) > 2 else None
-    bias = array_of(old)
-    if weight is None or weight.dtype != np.float32 or (old is not None and bias is None):
-        return False
-    scale, shift, mean, variance = (np.asarray(p, np.float64) for p in parameters)
-    epsilon = node.attributes.get_float("epsilon", 1e-5)
-    factor = scale / np.sqrt(variance + epsilon)
-    base = np.zeros_like(factor) if bias is None else np.broadcast_to(bias.astype(np.float64), factor.shape)
-    producer.resize_inputs(3)
-    folded = _scaled(producer, weight, factor)
-    name = producer.name or producer.op_type
-    producer.replace_input_with(1, add_constant(graph, f"{name}.weight", folded.astype(np.float32)))
-    offset = (base - mean) * factor + shift
-    producer.replace_input_with(2, add_constant(graph, f"{name}.bias", offset.astype(np.float32)))
-    return True
-
-
-def _trains(node: ir.Node) -> bool:
-    return len([o for o in node.outputs if o.name]) > 1 or int_of(node, "training_mode") != 0
-
-
-def _plain_gemm(node: ir.Node) -> bool:
-    attributes = node.attributes
-    return attributes.get_float("alpha", 1.0) == 1.0 and attributes.get_float("beta", 1.0) == 1.0
-
-
-def _scaled(node: ir.Node, weight: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """`weight`, each output channel times its factor."""
-    if node.op_type == "Gemm":
-        return weight * (factor[:, None] if int_of(node, "transB") else factor)
-    if node.op_type == "Conv":
-        return weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
-    groups = int_of(node, "group", 1)  # [in, out / groups, ...]
-    parts = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
-    factors = factor.reshape(groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
-    return (parts * factors).reshape(weight.shape)
-
-
-def _take_over(node: ir.Node, producer: ir.Node) -> None:
-    """`producer` gives what `node` gave, and `node` goes."""
-    graph = node.graph
-    assert isinstance(graph, ir.Graph)
-    replace_output(node.outputs[0], producer.outputs[0])
-    graph.remove(node, safe=True)

@@ -13,16 +13,16 @@ import numpy as np
 import onnx_ir as ir
 
 from sardonyx.optimizer.data import Data
+from sardonyx.optimizer.fold import fold_batch_normalization
 from sardonyx.optimizer.quantize.calibration import Method, calibrate
 from sardonyx.optimizer.quantize.correction import mean_shifts
 from sardonyx.optimizer.quantize.feeds import calibration_data
-from sardonyx.optimizer.quantize.gram import grams, matrix, with_matrix
+from sardonyx.optimizer.quantize.gram import descended, grams
 from sardonyx.optimizer.quantize.graph import (
     array_of,
     consumers,
     editable,
     finish,
-    fold_batch_norm,
     int_of,
     is_op,
     unknown,
@@ -31,7 +31,6 @@ from sardonyx.optimizer.quantize.numbers import SMALLEST, Grid, channel_scales, 
 from sardonyx.optimizer.quantize.parameters import between, one_of
 from sardonyx.optimizer.quantize.plan import Choice, Plan, Product, make_plan, weight_axis
 from sardonyx.optimizer.quantize.ranges import METHODS
-from sardonyx.optimizer.quantize.rounding import descent
 from sardonyx.optimizer.quantize.write import Weight, write_qdq
 from sardonyx.optimizer.step import Applied, Context, Step, step
 
@@ -117,7 +116,7 @@ class StaticInt8(Step):
             OptimizationError: the model cannot be brought to opset 13, or be run.
         """
         work = editable(model, 13)
-        statistics = fold_batch_norm(work)
+        statistics = fold_batch_normalization(work)
         plan = make_plan(work, self._choice())
         notes = [*unknown(work, self.skip), *plan.notes]
         if not plan.products:
@@ -163,11 +162,8 @@ class StaticInt8(Step):
         products = [product for product in plan.products if product.node in weights and _alone(product)]
         for number, (product, H) in enumerate(grams(model, products, data)):
             context.progress(f"rounding {number + 1}/{len(products)}")
-            weight, array = weights[product.node], _array(product)
-            rows = matrix(product, array)
-            scales = np.broadcast_to(weight.scale, len(rows) * len(rows[0])).reshape(len(rows), -1)
-            chosen = [descent(W, scale, h, self._limit) for W, scale, h in zip(rows, scales, H, strict=True)]
-            weight.integers = with_matrix(product, np.stack(chosen), array.shape)
+            weight = weights[product.node]
+            weight.integers = descended(product, _array(product), weight.scale, H, self._limit)
 
     def _correct(
         self,

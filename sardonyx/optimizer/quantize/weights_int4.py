@@ -16,7 +16,7 @@ import onnx_ir as ir
 from sardonyx.errors import OptimizationError
 from sardonyx.optimizer.quantize.blocks import MIDDLE, Blocks, gptq_blocks, half_quadratic, nearest, pack
 from sardonyx.optimizer.quantize.feeds import check_data
-from sardonyx.optimizer.quantize.gram import grams, matrix, with_matrix
+from sardonyx.optimizer.quantize.gram import descended, grams, matrix
 from sardonyx.optimizer.quantize.graph import (
     add_constant,
     add_node,
@@ -32,7 +32,6 @@ from sardonyx.optimizer.quantize.graph import (
 from sardonyx.optimizer.quantize.numbers import channel_scales, round_weight
 from sardonyx.optimizer.quantize.parameters import one_of
 from sardonyx.optimizer.quantize.plan import Product
-from sardonyx.optimizer.quantize.rounding import descent
 from sardonyx.optimizer.quantize.write import write_weight
 from sardonyx.optimizer.step import Applied, Context, Step, step
 
@@ -143,7 +142,7 @@ class WeightsInt4(Step):
         array = _weight(product.node)
         rows = matrix(product, array)
         if is_op(product.node, "Conv"):
-            return _channels(product, array, rows, H)
+            return _channels(product, array, H)
         if H is not None:
             return gptq_blocks(rows[0], H[0], self.block, self.symmetric)
         method = nearest if self.method == "rtn" else half_quadratic
@@ -191,7 +190,7 @@ class WeightsInt4(Step):
         value = node.inputs[1]
         assert value is not None
         attributes = {"axis": axis, "block_size": self.block}
-        return add_node(node, "DequantizeLinear", inputs, f"{name}.rounded", attributes, like=value)
+        return add_node(node, "DequantizeLinear", inputs, f"{name}.dq", attributes, like=value)
 
 
 def _weight(node: ir.Node) -> np.ndarray:
@@ -200,14 +199,12 @@ def _weight(node: ir.Node) -> np.ndarray:
     return array
 
 
-def _channels(product: Product, array: np.ndarray, rows: np.ndarray, H: np.ndarray | None) -> Channels:
+def _channels(product: Product, array: np.ndarray, H: np.ndarray | None) -> Channels:
     scale = channel_scales(array, 0, _LARGEST, search=True)
     scale = np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
     if H is None:
         return Channels(round_weight(array, scale, 0, _LARGEST).astype(ml_dtypes.int4), scale)
-    steps = scale.reshape(len(rows), -1)
-    chosen = np.stack([descent(W, s, h, _LARGEST) for W, s, h in zip(rows, steps, H, strict=True)])
-    return Channels(with_matrix(product, chosen, array.shape).astype(ml_dtypes.int4), scale)
+    return Channels(descended(product, array, scale, H, _LARGEST).astype(ml_dtypes.int4), scale)
 
 
 def _rest_of_gemm(node: ir.Node) -> Iterator[tuple[str, ir.Value, str]]:

@@ -1,4 +1,4 @@
-"""``weights-int8``: weights are stored as 8 bits and become floats again when the model is loaded. Needs no data.
+"""``weights-int8``: weights are stored as 8 bits and become floats again when the model is loaded.
 
 The file is four times smaller, arithmetic and speed stay what they were. Rows of tables that are looked up (Gather)
 have a scale each; only the rows that are looked up become floats.
@@ -11,10 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from sardonyx.errors import OptimizationError
+from sardonyx.optimizer.quantize.feeds import check_data
+from sardonyx.optimizer.quantize.gram import descended, grams
 from sardonyx.optimizer.quantize.graph import (
     add_constant,
     add_node,
     array_of,
+    consumers,
     editable,
     finish,
     int_of,
@@ -50,6 +54,8 @@ class WeightsInt8(Step):
     Attributes:
         per_channel: a scale for each output channel; False: one for a weight.
         weight_scale: "max": the largest weight is the end of the scale; "mse": least squared error.
+        rounding: "nearest", or "descent": what changes the outputs of a layer least, which needs data; see
+            `rounding.descent`. Recurrent layers and tables are rounded to the nearest.
         embeddings: tables that Gather looks into, too.
         smallest: weights with fewer elements stay in float.
         skip: names of nodes whose weights stay in float.
@@ -57,17 +63,24 @@ class WeightsInt8(Step):
 
     per_channel: bool = True
     weight_scale: str = "max"
+    rounding: str = "nearest"
     embeddings: bool = True
     smallest: int = 1024
     skip: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         one_of("weight_scale", self.weight_scale, ("max", "mse"))
+        one_of("rounding", self.rounding, ("nearest", "descent"))
 
     def apply(self, model: ir.Model, context: Context) -> Applied:
-        """See `Step.apply`."""
+        """See `Step.apply`.
+
+        Raises:
+            OptimizationError: "descent" without data.
+        """
         work = editable(model, 13)
         done, kept = 0, list[tuple[str, str]]()
+        better = self._descended(work, context)
         stored: dict[tuple, ir.Value] = {}
         for node in list(work.graph):
             if self.embeddings and is_op(node, "Gather"):
@@ -78,7 +91,7 @@ class WeightsInt8(Step):
                 if reason:
                     kept.append((str(node.name), reason))
                 elif reason is None:
-                    self._store(node, at, stored)
+                    self._store(node, at, stored, better)
                     done += 1
         notes = [*unknown(work, self.skip), *summary(kept)]
         if not done:
@@ -99,7 +112,31 @@ class WeightsInt8(Step):
             return "its weight is read elsewhere, too, as floats"
         return None if np.isfinite(array).all() else "its weight holds NaN or infinity"
 
-    def _store(self, node: ir.Node, at: int, stored: dict[tuple, ir.Value]) -> None:
+    def _descended(self, model: ir.Model, context: Context) -> dict[ir.Node, np.ndarray]:
+        """The integers that `rounding.descent` finds, for layers whose weights nothing else reads."""
+        if self.rounding == "nearest":
+            return {}
+        if context.data is None:
+            raise OptimizationError(
+                "rounding by descent needs calibration data", hint="Give data, or choose rounding nearest."
+            )
+        check_data(model, context.data)
+        products = [
+            Product(node, (0,), 1, None)
+            for node in model.graph
+            if is_op(node, "Conv", "Gemm", "MatMul") and self._why_not(node, 1) is None
+        ]
+        products = [product for product in products if len(consumers(_weight_of(product))) == 1]
+        found = {}
+        for number, (product, H) in enumerate(grams(model, products, context.data)):
+            context.progress(f"rounding {number + 1}/{len(products)}")
+            array = array_of(product.node.inputs[1])
+            assert array is not None
+            _, scale = self._integers(array, self._axis(product.node, 1))
+            found[product.node] = descended(product, array, scale, H)
+        return found
+
+    def _store(self, node: ir.Node, at: int, stored: dict[tuple, ir.Value], better: dict[ir.Node, np.ndarray]) -> None:
         value, array = node.inputs[at], array_of(node.inputs[at])
         assert value is not None
         assert array is not None
@@ -107,6 +144,7 @@ class WeightsInt8(Step):
         key = (value, axis)
         if key not in stored:
             integers, scale = self._integers(array, axis)
+            integers = better.get(node, integers)
             stored[key] = write_weight(node, str(value.name), integers, scale, axis)
         node.replace_input_with(at, stored[key])
 
@@ -144,6 +182,12 @@ class WeightsInt8(Step):
         replace_output(old, add_node(node, "Mul", [floats, factors], f"{node.name}.rows", like=old))
         graph.remove(node, safe=True)
         return True
+
+
+def _weight_of(product: Product) -> ir.Value:
+    value = product.node.inputs[1]
+    assert value is not None
+    return value
 
 
 def _only_weight(value: ir.Value | None) -> bool:

@@ -18,12 +18,14 @@ from sardonyx.optimizer.metrics.metric import import_function
 from sardonyx.optimizer.reading import images, table
 from sardonyx.verifier.samples import make_samples
 
-__all__ = ["DataOptions", "digest", "read_data", "split"]
+__all__ = ["DataOptions", "digest", "hold_out", "read_data", "split"]
 
 GENERATED = 32
 LABELS = ("labels", "label", "y")  # names of arrays that are no inputs
 MOST_CALIBRATION = 256
 CALIBRATION_SHARE = 0.25
+PROOF_SHARE = 1 / 3  # of what calibration leaves
+LEAST_PROOF = 16  # samples: fewer say nothing that those which chose do not say
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,16 @@ def split(data: Data, seed: int, share: float = CALIBRATION_SHARE) -> tuple[Data
     first = max(1, min(MOST_CALIBRATION, round(count * share), count - 1))
     order = np.random.default_rng(seed).permutation(count)
     return _chosen(data, sorted(order[:first])), _chosen(data, sorted(order[first:]))
+
+
+def hold_out(data: Data, seed: int) -> tuple[Data, Data | None]:
+    """What judges candidates, and what is held out for the last proof: None where that would be too little."""
+    count = len(data)
+    held = round(count * PROOF_SHARE)
+    if held < LEAST_PROOF:
+        return data, None
+    order = np.random.default_rng((seed, count)).permutation(count)
+    return _chosen(data, sorted(order[held:])), _chosen(data, sorted(order[:held]))
 
 
 def _chosen(data: Data, numbers: Sequence[int]) -> Data:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import numpy as np
 from sardonyx.errors import OptimizationError, SardonyxError
 from sardonyx.model.load import load
 from sardonyx.model.save import save
-from sardonyx.optimizer.data import Data
+from sardonyx.optimizer.data import Parts
 from sardonyx.optimizer.search.measure import Ratio, compare_times
 from sardonyx.optimizer.sensitivity import sensitivity
 from sardonyx.optimizer.step import Context, make_step
+from sardonyx.optimizer.tidy import slim
 from sardonyx.runtime.options import SessionOptions
 from sardonyx.runtime.session import Session
 
@@ -30,8 +32,7 @@ class Bench:
 
     Args:
         model: path of the original.
-        calibration: what steps look at.
-        evaluation: what models are judged by.
+        parts: what steps look at, and what models are judged by.
         seed: of steps.
         threads: of runs; None: all that may be used.
         packed: sizes are those of containers; see `compress/container.py`.
@@ -41,15 +42,14 @@ class Bench:
     def __init__(
         self,
         model: Path,
-        calibration: Data,
-        evaluation: Data,
+        parts: Parts,
         seed: int = 0,
         threads: int | None = None,
         packed: bool = False,
         progress: Callable[[str], None] = lambda text: None,
     ):
-        self.path, self.evaluation, self.packed = model, evaluation, packed
-        self.context = Context(calibration, seed, progress)
+        self.path, self.parts, self.packed = model, parts, packed
+        self.context = Context(parts.calibration, seed, progress)
         self.options = SessionOptions(threads=threads, progress=False)
         self.model = load(model)
         self.original = Session(str(model), self.options)
@@ -70,12 +70,13 @@ class Bench:
             OptimizationError: a step cannot be done, or what it made breaks a rule of what is returned.
         """
         model, notes, modified = apply_steps(self.model, steps, self.context)
+        slim(model, self.model)
         save(model, path)
-        check_standard(path, set(self.model.opset_imports))
+        check_standard(path, self.path)
         return {"notes": notes, "modified": modified, "sha256": sha256(path), "size": self._size(path)}
 
-    def run(self, path: Path, count: int | None = None) -> list[list[np.ndarray]]:
-        """All outputs for each sample of the evaluation, or for the first `count` of them.
+    def run(self, path: Path, count: int | None = None, proof: bool = False) -> list[list[np.ndarray]]:
+        """All outputs for each sample of the evaluation, or of the proof, or for the first `count` of them.
 
         Raises:
             OptimizationError: operators of the original that were native are not any more.
@@ -85,22 +86,41 @@ class Bench:
         lost = sorted(_hosted(session) - self._hosted)
         if lost:
             raise OptimizationError(f"{', '.join(lost)} would not run natively")
-        return [session.run(dict(feeds)) for feeds in self.evaluation.feeds[:count]]
+        data = self.parts.proof if proof else self.parts.evaluation
+        assert data is not None
+        return [session.run(dict(feeds)) for feeds in data.feeds[:count]]
 
     def memory(self, path: Path) -> int:
         """Bytes of weights and arena of a session that has run."""
         facts = self._session(path).memory()
         return int(facts["weights"] or 0) + int(facts["arena"] or 0)
 
-    def time(self, path: Path, seconds: float) -> Ratio:
-        """Time of the model at `path` / time of the original, on the first sample of the evaluation."""
-        feeds = dict(self.evaluation.feeds[0])
+    def time(self, path: Path, seconds: float, decisive: float | None = None) -> Ratio:
+        """Time of the model at `path` / time of the original, on the first sample of the evaluation.
+
+        `decisive`: see `compare_times`.
+        """
+        feeds = self._sample()
         session = self._session(path)
-        return compare_times(lambda: session.run(feeds), lambda: self.original.run(feeds), seconds)
+        return compare_times(lambda: session.run(feeds), lambda: self.original.run(feeds), seconds, decisive=decisive)
+
+    def time_again(self, path: Path, seconds: float, decisive: float | None = None) -> Ratio:
+        """`time`, by new sessions of both, a few of them: the middle result.
+
+        One and the same session is faster or slower than another of the same model for as long as it lives, by where it
+        lies in memory. They are in the user's cache, where the model that is returned is looked for next.
+        """
+        feeds, found = self._sample(), []
+        self._open = None
+        for _ in range(TWINS):
+            mine, theirs = (Session(str(each), self.options) for each in (path, self.path))
+            runs = partial(mine.run, feeds), partial(theirs.run, feeds)
+            found.append(compare_times(*runs, seconds, decisive=decisive))
+        return sorted(found, key=lambda each: each.median)[TWINS // 2]
 
     def noise(self, seconds: float) -> list[Ratio]:
         """The original against itself: new sessions lie elsewhere in memory, and take another time for that alone."""
-        feeds, found = dict(self.evaluation.feeds[0]), []
+        feeds, found = self._sample(), []
         for _ in range(TWINS):
             twin = Session(str(self.path), self.options)
             found.append(compare_times(partial(twin.run, feeds), partial(self.original.run, feeds), seconds))
@@ -117,7 +137,7 @@ class Bench:
         for node in model.graph.all_nodes():
             counts[node.op_type] = counts.get(node.op_type, 0) + 1
         session = Session(str(path), SessionOptions(threads=self.options.threads, progress=False, profile=True))
-        feeds = dict(self.evaluation.feeds[0])
+        feeds = self._sample()
         session.run(feeds)
         session.reset_profile()
         for _ in range(PROFILED_RUNS):
@@ -128,6 +148,9 @@ class Bench:
             "microseconds": times,
             "size": size_of(path),
         }
+
+    def _sample(self) -> dict[str, np.ndarray]:
+        return dict(self.parts.evaluation.feeds[0])
 
     def _size(self, path: Path) -> int:
         if not self.packed:
@@ -160,6 +183,7 @@ def apply_steps(model: Any, steps: Sequence[Mapping[str, Any]], context: Context
     """
     notes: list[str] = []
     modified = False
+    context = replace(context, original=model)
     for each in steps:
         ((name, parameters),) = each.items()
         context.progress(name)
@@ -174,22 +198,34 @@ def apply_steps(model: Any, steps: Sequence[Mapping[str, Any]], context: Context
     return model, notes, modified
 
 
-def check_standard(path: Path, domains: set[str]) -> None:
+def check_standard(path: Path, original: Path) -> None:
     """Refuse what other runtimes would not read.
 
     Raises:
-        OptimizationError: the file breaks the standard, or has operators of a domain that the original has not.
+        OptimizationError: the file breaks the standard and the original does not, or has operators of a domain that the
+            original has not.
     """
     import onnx
 
-    model = onnx.load(path, load_external_data=False)
-    foreign = {each.domain for each in model.opset_import} - STANDARD - domains
+    domains = [
+        {each.domain for each in onnx.load(each, load_external_data=False).opset_import} for each in (path, original)
+    ]
+    foreign = domains[0] - STANDARD - domains[1]
     if foreign:
         raise OptimizationError(f"operators of the domain {min(foreign)!r} are not standard ONNX")
+    problem = _invalid(path)
+    if problem and not _invalid(original):  # an output without a shape is not valid, and common
+        raise OptimizationError(f"the result is no valid ONNX: {problem}")
+
+
+def _invalid(path: Path) -> str:
+    import onnx
+
     try:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
-        raise OptimizationError(f"the result is no valid ONNX: {error}") from error
+        return str(error)
+    return ""
 
 
 def sha256(path: Path) -> str:

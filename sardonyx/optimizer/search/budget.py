@@ -13,7 +13,7 @@ from sardonyx.optimizer.metrics.metric import Metric
 
 OBJECTIVES = ("latency", "size", "memory")
 SLACK_SIZE = 1.05, 4096  # a faster model may be so much larger, as a factor and in bytes, where no size was asked for
-MOST_NOISE = 0.03  # of the ratio of times that still counts as equal, however noisy the machine is
+MOST_NOISE = 0.02  # of the ratio of times that still counts as equal, however noisy the machine is
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ class Figures:
         ratio: time / time of the original in the same round: low end, median, high end of an interval of 95 %.
         latency: median of a run, milliseconds.
         fidelity: dB of the first output against the original's, on the evaluation part.
+        proof: the metric on the samples that are held out.
     """
 
     size: int = 0
@@ -95,6 +96,7 @@ class Figures:
     ratio: tuple[float, float, float] | None = None
     latency: float | None = None
     fidelity: float | None = None
+    proof: float | None = None
 
 
 @dataclass
@@ -106,7 +108,7 @@ class Candidate:
         steps: how it is made, as a recipe has it.
         figures: what was measured.
         verdict: "verified" (within the budget), "rejected" (outside it) or "failed" (it could not be made or run).
-        stage: what showed it to be outside of the budget: size, glance, metric or time.
+        stage: what showed it to be outside of the budget: size, glance, metric, time or proof.
         reason: why it is not verified.
         notes: what the steps said.
         file: name of the model in the store; "" where it was not kept.
@@ -188,10 +190,19 @@ class Limits:
 
     def metric_problem(self, figures: Figures) -> str:
         """Whether the metric falls too far, and by how much."""
-        value = figures.metric
-        if value is None or (value >= self.floor if self.metric.higher else value <= self.floor):
+        problem = self._below(figures.metric, self.original.metric)
+        if problem:
+            return problem
+        problem = self._below(figures.proof, self.original.proof)
+        return problem and f"on the samples that were held out: {problem}"
+
+    def _below(self, value: float | None, original: float | None) -> str:
+        if value is None or original is None:
             return ""
-        return f"{self.metric.name} {value:.4g}, allowed is {self.floor:.4g}"
+        floor = self.budget.floor(self.metric, original)
+        if value >= floor if self.metric.higher else value <= floor:
+            return ""
+        return f"{self.metric.name} {value:.4g}, allowed is {floor:.4g}"
 
     def size_problem(self, figures: Figures) -> str:
         """Whether the file is too large."""
@@ -212,13 +223,31 @@ class Limits:
         return f"{figures.memory} bytes of memory, allowed are {limit}"
 
     def _latency(self, figures: Figures) -> str:
-        if self.budget.max_latency is not None and figures.latency is not None:
-            if figures.latency <= self.budget.max_latency:
-                return ""
-            return f"{figures.latency:.4g} ms, allowed are {self.budget.max_latency:.4g} ms"
-        if figures.ratio is None or figures.ratio[1] <= 1 + min(self.noise, MOST_NOISE):
+        """The slow end of the interval counts: what could be too slow is not within the budget."""
+        limit = self.budget.max_latency
+        if figures.ratio is None:
             return ""
-        return f"slower: {figures.ratio[1]:.3f} times the original's time"
+        low, median, high = figures.ratio
+        if limit is not None and figures.latency is not None:
+            most = figures.latency * high / median
+            return "" if most <= limit else f"{most:.4g} ms, allowed are {limit:.4g} ms"
+        if high <= 1 + self.tolerance:
+            return ""
+        if low > 1:
+            return f"slower: {median:.3f} times the original's time"
+        return f"not shown to be as fast: {low:.3f} to {high:.3f} times the original's time"
+
+    @property
+    def tolerance(self) -> float:
+        """Of a ratio of times that counts as equal: what the original differs from itself, but never much."""
+        return min(self.noise, MOST_NOISE)
+
+    @property
+    def decisive(self) -> float:
+        """The ratio of times that decides whether a candidate may be returned."""
+        if self.budget.max_latency is not None and self.original.latency:
+            return self.budget.max_latency / self.original.latency
+        return 1 - self.noise if self.budget.objective == "latency" else 1 + self.tolerance
 
     def better(self, figures: Figures) -> bool:
         """Whether a model within the budget is clearly better than the original in what is wanted."""

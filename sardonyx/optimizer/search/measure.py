@@ -13,6 +13,7 @@ import numpy as np
 BLOCK = 5_000_000  # nanoseconds that a block takes at least
 LEAST_ROUNDS = 9
 CLEARLY_SLOWER = 1.1  # there it ends early: no more needs to be known
+LONGER = 5.0  # times the time asked for, where an interval is still on both sides of what decides
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,12 @@ def compare_times(
     reference: Callable[[], object],
     seconds: float,
     clock: Callable[[], int] = time.perf_counter_ns,
+    decisive: float | None = None,
 ) -> Ratio:
     """Time `run` and `reference` in turns for `seconds`, or `LEAST_ROUNDS` rounds if that takes longer.
 
     What slows the machine down for a while falls on both blocks of a round, and the order changes from round to round.
+    With `decisive`, a ratio, it goes on while that lies within the interval, up to `LONGER` times as long.
     """
     for call in (run, reference):  # caches, buffers, clock frequency
         call()
@@ -51,9 +54,18 @@ def compare_times(
     theirs: list[float] = []
     enabled = gc.isenabled()
     gc.disable()
-    end = clock() + int(seconds * 1e9)
+    begin = clock()
+    end, last = begin + int(seconds * 1e9), begin + int(seconds * LONGER * 1e9)
+
+    def enough() -> bool:
+        if len(mine) < LEAST_ROUNDS:
+            return False
+        if clock() < end:
+            return _hopeless(mine, theirs)
+        return decisive is None or clock() >= last or _decided(mine, theirs, decisive)
+
     try:
-        while len(mine) < LEAST_ROUNDS or (clock() < end and not _hopeless(mine, theirs)):
+        while not enough():
             pairs = [(mine, run), (theirs, reference)]
             for times, call in pairs if len(mine) % 2 == 0 else pairs[::-1]:
                 times.append(_block(call, clock))
@@ -68,6 +80,13 @@ def _hopeless(mine: Sequence[float], theirs: Sequence[float]) -> bool:
     if len(mine) % LEAST_ROUNDS:
         return False
     return interval([a / b for a, b in zip(mine, theirs)])[0] > CLEARLY_SLOWER
+
+
+def _decided(mine: Sequence[float], theirs: Sequence[float], ratio: float) -> bool:
+    if len(mine) % LEAST_ROUNDS:  # not after each round: who looks often enough sees what he waits for
+        return False
+    low, _, high = interval([a / b for a, b in zip(mine, theirs)])
+    return not low <= ratio <= high
 
 
 def _block(call: Callable[[], object], clock: Callable[[], int]) -> float:

@@ -38,10 +38,11 @@ def page(result: Result) -> str:
 
 
 def _circumstances(result: Result) -> str:
-    calibration, evaluation = result.samples
+    tasks = {"calibration": "calibrated", "evaluation": "judged", "proof": "proved the result"}
+    samples = ", ".join(f"{count} {tasks[name]}" for name, count in result.samples.items())
     return (
-        f"{len(result.candidates)} candidates in {result.seconds:.0f} s ({result.stopped}); {calibration} samples"
-        f" calibrated, {evaluation} judged. Times are ratios of medians of blocks that alternate with the original's;"
+        f"{len(result.candidates)} candidates in {result.seconds:.0f} s ({result.stopped}); samples:"
+        f" {samples}. Times are ratios of medians of blocks that alternate with the original's;"
         f" below {result.limits.noise:.1%} they cannot be told apart on this machine."
     )
 

@@ -29,7 +29,7 @@ class Result:
         before, after: nodes, time and size by operator.
         notes: what the user should know.
         stopped: why the search ended.
-        samples: that calibrated, and that judged.
+        samples: how many had each task, see `Parts`.
         seconds: that it took in all.
     """
 
@@ -46,7 +46,7 @@ class Result:
     stopped: str = ""
     recipe: Path = Path()
     store: Path = Path()
-    samples: tuple[int, int] = (0, 0)
+    samples: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -95,6 +95,8 @@ class Result:
         speed = f"{1 / b.ratio[1]:.2f} x as fast" if b.ratio else "not timed"
         smaller = f"{a.size / b.size:.2f} x smaller" if b.size <= a.size else f"{b.size / a.size:.2f} x the size"
         judged = f"{metric} {number(a.metric)} -> {number(b.metric)} (allowed {number(self.limits.floor)})"
+        if b.proof is not None:
+            judged += f", on samples held out {number(a.proof)} -> {number(b.proof)}"
         return f"{self.best.title}: {speed}, {smaller}, {judged}; objective {budget.objective}"
 
     def front(self) -> list[Candidate]:
@@ -131,7 +133,7 @@ class Result:
             "floor": self.limits.floor,
             "noise": self.limits.noise,
             "budget": self.limits.budget.to_json(),
-            "samples": {"calibration": self.samples[0], "evaluation": self.samples[1]},
+            "samples": self.samples,
             "original": self.original.to_json(),
             "best": self.best.to_json(),
             "front": [each.number for each in self.front()],

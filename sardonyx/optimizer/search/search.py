@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from sardonyx.errors import OptimizationError, ProviderError, SardonyxError
-from sardonyx.optimizer.data import Data
+from sardonyx.optimizer.data import Data, Parts
 from sardonyx.optimizer.metrics import scores
 from sardonyx.optimizer.metrics.metric import Metric
 from sardonyx.optimizer.search.budget import Budget, Candidate, Figures, Limits
@@ -30,9 +30,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 HOPELESS = -3.0  # dB of the first output against the original's on a few samples: noise is twice the signal
 FEW = 8
 TIMED_SECONDS = 0.6
-CONFIRMED_SECONDS = 3.0
+CONFIRMED_SECONDS = 1.0  # for each of a few sessions
 LEAST_NOISE = 0.01
-CONFIRMED = 4  # candidates that are measured again at most before the original is returned
+CONFIRMED = 6  # candidates that are measured again at most before the original is returned
 SAME = 25  # proposals in a row that are known already: the space is exhausted
 CANDIDATE_SECONDS = 60.0  # that a candidate may take at least before it is given up
 WORST = 1e6
@@ -45,9 +45,10 @@ class Workbench(Protocol):
     """What the search needs done: `Bench`, or a `Worker` that has one."""
 
     def make(self, steps: Sequence[dict[str, Any]], path: Path) -> dict[str, Any]: ...
-    def run(self, path: Path, count: int | None = None) -> list[list[np.ndarray]]: ...
+    def run(self, path: Path, count: int | None = None, proof: bool = False) -> list[list[np.ndarray]]: ...
     def memory(self, path: Path) -> int: ...
-    def time(self, path: Path, seconds: float) -> Ratio: ...
+    def time(self, path: Path, seconds: float, decisive: float | None = None) -> Ratio: ...
+    def time_again(self, path: Path, seconds: float, decisive: float | None = None) -> Ratio: ...
     def noise(self, seconds: float) -> list[Ratio]: ...
 
 
@@ -57,10 +58,10 @@ class Judge:
 
     Attributes:
         metric: what is judged.
-        labels: of the evaluation; None: the original's outputs are the truth.
+        labels: of the samples; None: the original's outputs are the truth.
         names: of the outputs.
         output: the one that is judged; None: the first.
-        original: what the original gives for the evaluation.
+        original: what the original gives for the samples.
     """
 
     metric: Metric
@@ -102,6 +103,7 @@ class Search:
         trials: candidates that may be tried; None: no limit.
         seed: of the proposals.
         progress: called with the part of the time that is over and a few words.
+        proof: judges the outputs for samples that no choice looked at; None: there are none.
         clock: seconds.
     """
 
@@ -115,6 +117,7 @@ class Search:
     trials: int | None = None
     seed: int = 0
     progress: Progress = lambda part, text: None
+    proof: Judge | None = None
     clock: Callable[[], float] = time.monotonic
     best: Candidate | None = None
     stopped: str = ""
@@ -289,8 +292,7 @@ class Search:
         return self.limits.problem(replace(figures, ratio=None, latency=None))
 
     def _time(self, path: Path, figures: Figures) -> str:
-        ratio = self.bench.time(path, TIMED_SECONDS)
-        self._timed(figures, ratio)
+        self._timed(figures, self.bench.time(path, TIMED_SECONDS, self.limits.decisive))
         return self.limits.problem(figures)
 
     def _timed(self, figures: Figures, ratio: Ratio) -> None:
@@ -325,7 +327,7 @@ class Search:
         return self.limits.better(candidate.figures) or bool(self.limits.problem(self.limits.original))
 
     def _confirm(self) -> None:
-        """Measure the best again, for longer: the best of many noisy numbers looks better than it is."""
+        """Measure the best again, for longer, and on other samples: the best of many looks better than it is."""
         confirmed: set[int] = set()
         while self.best is not None and self.best.number not in confirmed and len(confirmed) < CONFIRMED:
             candidate = self.best
@@ -333,16 +335,33 @@ class Search:
             self._say(f"confirming: {candidate.title}")
             if hasattr(self.bench, "deadline"):
                 self.bench.deadline = None
-            try:
-                ratio = self.bench.time(self.store.path(candidate.number), CONFIRMED_SECONDS)
-                self._timed(candidate.figures, ratio)
-                problem = self.limits.problem(candidate.figures)
-            except SardonyxError as error:
-                problem = str(error)
-            if problem:
-                candidate.verdict, candidate.stage, candidate.reason = "rejected", "time", f"measured again: {problem}"
+            for stage, check in {"time": self._time_again, "proof": self._prove}.items():
+                problem = check(candidate)
+                if problem:
+                    candidate.verdict, candidate.stage, candidate.reason = "rejected", stage, problem
+                    break
             self.store.add(candidate)
             self._choose_again(confirmed)
+
+    def _time_again(self, candidate: Candidate) -> str:
+        try:
+            ratio = self.bench.time_again(self.store.path(candidate.number), CONFIRMED_SECONDS, self.limits.decisive)
+            self._timed(candidate.figures, ratio)
+            problem = self.limits.problem(candidate.figures)
+        except SardonyxError as error:
+            problem = str(error)
+        return problem and f"measured again: {problem}"
+
+    def _prove(self, candidate: Candidate) -> str:
+        """The metric on the samples that were held out."""
+        if self.proof is None:
+            return ""
+        try:
+            outputs = self.bench.run(self.store.path(candidate.number), None, True)
+            candidate.figures.proof = self.proof.value(outputs)
+        except SardonyxError as error:
+            return str(error)
+        return self.limits.problem(candidate.figures)
 
     def _choose_again(self, confirmed: set[int]) -> None:
         """The best now; one that was only measured in short has to be better than those that were confirmed."""
@@ -420,23 +439,32 @@ def import_optuna() -> Any:
 
 
 def measure_original(
-    bench: Workbench, path: Path, evaluation: Data, metric: Metric, names: Sequence[str], output: str | None
-) -> tuple[Judge, Figures, float]:
+    bench: Workbench, path: Path, parts: Parts, metric: Metric, names: Sequence[str], output: str | None
+) -> tuple[Judge, Judge | None, Figures, float]:
     """What the original gives and takes, and how far its time differs from itself: the noise of this machine.
+
+    Returns:
+        Who judges candidates, who judges the last of them, the original's figures, and that noise.
 
     Raises:
         InputError, OptimizationError: the metric cannot judge it.
     """
     from sardonyx.optimizer.search.bench import size_of
 
-    outputs = bench.run(path)
-    judge = Judge(metric, evaluation.labels, names, output, outputs)
-    figures = Figures(size_of(path), judge.value(outputs), bench.memory(path))
+    def judged(data: Data, proof: bool) -> tuple[Judge, float]:
+        outputs = bench.run(path, None, proof)
+        judge = Judge(metric, data.labels, names, output, outputs)
+        return judge, judge.value(outputs)
+
+    judge, value = judged(parts.evaluation, False)
+    proof, held = (None, None) if parts.proof is None else judged(parts.proof, True)
+    figures = Figures(size_of(path), value, bench.memory(path), proof=held)
     twins = bench.noise(TIMED_SECONDS)
     figures.latency, figures.ratio, figures.fidelity = twins[0].reference, (1.0, 1.0, 1.0), math.inf
-    # The middle one: something else that the machine did meanwhile is not its noise.
-    spread = sorted(max(each.high - 1, 1 - each.low) for each in twins)[len(twins) // 2]
-    return judge, figures, max(LEAST_NOISE, spread)
+    # Of medians, since a candidate has an interval of its own; the middle one, since something else that the machine
+    # did meanwhile is not its noise.
+    spread = sorted(abs(each.median - 1) for each in twins)[len(twins) // 2]
+    return judge, proof, figures, max(LEAST_NOISE, spread)
 
 
 __all__ = ["Budget", "Judge", "Search", "Stop", "Workbench", "import_optuna", "measure_original"]

@@ -13,6 +13,8 @@ from dataclasses import fields as fields_of
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from sardonyx.optimizer.search.budget import Candidate
 from sardonyx.optimizer.step import Step, make_step
 
@@ -32,23 +34,30 @@ KNOBS: dict[str, tuple[Any, ...]] = {
     "importance": ("obs", "activation", "l2"),
     "multiple": (1, 8, 16),
     "rank": (0.0, 0.01, 0.05, 0.2),
+    "finetune": (False, True),
     "sparse": (0.0, 0.5, 0.7),
     "numbers": ("", *ROUNDED, "float16", "bfloat16"),
     "prepare": ("", "equalize", "smooth-quant"),
     "calibration": ("minmax", "percentile", "entropy", "mse"),
     "weight_scale": ("max", "mse"),
+    "rounding": ("nearest", "descent"),
+    "bias_correction": (False, True),
     "kept": (0.0, 0.05, 0.1, 0.2, 0.35, 0.5),
     "convolutions": (False, True),
     "method": ("hqq", "gptq", "rtn"),
     "block": (32, 64, 128, 16),
-    "rest": ("", "float16", "bfloat16"),
+    "rest": ("", "float16", "weights-int8", "bfloat16"),
     "palette": (0, 16, 64, 256),
 }
+EXACT = ("weight_scale", "rounding", "bias_correction")  # their last values are the most exact
+LEAST_GAIN = 1e-6  # part of all
 # Formats for which a choice means something; choices that are not here always do.
 MATTERS = {
     "prepare": ("static-int8", "dynamic-int8"),
     "calibration": ("static-int8",),
     "weight_scale": ("static-int8", "dynamic-int8", "weights-int8"),
+    "rounding": ("static-int8", "weights-int8"),
+    "bias_correction": ("static-int8",),
     "kept": ROUNDED,
     "convolutions": ("dynamic-int8",),
     "method": ("weights-int4",),
@@ -65,9 +74,11 @@ class Space:
     Attributes:
         steps: registered steps by name.
         objective: what is wanted.
-        rank: gives how much each layer (``node``) suffers from quantisation, the worst first; called when it matters.
+        rank: gives how much each layer (``node``) suffers from quantisation, see `Sensitivity`; called when it matters.
         calibrated: there is data of the user's; without it, nothing is pruned.
         packed: a container is written, in which zeros and equal weights are smaller.
+        finetune: weights are trained after pruning, which takes PyTorch and time.
+        sized: the size matters, though it may not be the objective.
     """
 
     steps: Mapping[str, type[Step]]
@@ -75,6 +86,8 @@ class Space:
     rank: Callable[[], Sequence[Mapping[str, Any]]] = tuple
     calibrated: bool = True
     packed: bool = False
+    sized: bool = False
+    finetune: bool = False
     knobs: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -82,8 +95,19 @@ class Space:
 
     @cached_property
     def ranking(self) -> list[str]:
-        """Names of the nodes that suffer most from quantisation, the worst first."""
-        return [each["node"] for each in self.rank()]
+        """Names of the nodes that quantisation suits least: first those with the most noise for what they gain.
+
+        Noise is that of the outputs, a part of the signal; what a node gains is its part of the bytes saved, or of the
+        time too, where time is what counts.
+        """
+        rows = [dict(each) for each in self.rank()]
+        gains = np.zeros(len(rows))
+        for kind in ("bytes_saved",) if self.objective == "size" else ("bytes_saved", "milliseconds"):
+            amounts = np.array([float(each.get(kind, 0.0)) for each in rows])
+            gains += amounts / (amounts.sum() or 1.0)
+        noise = 10 ** (-np.array([float(each.get("snr", 0.0)) for each in rows]) / 10)
+        order = np.argsort(-noise / np.maximum(gains, LEAST_GAIN), kind="stable")
+        return [str(rows[place]["node"]) for place in order]
 
     def _open(self, name: str) -> tuple[Any, ...]:
         """The values of a knob that mean something here."""
@@ -94,8 +118,12 @@ class Space:
             return ()
         if name in ("palette", "sparse") and not self.packed:
             return ()
-        if name == "rest" and self.objective != "size":
+        if name == "rest" and not (self.sized or self.objective == "size"):
             return ()
+        if name == "finetune" and not (self.finetune and self.calibrated and "fine-tune" in self.steps):
+            return ()
+        if name in ("rounding", "bias_correction") and not self.calibrated:
+            return values[:1]
         if name in ("numbers", "prepare", "rest"):
             return tuple(value for value in values if not value or value in self.steps)
         return values
@@ -115,6 +143,8 @@ class Space:
         numbers = point.get("numbers", "")
         if name in PRUNING[1:]:
             return point.get("prune", 0.0) > 0
+        if name == "finetune":
+            return point.get("prune", 0.0) > 0 or point.get("rank", 0.0) > 0
         return name not in MATTERS or numbers in MATTERS[name]
 
     def make(self, point: Point) -> list[dict[str, Any]]:
@@ -124,10 +154,11 @@ class Space:
         steps = [
             chosen["prune"] and self._pruning(chosen),
             chosen["rank"] and self._step("low-rank", error=chosen["rank"]),
+            chosen["finetune"] and (chosen["prune"] or chosen["rank"]) and self._step("fine-tune"),
             chosen["sparse"] and self._step("prune-weights", sparsity=chosen["sparse"]),
             chosen["prepare"] and numbers in MATTERS["prepare"] and self._step(chosen["prepare"]),
             numbers and self._numbers(numbers, chosen),
-            numbers in ROUNDED and chosen["rest"] and self._step(chosen["rest"]),
+            numbers in ROUNDED and chosen["rest"] not in ("", numbers) and self._rest(chosen),
             chosen["palette"] and not numbers and self._step("palette", entries=chosen["palette"]),
         ]
         return [step for step in steps if step]
@@ -141,6 +172,10 @@ class Space:
     def _numbers(self, name: str, chosen: Point) -> dict[str, Any] | None:
         wanted = {key: value for key, value in chosen.items() if name in MATTERS.get(key, ())}
         return self._step(name, skip=self._kept(chosen["kept"]), **wanted)
+
+    def _rest(self, chosen: Point) -> dict[str, Any] | None:
+        """What makes the weights smaller that are still floats."""
+        return self._step(chosen["rest"], rounding=chosen["rounding"], weight_scale=chosen["weight_scale"])
 
     def _kept(self, share: float) -> tuple[str, ...]:
         return tuple(self.ranking[: math.ceil(share * len(self.ranking))]) if share else ()
@@ -171,13 +206,14 @@ class Space:
         if not any(point["numbers"] in TUNED and each.verdict == "verified" for point, each in found):
             for point, candidate in sorted(inexact, key=lambda tried: _distance(tried[1])):
                 found += yield from self._tuned(point, candidate)
-                if found[-1][1].verdict == "verified":
+                if any(each.verdict == "verified" for _, each in found[-2:]):
                     break
-        for value in self.knobs.get("rest", ())[1:2]:
-            for point, before in list(found):
-                if before.verdict == "verified" and point["numbers"] in ROUNDED:
-                    candidate = yield point | {"rest": value}
-                    found.append((point | {"rest": value}, candidate))
+        for point, before in list(found):
+            if "rest" not in self.knobs or before.verdict != "verified" or point["numbers"] not in ROUNDED:
+                continue
+            for value in ("float16", *(["weights-int8"] if "kept" in point else [])):
+                candidate = yield point | {"rest": value}
+                found.append((point | {"rest": value}, candidate))
         working = [tried for tried in found if tried[1].verdict == "verified"]
         working.sort(key=lambda tried: self._cost(tried[1]))
         yield from self._pruned([point for point, _ in working])
@@ -198,22 +234,32 @@ class Space:
         return float(figures.size)
 
     def _tuned(self, plain: Point, inexact: Candidate) -> Generator[Point, Candidate, list[Tried]]:
-        """A format that keeps within the budget: ranges levelled out, then layers in float, then other ranges."""
+        """A format within the budget: ranges levelled out, layers in float, better roundings, other ranges."""
         nearest, best = inexact, plain
         for change in self._changes(plain["numbers"]):
             point = best | change
             candidate = yield point
             if not _inaccurate(candidate):
-                return [(point, candidate)]
+                return [(point, candidate), *(yield from self._reserve(point))]
             if _distance(candidate) < _distance(nearest) and "kept" not in change:
                 nearest, best = candidate, point
         return []
 
+    def _reserve(self, point: Point) -> Generator[Point, Candidate, list[Tried]]:
+        """With more layers in float than needed: what only just works may fail on the samples that are held out."""
+        milder = [value for value in self.knobs.get("kept", ()) if value > point.get("kept", 1.0)]
+        for value in milder[:1]:
+            candidate = yield point | {"kept": value}
+            return [(point | {"kept": value}, candidate)]
+        return []
+
     def _changes(self, numbers: str) -> Iterator[Point]:
         kept = self.knobs.get("kept", ())[1:]
-        order = {"prepare": self.knobs.get("prepare", ())[:0:-1], "kept": kept[:2]}
-        for name, values in order.items():
-            yield from ({name: value} for value in values)
+        yield from ({"prepare": value} for value in self.knobs.get("prepare", ())[:0:-1])
+        better = {name: values[-1] for name in EXACT if numbers in MATTERS[name] and (values := self.knobs.get(name))}
+        yield from ({"kept": value} for value in kept[:2])
+        if better:  # all at once; none costs a run any time, but the search a good deal
+            yield better
         for name in ("weight_scale", "calibration"):
             if numbers in MATTERS[name]:
                 yield from ({name: value} for value in self.knobs.get(name, ())[1:])
@@ -227,6 +273,8 @@ class Space:
             while high - low > 1:
                 middle = (low + high) // 2
                 candidate = yield point | {"prune": shares[middle]}
+                if _inaccurate(candidate) and "finetune" in self.knobs:
+                    candidate = yield point | {"prune": shares[middle], "finetune": True}
                 if _inaccurate(candidate) or candidate.verdict == "failed":
                     high = middle
                 else:

@@ -22,7 +22,7 @@ import numpy as np
 
 import sardonyx
 from sardonyx.errors import OptimizationError, SardonyxError
-from sardonyx.optimizer.data import Data
+from sardonyx.optimizer.data import Data, Parts
 from sardonyx.optimizer.search.measure import Ratio
 
 _TAIL = 500  # characters of the child's output that an error shows
@@ -37,8 +37,8 @@ class Worker:
     """
 
     def __init__(self, arguments: Sequence[Any], progress: Callable[[str], None] = lambda text: None):
-        model, calibration, evaluation, *rest = arguments
-        self._arguments = [model, _plain(calibration), _plain(evaluation), *rest]
+        model, parts, *rest = arguments
+        self._arguments = [model, _each(_plain, parts), *rest]
         self._progress = progress
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
@@ -70,17 +70,21 @@ class Worker:
         """`Bench.make`."""
         return self._call("make", steps, path)
 
-    def run(self, path: Path, count: int | None = None) -> list[list[np.ndarray]]:
+    def run(self, path: Path, count: int | None = None, proof: bool = False) -> list[list[np.ndarray]]:
         """`Bench.run`."""
-        return self._call("run", path, count)
+        return self._call("run", path, count, proof)
 
     def memory(self, path: Path) -> int:
         """`Bench.memory`."""
         return self._call("memory", path)
 
-    def time(self, path: Path, seconds: float) -> Ratio:
+    def time(self, path: Path, seconds: float, decisive: float | None = None) -> Ratio:
         """`Bench.time`."""
-        return self._call("time", path, seconds)
+        return self._call("time", path, seconds, decisive)
+
+    def time_again(self, path: Path, seconds: float, decisive: float | None = None) -> Ratio:
+        """`Bench.time_again`."""
+        return self._call("time_again", path, seconds, decisive)
 
     def noise(self, seconds: float) -> list[Ratio]:
         """`Bench.noise`."""
@@ -145,6 +149,11 @@ class Worker:
         return OptimizationError(f"the process that worked on it {how}", hint=hint)
 
 
+def _each(change: Callable[[Data], Data], parts: Parts) -> Parts:
+    proof = None if parts.proof is None else change(parts.proof)
+    return Parts(change(parts.calibration), change(parts.evaluation), proof)
+
+
 def _plain(data: Data) -> Data:
     """`data` without labels of the user's own types, which another process may not know."""
     plain = data.labels is not None and all(
@@ -164,8 +173,8 @@ def _fresh(data: Data) -> Data:
 
 def serve(pipe: Connection) -> None:
     """Do what the parent asks for until it is gone."""
-    parent, (model, calibration, evaluation, seed, threads, packed) = pipe.recv()
-    data = _fresh(calibration), _fresh(evaluation)
+    parent, (model, parts, seed, threads, packed) = pipe.recv()
+    data = _each(_fresh, parts)
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     from sardonyx.optimizer.search.bench import Bench
 
@@ -177,7 +186,7 @@ def serve(pipe: Connection) -> None:
             return
         try:
             if bench is None:
-                bench = Bench(model, *data, seed, threads, packed, lambda text: pipe.send(("progress", text)))
+                bench = Bench(model, data, seed, threads, packed, lambda text: pipe.send(("progress", text)))
             reply = "result", getattr(bench, name)(*given)
         except Exception as error:
             reply = "error", _sendable(error)

@@ -226,3 +226,19 @@ def test_half_of_the_work_gone_costs_a_hundredth_of_accuracy_and_runs_faster(tmp
     print(f"\ndrop {drop:.2%}, {ratio:.2f} x faster; {applied.notes[-2:]}")
     assert drop <= 0.01
     assert ratio > 1.2  # 1.6 and more on a quiet machine; the test must not depend on that
+
+
+def test_a_layer_that_reads_a_value_of_unknown_shape_stays_as_it_is():
+    proto = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 18]>
+        g (float[11,5] x) => (float[11,3] y, float[rows,3] z) <float[5,7] w1, float[7,3] w2, float[5,3] w3> {
+        a = MatMul(x, w1) h = Relu(a) y = MatMul(h, w2)
+        equal = Equal(x, x) where = NonZero(equal) places = Transpose(where) some = GatherND(x, places)
+        five = Constant<value_ints = [-1, 5]>() wide = Reshape(some, five) z = MatMul(wide, w3)
+    }""")
+    rng = np.random.default_rng(0)
+    for name, shape in (("w1", (5, 7)), ("w2", (7, 3)), ("w3", (5, 3))):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name))
+    data = Data([{"x": rng.normal(size=(11, 5)).astype(np.float32)} for _ in range(7)])
+    done = PruneChannels(flops=0.4).apply(load(proto), Context(data))
+    assert done.modified
+    assert done.model.graph.initializers["w3"].shape == (5, 3)

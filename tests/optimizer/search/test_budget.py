@@ -12,15 +12,15 @@ from sardonyx.optimizer.metrics.metric import METRICS
 from sardonyx.optimizer.search.budget import Budget, Candidate, Figures, Limits, parse_drop
 from sardonyx.optimizer.search.measure import compare_times, interval
 
-ORIGINAL = Figures(size=1_000_000, metric=0.9, memory=2_000_000, ratio=(1, 1, 1), latency=4.0)
+ORIGINAL = Figures(size=1_000_000, metric=0.9, memory=2_000_000, ratio=(1, 1, 1), latency=4.0, proof=0.9)
 
 
 def limits(metric="accuracy", original=ORIGINAL, noise=0.02, **budget):
     return Limits(Budget(**budget), METRICS[metric], original, noise)
 
 
-def figures(size=500_000, metric=0.9, memory=1_000_000, ratio=(0.5, 0.5, 0.5)):
-    return Figures(size, metric, memory, ratio, ratio[1] * 4.0)
+def figures(size=500_000, metric=0.9, memory=1_000_000, ratio=(0.5, 0.5, 0.5), proof=None):
+    return Figures(size, metric, memory, ratio, ratio[1] * 4.0, proof=proof)
 
 
 def test_the_floor_follows_the_original_in_the_direction_of_the_metric():
@@ -40,7 +40,10 @@ def test_the_floor_follows_the_original_in_the_direction_of_the_metric():
         ({}, {"size": 2_000_000}, "2000000 bytes, the original has 1000000"),
         ({"max_memory": 900_000}, {}, "1000000 bytes of memory, allowed are 900000"),
         ({"max_latency": 1.5}, {}, "2 ms, allowed are 1.5 ms"),
-        ({}, {"ratio": (1.0, 1.05, 1.1)}, "slower: 1.050"),
+        ({}, {"ratio": (1.01, 1.05, 1.1)}, "slower: 1.050"),
+        ({}, {"ratio": (0.99, 1.01, 1.03)}, "not shown to be as fast: 0.990 to 1.030"),
+        ({"max_latency": 2.1}, {"ratio": (0.45, 0.5, 0.55)}, "2.2 ms, allowed are 2.1 ms"),
+        ({}, {"proof": 0.88}, "on the samples that were held out: accuracy 0.88, allowed is 0.89"),
     ],
 )
 def test_what_breaks_the_budget_is_said_with_both_numbers(budget, changed, words):
@@ -123,6 +126,25 @@ def test_times_in_turns_are_free_of_what_slows_both():
     assert found.low < 0.5 < found.high
     assert found.high - found.low < 0.02
     assert found.rounds > 9
+
+
+def test_it_is_measured_for_longer_while_what_decides_lies_within_the_interval():
+    def rounds(decisive):
+        clock, rng = Clock(), np.random.default_rng(0)
+        a, b = (clock.run(lambda: 1e7 * rng.normal(1, 0.2)) for _ in range(2))
+        return compare_times(a, b, 0.2, clock, decisive).rounds
+
+    assert rounds(0.5) <= 18  # it looks after each nine
+    assert rounds(1.0) > 40
+
+
+def test_the_size_decides_only_among_what_is_as_fast():
+    sized = limits(objective="size", noise=0.2)
+    assert sized.decisive == 1.02
+    assert sized.problem(figures(ratio=(0.98, 1.0, 1.01))) == ""
+    assert sized.problem(figures(ratio=(0.98, 1.0, 1.03)))
+    assert limits().decisive == 0.98
+    assert limits(max_latency=8.0).decisive == 2.0
 
 
 def test_what_is_clearly_slower_ends_early():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -88,11 +89,9 @@ def test_a_metric_that_none_reaches_returns_the_original(tmp_path, model, data):
 
 def test_what_is_slower_is_never_returned(tmp_path, model, data):
     class Slow(FakeBench):
-        def time(self, path, seconds):
+        def time(self, path, seconds, decisive=None):
             ratio = super().time(path, seconds)
             return ratio if path == self.path else type(ratio)(1.2, 1.2, 1.2, 1.2, 1.0, 9)
-
-    import contextlib
 
     def slow(arguments, progress):
         return contextlib.nullcontext(Slow(*arguments, progress))
@@ -104,10 +103,8 @@ def test_what_is_slower_is_never_returned(tmp_path, model, data):
 
 
 def test_what_was_only_lucky_when_it_was_measured_is_not_returned(tmp_path, model, data):
-    import contextlib
-
     class Lucky(FakeBench):
-        def time(self, path, seconds):
+        def time(self, path, seconds, decisive=None):
             ratio = 1.0 if path == self.path else 0.5 if seconds < 2 else 1.2
             return type(super().time(path, seconds))(ratio, ratio, ratio, ratio, 1.0, 9)
 
@@ -215,10 +212,11 @@ def test_the_result_as_json_has_all_candidates_and_the_front(tmp_path, model, da
 
 def test_a_child_that_dies_is_an_error_and_the_next_call_starts_another(tmp_path, model, data):
     from sardonyx.converters.onnx_file import model_inputs
+    from sardonyx.optimizer.data import Parts
     from sardonyx.optimizer.reading.read import read_data, split
 
-    parts = split(read_data(data, model_inputs(sardonyx.load(model))), 0)
-    with Worker((model, *parts, 0, 1, False)) as worker:
+    parts = Parts(*split(read_data(data, model_inputs(sardonyx.load(model))), 0))
+    with Worker((model, parts, 0, 1, False)) as worker:
         assert worker.names() == ["y"]
         os.kill(worker._process.pid, signal.SIGKILL)
         with pytest.raises(OptimizationError, match="killed by signal 9"):
@@ -300,3 +298,57 @@ def test_a_study_that_cannot_be_written_keeps_the_best_so_far(tmp_path, model, d
     assert "the disk does not take" in result.stopped
     assert result.improved
     sardonyx.load(tmp_path / "out.onnx")
+
+
+def test_what_choosing_by_few_samples_made_look_good_fails_on_those_held_out(tmp_path, model):
+    data, tell = rows(model, count=101), []
+
+    class Overfit(FakeBench):
+        def run(self, path, count=None, proof=False):
+            outputs = super().run(path, count, proof)
+            if proof and path != self.path:
+                tell.append(len(outputs))
+                return [[-y for y in run] for run in outputs]
+            return outputs
+
+    def overfit(arguments, progress):
+        return contextlib.nullcontext(Overfit(*arguments, progress))
+
+    result = task(model, tmp_path / "out.onnx", data, max_drop=0.2, bench=overfit).run()
+    assert not result.improved
+    assert set(tell) == {25}  # a third of the three quarters that do not calibrate
+    assert any("on the samples that were held out: accuracy" in each.reason for each in result.candidates)
+    assert (tmp_path / "out.onnx").read_bytes() == model.read_bytes()
+
+
+def test_few_samples_are_not_divided_further_and_that_is_said(tmp_path, model):
+    result = task(model, tmp_path / "out.onnx", rows(model, count=23), max_drop=0.5, trials=1).run()
+    assert result.samples == {"calibration": 6, "evaluation": 17}
+    assert "too few to hold some out" in result.notes[0]
+
+
+NAN = np.full((5, 13), np.nan, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"x": np.zeros((0, 13), np.float32)}, "has 0 rows, a run takes 1"),
+        ({"x": np.zeros((1, 13), np.float32)}, "1 sample is given"),
+        ({"x": np.zeros((5, 7), np.float32)}, "7"),
+        ({"x": NAN}, "13 of 13 numbers are NaN"),
+        ([], "no samples|0 sample"),
+        ("no/such/file.npz", "no/such/file.npz"),
+    ],
+)
+def test_bad_data_is_an_error_and_what_lies_at_the_output_is_left(tmp_path, model, data, words):
+    output = tmp_path / "out.onnx"
+    output.write_bytes(b"an earlier result")
+    with pytest.raises(InputError, match=words):
+        task(model, output, data).run()
+    assert output.read_bytes() == b"an earlier result"
+
+
+def test_without_data_a_result_says_that_nothing_real_was_seen(tmp_path, model):
+    result = task(model, tmp_path / "out.onnx", None, max_drop=0.5, trials=1).run()
+    assert "no data was given: random inputs" in result.notes[0]

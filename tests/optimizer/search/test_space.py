@@ -80,8 +80,33 @@ def test_inexact_int8_is_tuned_until_layers_stay_in_float():
     tuned = [point for point in points if point.get("numbers") == "static-int8"]
     assert {point.get("prepare") for point in tuned} >= {"equalize", "smooth-quant"}
     assert {point.get("calibration") for point in tuned} >= {"percentile", "entropy", "mse"}
-    assert [point["kept"] for point in tuned if "kept" in point and "prune" not in point] == [0.05, 0.1, 0.2]
+    assert [point["kept"] for point in tuned if "kept" in point and "prune" not in point] == [0.05, 0.1, 0.2, 0.35]
     assert not [point for point in points if point.get("numbers") == "dynamic-int8" and "kept" in point]
+
+
+def test_layers_rank_by_the_noise_that_they_make_for_what_they_gain():
+    rows = [
+        {"node": "small", "snr": 20.0, "bytes_saved": 1, "milliseconds": 0.0},
+        {"node": "large", "snr": 18.0, "bytes_saved": 1000, "milliseconds": 0.0},
+        {"node": "exact", "snr": 60.0, "bytes_saved": 10, "milliseconds": 0.0},
+        {"node": "slow", "snr": 18.0, "bytes_saved": 10, "milliseconds": 10.0},
+    ]
+
+    def ranked(objective):
+        return Space(registered_steps(), objective, lambda: rows).ranking
+
+    assert ranked("latency") == ["small", "large", "slow", "exact"]
+    assert ranked("size") == ["small", "slow", "large", "exact"]
+
+
+def test_weights_are_trained_only_where_that_is_asked_for_and_pruning_cost_too_much():
+    assert "finetune" not in space().knobs
+    points = answered(space(finetune=True), lambda point: "metric" if point.get("prune", 0) > 0.3 else "verified")
+    trained = [point for point in points if point.get("finetune")]
+    assert trained
+    assert all(point["prune"] > 0.3 for point in trained)
+    made = space(finetune=True).make({"prune": 0.5, "finetune": True, "numbers": "static-int8"})
+    assert [next(iter(step)) for step in made] == ["prune-channels", "fine-tune", "static-int8"]
 
 
 def test_nothing_is_tuned_where_a_format_works():

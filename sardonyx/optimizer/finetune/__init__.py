@@ -1,0 +1,1 @@
+"""Training what pruning left, in PyTorch, against the outputs of the original."""
