@@ -294,14 +294,6 @@ class Upsample(ops.Resize):
         )
 
 
-class RoiAlign(ops.RoiAlign):
-    """Uses half pixels for version 10, which has none."""
-
-    def _run(self, X, rois, batch_indices, coordinate_transformation_mode=None, **options):
-        mode = "output_half_pixel" if _version(self) < 16 else coordinate_transformation_mode
-        return super()._run(X, rois, batch_indices, coordinate_transformation_mode=mode, **options)
-
-
 class GridSample(ops.GridSample):
     """Does not know the names that modes had in version 16."""
 
@@ -461,7 +453,6 @@ FIXES: list[type[op_run.OpRun]] = [
     RNN,
     Resize,
     Upsample,
-    RoiAlign,
     GridSample,
     GlobalLpPool,
     MaxRoiPool,

@@ -5,10 +5,12 @@ A row of ``benchmarks/results/converters.json`` is one model; `make status` show
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,19 @@ class Row:
 def record(row: Row, part: str = "converters") -> None:
     """Put `row` into ``benchmarks/results/PART.json``, in place of the last one for the same model."""
     path = RESULTS / f"{part}.json"
+    with _alone(path):
+        _put(row, path)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """While no other process writes to the file at `path`."""
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _put(row: Row, path: Path) -> None:
     report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
     fields = asdict(row)
     rows = [old for old in report["rows"] if _key(old) != _key(fields)]
