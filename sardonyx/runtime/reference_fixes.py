@@ -294,6 +294,14 @@ class Upsample(ops.Resize):
         )
 
 
+class Flatten(OpRun):
+    """Cannot tell how many columns there are where there are no rows."""
+
+    def _run(self, x, axis=1):
+        rows, columns = (int(np.prod(sizes)) for sizes in (x.shape[:axis], x.shape[axis:]))
+        return (x.reshape(rows, columns),)
+
+
 class GridSample(ops.GridSample):
     """Does not know the names that modes had in version 16."""
 
@@ -453,6 +461,7 @@ FIXES: list[type[op_run.OpRun]] = [
     RNN,
     Resize,
     Upsample,
+    Flatten,
     GridSample,
     GlobalLpPool,
     MaxRoiPool,

@@ -131,3 +131,12 @@ def test_elements_put_in_their_places(reduction):
 def test_slices_taken_from_their_places(batch_dims):
     places = np.array([[[0, 1], [1, -1]], [[1, 0], [0, 0]]])
     same("GatherND", {"x": draw(2, 3, 4, 5), "at": places}, batch_dims=batch_dims)
+
+
+@pytest.mark.parametrize(("axis", "shape"), [(1, (0, 12)), (0, (1, 0)), (2, (0, 4)), (-1, (0, 4)), (3, (0, 1))])
+def test_a_matrix_without_rows_keeps_its_columns(axis, shape):
+    """A detector that finds nothing flattens the boxes that it did not find."""
+    node = onnx.helper.make_node("Flatten", ["x"], ["y"], axis=axis)
+    graph = onnx.helper.make_graph([node], "g", [onnx.ValueInfoProto(name="x")], [])
+    [y] = Evaluator(graph, {"": 20}).rt_nodes_[0].run(np.zeros((0, 3, 4), np.float32))
+    assert y.shape == shape

@@ -59,7 +59,7 @@ def classifier(name: str) -> Any:
     if name.startswith("vit_"):
         more["image_size"] = _SIDES[name]
     made = torchvision.models.get_model(name, weights=None, num_classes=10, **more)
-    return settled(made, _noise(_SIDES.get(name, 64)))
+    return settled(made)
 
 
 def segmenter(name: str) -> Any:
@@ -67,11 +67,7 @@ def segmenter(name: str) -> Any:
     torch.manual_seed(0)
     more = {} if "lraspp" in name else {"aux_loss": False}
     made = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=5, **more)
-    return settled(made, _noise(64))
-
-
-def _noise(side: int) -> torch.Tensor:
-    return torch.randn(2, 3, side, side)
+    return settled(made)
 
 
 class Detector(torch.nn.Module):
@@ -82,25 +78,39 @@ class Detector(torch.nn.Module):
         self.model = model
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Boxes (found, 4), scores (found), labels (found)."""
+        """Boxes (found, 4), labels (found), scores (found), and the masks or key points of some."""
         [found] = self.model([x[0]])
-        return found["boxes"], found["scores"], found["labels"]
+        return tuple(found.values())
 
 
 def detector(name: str) -> Any:
     """A detector of five classes, on pictures of the size that they are given in."""
     torch.manual_seed(0)
-    more = {} if name.startswith(("ssd300", "ssdlite")) else {"min_size": 96, "max_size": 96}
+    more = {} if name.startswith("ssd") else {"min_size": 96, "max_size": 96}
+    if "rcnn" in name:
+        more |= {"rpn_post_nms_top_n_test": 100, "box_detections_per_img": 30}  # of 1000 and 100: time
     made = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=5, **more)
-    return Detector(settled(made, list(torch.rand(2, 3, 96, 96))))
+    return Detector(spread(settled(made), list(torch.rand(2, 3, 96, 96))))
 
 
-def settled(module: Any, feed: Any) -> Any:
-    """`module` with random weights under which every layer says something about its input.
+def settled(module: Any) -> Any:
+    """`module` with statistics that are not those of a fresh batch norm, and without parts that give zero at first."""
+    for part in module.modules():
+        if getattr(part, "running_var", None) is not None:
+            part.running_mean.uniform_(-0.1, 0.1)
+            part.running_var.uniform_(0.5, 1.5)
+        if isinstance(part, torch.nn.Linear) and not part.weight.any():
+            torch.nn.init.normal_(part.weight, std=part.in_features**-0.5)
+        if hasattr(part, "layer_scale"):  # ConvNeXt begins with 1e-6
+            torch.nn.init.constant_(part.layer_scale, 0.3)
+    return module.eval()
 
-    Fresh weights do not: heads that begin with tiny ones give all boxes the same score, networks without statistics
-    explode. So each layer's weights are divided by the spread of what it gives for noise ("All you need is a good
-    init", arXiv:1511.06422), once, and statistics are those of no fresh batch norm.
+
+def spread(module: Any, feed: Any) -> Any:
+    """`module` with random weights under which all layers say something about their input.
+
+    A detector's fresh heads give all boxes the same score, and networks without statistics explode. So each layer's
+    weights are divided, once, by the spread of what it gives for noise (arXiv:1511.06422).
 
     Args:
         module: changed in place.
@@ -108,19 +118,12 @@ def settled(module: Any, feed: Any) -> Any:
     """
     hooks = []
     for part in module.modules():
-        if getattr(part, "running_var", None) is not None:
-            part.running_mean.uniform_(-0.1, 0.1)
-            part.running_var.uniform_(0.5, 1.5)
-        if hasattr(part, "layer_scale"):  # ConvNeXt begins with 1e-6
-            torch.nn.init.constant_(part.layer_scale, 0.3)
-        if isinstance(part, (torch.nn.Conv2d, torch.nn.Conv3d, torch.nn.ConvTranspose2d, torch.nn.Linear)):
-            if not part.weight.any():
-                torch.nn.init.normal_(part.weight)
+        if isinstance(part, (torch.nn.Conv2d, torch.nn.ConvTranspose2d, torch.nn.Linear)):
             if part.bias is not None:
                 part.bias.data.clamp_(-0.5, 0.5)  # heads begin with improbable classes, and would find nothing
             hooks.append(part.register_forward_hook(_unit_spread()))
     with torch.no_grad():
-        module.eval()(feed)
+        module(feed)
     for hook in hooks:
         hook.remove()
     return module
