@@ -88,6 +88,38 @@ class Conv(OpRun):
         return (y.astype(x.dtype),)
 
 
+class ConvTranspose(OpRun):
+    """Each element puts the weights, times itself, where its window lies; windows add up where they overlap."""
+
+    def _run(
+        self, x, w, b=None, auto_pad=None, dilations=None, group=None, kernel_shape=None, output_padding=None,
+        output_shape=None, pads=None, strides=None,
+    ):  # fmt: skip
+        rank, groups, size, kernel = x.ndim - 2, group or 1, x.shape[2:], w.shape[2:]
+        strides, dilations = strides or [1] * rank, dilations or [1] * rank
+        more = zip(size, strides, kernel, dilations, output_padding or [0] * rank, strict=False)
+        whole = [(n - 1) * s + (k - 1) * d + 1 + extra for n, s, k, d, extra in more]
+        if output_shape or (auto_pad or "").startswith("SAME"):
+            out = output_shape or [n * s for n, s in zip(size, strides, strict=True)]
+            totals = [have - want for have, want in zip(whole, out, strict=True)]
+            before = [total // 2 if auto_pad == "SAME_UPPER" else total - total // 2 for total in totals]
+        else:
+            before, after = (pads or [0] * 2 * rank)[:rank], (pads or [0] * 2 * rank)[rank:]
+            out = [n - low - high for n, low, high in zip(whole, before, after, strict=True)]
+        columns = _wide(w).reshape(groups, x.shape[1] // groups, -1).swapaxes(1, 2)
+        columns = columns @ _wide(x).reshape(len(x), groups, x.shape[1] // groups, -1)
+        columns = columns.reshape(len(x), groups * w.shape[1], *kernel, *size)
+        y = np.zeros((*columns.shape[:2], *whole), columns.dtype)
+        for tap in np.ndindex(*kernel):
+            starts = [t * d for t, d in zip(tap, dilations, strict=True)]
+            places = zip(starts, size, strides, strict=True)
+            y[:, :, *(slice(at, at + (n - 1) * s + 1, s) for at, n, s in places)] += columns[:, :, *tap]
+        ends = [(max(0, -low), max(0, low + n - have)) for low, n, have in zip(before, out, whole, strict=True)]
+        y = np.pad(y, [(0, 0), (0, 0), *ends])
+        y = y[:, :, *(slice(max(0, low), max(0, low) + n) for low, n in zip(before, out, strict=True))]
+        return ((y if b is None else y + _wide(b).reshape(-1, *[1] * rank)).astype(x.dtype),)
+
+
 class MaxPool(OpRun):
     """The largest of each window, a NaN if there is one, and where it is."""
 
@@ -285,6 +317,7 @@ class GatherND(OpRun):
 
 FASTER: list[type[OpRun]] = [
     Conv,
+    ConvTranspose,
     MaxPool,
     AveragePool,
     RoiAlign,

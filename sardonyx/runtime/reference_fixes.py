@@ -248,16 +248,6 @@ class GatherElements(OpRun):
         return (np.take_along_axis(data[reached], indices % limit, axis),)
 
 
-class ConvTranspose(ops.ConvTranspose):
-    """Takes weights by the output's channels and mixes up the output, where there are groups."""
-
-    def _run(self, x, w, b=None, group=None, **attributes):
-        run, groups = super()._run, group or 1
-        biases = [None] * groups if b is None else np.split(b, groups)
-        parts = zip(np.split(x, groups, 1), np.split(w, groups), biases, strict=True)
-        return (np.concatenate([run(*part, group=1, **attributes)[0] for part in parts], 1),)
-
-
 class RNN(ops.RNN_14):
     """Knows the activations Tanh and Affine only."""
 
@@ -457,7 +447,6 @@ FIXES: list[type[op_run.OpRun]] = [
     LRN,
     Scatter,
     GatherElements,
-    ConvTranspose,
     RNN,
     Resize,
     Upsample,

@@ -16,8 +16,12 @@ def draw(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-def both(kind: str, inputs: dict[str, np.ndarray], outputs: int = 1, opset: int = 20, **attributes):
+def both(kind: str, inputs: dict[str, np.ndarray], **options):
     """The outputs of one node by the standard's evaluator and by ours."""
+    return [run(each, kind, inputs, **options) for each in (ReferenceEvaluator, Evaluator)]
+
+
+def run(evaluator, kind: str, inputs: dict[str, np.ndarray], outputs: int = 1, opset: int = 20, **attributes):
     names, kinds = [f"y{number}" for number in range(outputs)], onnx.helper.np_dtype_to_tensor_dtype
     node = onnx.helper.make_node(kind, list(inputs), names, **attributes)
     graph = onnx.helper.make_graph(
@@ -27,11 +31,11 @@ def both(kind: str, inputs: dict[str, np.ndarray], outputs: int = 1, opset: int 
         [onnx.ValueInfoProto(name=name) for name in names],
     )  # fmt: skip
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=10)
-    return [each(model).run(None, inputs) for each in (ReferenceEvaluator, Evaluator)]
+    return evaluator(model).run(None, inputs)
 
 
-def same(kind: str, inputs: dict[str, np.ndarray], outputs: int = 1, opset: int = 20, **attributes) -> None:
-    for want, have in zip(*both(kind, inputs, outputs, opset, **attributes), strict=True):
+def same(kind: str, inputs: dict[str, np.ndarray], **options) -> None:
+    for want, have in zip(*both(kind, inputs, **options), strict=True):
         assert have.dtype == want.dtype
         np.testing.assert_allclose(have, want, rtol=2e-5, atol=1e-6)
 
@@ -48,6 +52,25 @@ def same(kind: str, inputs: dict[str, np.ndarray], outputs: int = 1, opset: int 
 )
 def test_convolutions(shape, kernel, group, attributes):
     same("Conv", {"x": draw(*shape), "w": draw(*kernel), "b": draw(kernel[0])}, group=group, **attributes)
+
+
+@pytest.mark.parametrize(
+    ("size", "attributes"),
+    [
+        ((7, 5), {"pads": [1, 0, 2, 1], "strides": [2, 3], "output_padding": [1, 0]}),
+        ((3, 5), {"dilations": [2, 3], "pads": [2, 1, 0, 1]}),
+        ((5, 3), {"auto_pad": "SAME_UPPER", "strides": [2, 1]}),
+        ((5, 3), {"auto_pad": "SAME_LOWER", "strides": [2, 3], "output_shape": [11, 9]}),
+    ],
+)
+def test_transposed_convolutions(size, attributes):
+    """In groups each is its own: the standard's evaluator mixes groups up."""
+    inputs = {"x": draw(2, 4, *size), "w": draw(4, 3, 3, 2), "b": draw(3)}
+    same("ConvTranspose", inputs, **attributes)
+    halves = [{"x": inputs["x"][:, half], "w": inputs["w"][half]} for half in (slice(2), slice(2, 4))]
+    wanted = [run(ReferenceEvaluator, "ConvTranspose", half, **attributes)[0] for half in halves]
+    [whole] = run(Evaluator, "ConvTranspose", {"x": inputs["x"], "w": inputs["w"]}, group=2, **attributes)
+    np.testing.assert_allclose(whole, np.concatenate(wanted, 1), rtol=2e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +94,7 @@ def test_largest_of_bytes():
 def test_a_window_with_a_nan_has_a_nan():
     x = draw(1, 1, 5, 5)
     x[0, 0, 2, 2] = np.nan
-    _, [have] = both("MaxPool", {"x": x}, kernel_shape=[2, 2])
+    [have] = run(Evaluator, "MaxPool", {"x": x}, kernel_shape=[2, 2])
     assert np.isnan(have).sum() == 4
 
 
@@ -102,9 +125,9 @@ def test_regions_of_images(opset, ratio):
         attributes["coordinate_transformation_mode"] = "output_half_pixel"
         same("RoiAlign", inputs, opset=opset, **attributes)
     else:  # the standard's evaluator takes half pixels for version 10 too
-        old = both("RoiAlign", inputs, opset=10, **attributes)[1]
+        old = run(Evaluator, "RoiAlign", inputs, opset=10, **attributes)
         attributes["coordinate_transformation_mode"] = "output_half_pixel"
-        np.testing.assert_array_equal(old, both("RoiAlign", inputs, opset=20, **attributes)[1])
+        np.testing.assert_array_equal(old, run(Evaluator, "RoiAlign", inputs, **attributes))
 
 
 @pytest.mark.parametrize("centred", [0, 1])
@@ -136,7 +159,5 @@ def test_slices_taken_from_their_places(batch_dims):
 @pytest.mark.parametrize(("axis", "shape"), [(1, (0, 12)), (0, (1, 0)), (2, (0, 4)), (-1, (0, 4)), (3, (0, 1))])
 def test_a_matrix_without_rows_keeps_its_columns(axis, shape):
     """A detector that finds nothing flattens the boxes that it did not find."""
-    node = onnx.helper.make_node("Flatten", ["x"], ["y"], axis=axis)
-    graph = onnx.helper.make_graph([node], "g", [onnx.ValueInfoProto(name="x")], [])
-    [y] = Evaluator(graph, {"": 20}).rt_nodes_[0].run(np.zeros((0, 3, 4), np.float32))
+    [y] = run(Evaluator, "Flatten", {"x": np.zeros((0, 3, 4), np.float32)}, axis=axis)
     assert y.shape == shape
