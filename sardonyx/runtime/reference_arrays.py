@@ -5,6 +5,7 @@ A detector takes minutes there and seconds here. Everything else is as for `refe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,7 +81,8 @@ class Conv(OpRun):
         view, rank = windows.of(_wide(x), 0), x.ndim - 2
         view = view.reshape(len(x), groups, per_group, *view.shape[2:])
         spots, taps = range(3, 3 + rank), range(3 + rank, 3 + 2 * rank)
-        columns = view.transpose(0, 1, 2, *taps, *spots).reshape(len(x), groups, w[0].size, -1)
+        columns = view.transpose(0, 1, 2, *taps, *spots)
+        columns = columns.reshape(len(x), groups, w[0].size, math.prod(windows.out))
         y = _wide(w).reshape(1, groups, len(w) // groups, -1) @ columns
         y = y.reshape(len(x), len(w), *windows.out)
         if b is not None:
@@ -107,7 +109,7 @@ class ConvTranspose(OpRun):
             before, after = (pads or [0] * 2 * rank)[:rank], (pads or [0] * 2 * rank)[rank:]
             out = [n - low - high for n, low, high in zip(whole, before, after, strict=True)]
         columns = _wide(w).reshape(groups, x.shape[1] // groups, -1).swapaxes(1, 2)
-        columns = columns @ _wide(x).reshape(len(x), groups, x.shape[1] // groups, -1)
+        columns = columns @ _wide(x).reshape(len(x), groups, x.shape[1] // groups, math.prod(size))
         columns = columns.reshape(len(x), groups * w.shape[1], *kernel, *size)
         y = np.zeros((*columns.shape[:2], *whole), columns.dtype)
         for tap in np.ndindex(*kernel):
@@ -131,7 +133,7 @@ class MaxPool(OpRun):
         windows = _Windows(x.shape[2:], kernel_shape, {**options, "strides": strides})
         rank, least = len(kernel_shape), np.iinfo(x.dtype).min if x.dtype.kind in "iu" else x.dtype.type(-np.inf)
         view = windows.of(x, least)
-        flat = view.reshape(*view.shape[: 2 + rank], -1)
+        flat = view.reshape(*view.shape[: 2 + rank], math.prod(kernel_shape))
         if len(self.output) == 1:
             return (flat.max(-1),)
         best = flat.argmax(-1)

@@ -15,6 +15,7 @@ from onnx.reference.ops.aionnxml import op_svm_classifier
 from onnx.reference.ops.op_batch_normalization import _batchnorm_test_mode
 
 from sardonyx.runtime.reference_casts import Cast, CastLike
+from sardonyx.runtime.reference_resize import Resize, Upsample
 
 __all__ = ["FIXES"]
 
@@ -255,33 +256,6 @@ class RNN(ops.RNN_14):
         if name.lower() == "relu":
             return lambda x: np.maximum(x, 0)
         return super().choose_act(name, alpha, beta)
-
-
-class Resize(ops.Resize):
-    """Version 10 has inputs (x, scales) and samples at x / scale, rounding down."""
-
-    def _run(self, X, roi=None, scales=None, sizes=None, **options):
-        if _version(self) == 10:
-            fixed = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-            return super()._run(X, None, roi, None, **{**options, **fixed})
-        return super()._run(X, roi, scales, sizes, **options)
-
-
-class Upsample(ops.Resize):
-    """Only whole factors of mode nearest, and no version 7 (scales as attribute)."""
-
-    def _run(self, X, scales=None, mode=None, **_):
-        return super()._run(
-            X,
-            None,
-            np.asarray(scales, np.float32),
-            coordinate_transformation_mode="asymmetric",
-            nearest_mode="floor",
-            keep_aspect_ratio_policy="stretch",
-            exclude_outside=0,
-            extrapolation_value=0.0,
-            mode={"bilinear": "linear"}.get(mode, mode),
-        )
 
 
 class Flatten(OpRun):

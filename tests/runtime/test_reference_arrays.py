@@ -161,3 +161,38 @@ def test_a_matrix_without_rows_keeps_its_columns(axis, shape):
     """A detector that finds nothing flattens the boxes that it did not find."""
     [y] = run(Evaluator, "Flatten", {"x": np.zeros((0, 3, 4), np.float32)}, axis=axis)
     assert y.shape == shape
+
+
+def test_convolutions_of_no_images():
+    nothing = np.zeros((0, 4, 5, 3), np.float32)
+    assert run(Evaluator, "Conv", {"x": nothing, "w": draw(7, 4, 3, 2)})[0].shape == (0, 7, 3, 2)
+    assert run(Evaluator, "ConvTranspose", {"x": nothing, "w": draw(4, 7, 3, 2)})[0].shape == (0, 7, 7, 4)
+    assert run(Evaluator, "MaxPool", {"x": nothing}, kernel_shape=[2, 2])[0].shape == (0, 4, 4, 2)
+    assert run(Evaluator, "AveragePool", {"x": nothing}, kernel_shape=[2, 2])[0].shape == (0, 4, 4, 2)
+
+
+@pytest.mark.parametrize("transform", ["half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"])
+@pytest.mark.parametrize(
+    "options",
+    [{"mode": "linear"}, {"mode": "cubic"}, {"mode": "cubic", "exclude_outside": 1, "cubic_coeff_a": -0.5}],
+)
+def test_other_sizes(transform, options):
+    """Sizes at which no sample hits a pixel but by all roundings alike."""
+    inputs = {"x": draw(1, 2, 7, 5), "roi": draw(0), "s": np.array([1, 1, 1.7, 0.6], np.float32)}
+    same("Resize", inputs, coordinate_transformation_mode=transform, **options)
+    sizes = {"x": inputs["x"], "roi": inputs["roi"], "s": inputs["roi"], "n": np.array([11, 3])}
+    same("Resize", sizes, coordinate_transformation_mode=transform, axes=[2, 3], **options)
+
+
+@pytest.mark.parametrize("nearest", ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"])
+def test_other_sizes_of_nearest_pixels(nearest):
+    inputs = {"x": draw(1, 2, 7, 5), "roi": draw(0), "s": np.array([1, 1, 1.7, 0.6], np.float32)}
+    same("Resize", inputs, mode="nearest", nearest_mode=nearest)
+
+
+def test_a_sample_that_hits_a_pixel_but_for_rounding_is_that_pixel():
+    """(10 + 0.5) / 1.4 - 0.5 is 7 and a little: the standard's evaluator gives the pixel before."""
+    x = np.arange(30, dtype=np.float32).reshape(1, 1, 30, 1)
+    inputs = {"x": x, "roi": draw(0), "s": draw(0), "n": np.array([1, 1, 42, 1])}
+    for mode in ("linear", "nearest"):
+        assert run(Evaluator, "Resize", inputs, mode=mode)[0][0, 0, 10, 0] == 7
