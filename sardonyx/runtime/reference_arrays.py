@@ -237,17 +237,21 @@ class NonMaxSuppression(OpRun):
         self, boxes, scores, max_output_boxes_per_class=None, iou_threshold=None, score_threshold=None,
         center_point_box=None,
     ):  # fmt: skip
-        most, overlap, least = (
-            default if value is None or not np.size(value) else np.asarray(value).reshape(-1)[0]
-            for value, default in ((max_output_boxes_per_class, 0), (iou_threshold, 0.0), (score_threshold, None))
-        )
+        most, overlap, least = map(_only, (max_output_boxes_per_class, iou_threshold, score_threshold))
         chosen = [
             (image, kind, box)
             for image in range(len(boxes))
             for kind in range(scores.shape[1])
-            for box in _kept(_corners(boxes[image], center_point_box), scores[image, kind], most, overlap, least)
+            for box in _kept(
+                _corners(boxes[image], center_point_box), scores[image, kind], most or 0, overlap or 0, least
+            )
         ]
         return (np.array(chosen, np.int64).reshape(-1, 3),)
+
+
+def _only(value: np.ndarray | None) -> Any:
+    """The one number of a tensor; None: there is none."""
+    return None if value is None or not value.size else value.reshape(-1)[0]
 
 
 def _corners(boxes: np.ndarray, by_centre: Any) -> np.ndarray:

@@ -6,7 +6,7 @@ out as the seventh. It also has no version 10 and no version 7.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,13 +97,13 @@ Taps = tuple[np.ndarray, np.ndarray]  # pixels [size, taps], and how much each c
 
 
 def _nearest(at: np.ndarray, options: dict[str, Any]) -> Taps:
-    rounding = {
+    rounding: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "floor": np.floor,
         "ceil": np.ceil,
         "round_prefer_floor": lambda x: np.ceil(x - 0.5),
         "round_prefer_ceil": lambda x: np.floor(x + 0.5),
-    }[options.get("nearest_mode") or "round_prefer_floor"]
-    pixels = rounding(at).astype(np.int64)[:, None]
+    }
+    pixels = rounding[options.get("nearest_mode") or "round_prefer_floor"](at).astype(np.int64)[:, None]
     return pixels, np.ones(pixels.shape)
 
 

@@ -65,7 +65,8 @@ def record(row: Row, part: str = "converters") -> None:
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """While no other process writes to the file at `path`."""
-    with path.with_suffix(".lock").open("w") as lock:
+    MADE.mkdir(parents=True, exist_ok=True)
+    with (MADE / f"{path.stem}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
