@@ -168,6 +168,17 @@ def test_results_become_verdicts(status, tmp_path):
         assert expected in text
 
 
+def test_architectures_that_fail_are_named(status):
+    rows = [{"package": "net 1.0", "model": f"m{number}", "verdict": "pass"} for number in range(19)]
+    other = {"package": "network 2.0", "model": "other", "verdict": "fail"}
+    wrong = {"package": "net 1.0", "model": "bad", "verdict": "fail"}
+    measure = status.converted("net ", 0.95)
+    assert measure({"rows": [*rows, other]}) == ("19 of 19", True)
+    assert measure({"rows": [*rows, wrong]}) == ("19 of 20 (not bad)", True)
+    assert measure({"rows": [*rows[1:], wrong]}) == ("18 of 19 (not bad)", False)
+    assert measure({"rows": [other]}) == ("0 of 0", False)
+
+
 def test_what_has_no_results_is_not_measured(status, tmp_path):
     rows = status.goals(tmp_path)[2:-1]
     assert len(rows) == len(status.GOALS) == len(VERDICTS)
