@@ -249,7 +249,8 @@ def converted(package: str, least: float) -> Measure:
         passed = [row for row in rows if row["verdict"] == "pass"]
         failed = sorted({row["model"] for row in rows} - {row["model"] for row in passed})
         missing = f" (not {', '.join(failed)})" if failed else ""
-        return f"{len(passed)} of {len(rows)}{missing}", bool(rows) and len(passed) >= least * len(rows)
+        text = f"{len(passed)} of {len(rows)}{missing}" if rows else "not measured"
+        return text, bool(rows) and len(passed) >= least * len(rows)
 
     return measure
 
