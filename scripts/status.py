@@ -262,6 +262,20 @@ def small_models(report: Report) -> Verdict:
     return text, row["models"] >= 30 and bad == 0
 
 
+def converted(package: str, least: float) -> Measure:
+    """Share of the models of a package that were converted, and verified with no more than rounding."""
+
+    def measure(report: Report) -> Verdict:
+        rows = [row for row in report["rows"] if row["package"].startswith(package)]
+        passed = [row for row in rows if row["verdict"] == "pass"]
+        failed = sorted({row["model"] for row in rows} - {row["model"] for row in passed})
+        missing = f" (not {', '.join(failed)})" if failed else ""
+        text = f"{len(passed)} of {len(rows)}{missing}" if rows else "not measured"
+        return text, bool(rows) and len(passed) >= least * len(rows)
+
+    return measure
+
+
 def _listed(values: Mapping[str, float], form: str) -> str:
     return ", ".join(f"{name} {form.format(value)}" for name, value in values.items())
 
@@ -366,6 +380,8 @@ GOALS = (
         f"{OPTIMIZE} small --time 4",
         small_models,
     ),
+    Goal("architectures of Torchvision", "at least 95 %", "converters_torch", CONVERT, converted("torchvision ", 0.95)),
+    Goal("model types of Transformers", "27 of 30", "converters_torch", CONVERT, converted("transformers ", 0.9)),
     Goal("broken models and random graphs", "no fault", "fuzz", "make fuzz", fuzzed),
 )
 

@@ -136,6 +136,8 @@ VERDICTS = {
         "**no**",
     ),
     "small random and adversarial models": ("30 models: 11 improved, 1 slower, 0 outside", "**no**"),
+    "architectures of Torchvision": ("not measured", "**no**"),
+    "model types of Transformers": ("not measured", "**no**"),
     "broken models and random graphs": ("5 graphs: 1 faults", "**no**"),
 }
 
@@ -170,6 +172,17 @@ def test_results_become_verdicts(status, tmp_path):
         "| ai.onnx | Relu | 1, 6 | native | `ops/unary.py` |",
     ):
         assert expected in text
+
+
+def test_architectures_that_fail_are_named(status):
+    rows = [{"package": "net 1.0", "model": f"m{number}", "verdict": "pass"} for number in range(19)]
+    other = {"package": "network 2.0", "model": "other", "verdict": "fail"}
+    wrong = {"package": "net 1.0", "model": "bad", "verdict": "fail"}
+    measure = status.converted("net ", 0.95)
+    assert measure({"rows": [*rows, other]}) == ("19 of 19", True)
+    assert measure({"rows": [*rows, wrong]}) == ("19 of 20 (not bad)", True)
+    assert measure({"rows": [*rows[1:], wrong]}) == ("18 of 19 (not bad)", False)
+    assert measure({"rows": [other]}) == ("not measured", False)
 
 
 def test_what_has_no_results_is_not_measured(status, tmp_path):

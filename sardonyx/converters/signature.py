@@ -1,4 +1,4 @@
-"""Inputs as people write them: ``image:float32[batch,3,224,224]; ids:int64[batch,length]<30522``."""
+"""Inputs as people write them: ``image:float32[batch,3,224,224] in 0..1; ids:int64[batch,length]<30522``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import numpy as np
 from sardonyx.converters.source import Dim, Input
 from sardonyx.errors import InputError
 
-_ONE = re.compile(r"\s*([\w./-]+)\s*(?::\s*(\w+))?\s*\[([^\]]*)\]\s*(?:<\s*(\d+))?\s*\Z")
+_NUMBER = r"([-+]?\d*\.?\d+(?:[eE][-+]?\d+)?)"
+_ONE = re.compile(
+    r"\s*([\w./-]+)\s*(?::\s*(\w+))?\s*\[([^\]]*)\]\s*"
+    rf"(?:<\s*(\d+)|\bin\s*{_NUMBER}\s*\.\.\s*{_NUMBER})?\s*\Z"
+)
 # Of dynamic dimensions by their usual names: the first for a first sample, the others to compare at as well.
 SIZES: dict[str, tuple[int, ...]] = {
     "batch": (3, 1),  # exporters like to take one for a constant
@@ -24,7 +28,7 @@ def parse_inputs(text: str) -> list[Input]:
     """The inputs that `text` lists, separated by semicolons.
 
     Each is ``NAME:DTYPE[DIM,DIM,...]``; the type may be left out (float32), a dim that is a word is dynamic, and ``<N``
-    says that the values are indices below N.
+    says that the values are indices below N, ``in A..B`` that they lie from A to B.
 
     Raises:
         InputError: it is not written like that.
@@ -34,9 +38,10 @@ def parse_inputs(text: str) -> list[Input]:
         match = _ONE.match(part)
         if match is None:
             raise InputError(f"inputs {part.strip()!r}", hint="write NAME:DTYPE[batch,3,224,224], more after ';'")
-        name, dtype, dims, limit = match.groups()
+        name, dtype, dims, limit, low, high = match.groups()
         shape = tuple(int(dim) if dim.strip().isdigit() else dim.strip() for dim in dims.split(",") if dim.strip())
-        found.append(Input(name, dtype or "float32", shape, *((0, int(limit) - 1) if limit else (None, None))))
+        ends = (0, int(limit) - 1) if limit else (float(low), float(high)) if low else (None, None)
+        found.append(Input(name, dtype or "float32", shape, *ends))
     return found
 
 

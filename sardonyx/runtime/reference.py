@@ -1,7 +1,8 @@
 """The meaning of operators: one node, or a whole model, computed by `onnx.reference`.
 
 This is what a host call runs and what native code is tested against. `onnx.reference` is the standard's own
-evaluator; where it is wrong or has no version of an operator, `reference_fixes` replaces it.
+evaluator; where it is wrong or has no version of an operator, `reference_fixes` replaces it, and where it takes an
+element at a time, `reference_arrays`.
 
 Values: numpy arrays (ml_dtypes for bfloat16, float8, int4, ...), object arrays of `str` for strings, lists for
 sequences, None for a missing input or an empty optional.
@@ -22,6 +23,7 @@ from onnx.reference.ops import _op_list
 from sardonyx.errors import InputError, SardonyxError, UnsupportedError
 from sardonyx.ops import custom
 from sardonyx.runtime.mapped import forget
+from sardonyx.runtime.reference_arrays import FASTER
 from sardonyx.runtime.reference_fixes import FIXES
 
 if TYPE_CHECKING:  # at run time it would cost a second, which a host call of a cached model need not pay
@@ -147,7 +149,7 @@ class Evaluator(ReferenceEvaluator):
     """`ReferenceEvaluator` with our fixes, and functions that accept absent optional inputs."""
 
     def __init__(self, proto: Any, opsets: dict[str, int] | None = None, **options: Any) -> None:
-        options["new_ops"] = options.get("new_ops") or FIXES
+        options["new_ops"] = options.get("new_ops") or [*FIXES, *FASTER]
         super().__init__(proto, opsets, **options)
         if isinstance(proto, onnx.FunctionProto):  # onnx.reference forgets attributes that have defaults
             self.attributes_ += [default.name for default in proto.attribute_proto]

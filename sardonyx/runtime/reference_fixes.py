@@ -15,6 +15,7 @@ from onnx.reference.ops.aionnxml import op_svm_classifier
 from onnx.reference.ops.op_batch_normalization import _batchnorm_test_mode
 
 from sardonyx.runtime.reference_casts import Cast, CastLike
+from sardonyx.runtime.reference_resize import Resize, Upsample
 
 __all__ = ["FIXES"]
 
@@ -248,16 +249,6 @@ class GatherElements(OpRun):
         return (np.take_along_axis(data[reached], indices % limit, axis),)
 
 
-class ConvTranspose(ops.ConvTranspose):
-    """Takes weights by the output's channels and mixes up the output, where there are groups."""
-
-    def _run(self, x, w, b=None, group=None, **attributes):
-        run, groups = super()._run, group or 1
-        biases = [None] * groups if b is None else np.split(b, groups)
-        parts = zip(np.split(x, groups, 1), np.split(w, groups), biases, strict=True)
-        return (np.concatenate([run(*part, group=1, **attributes)[0] for part in parts], 1),)
-
-
 class RNN(ops.RNN_14):
     """Knows the activations Tanh and Affine only."""
 
@@ -267,39 +258,12 @@ class RNN(ops.RNN_14):
         return super().choose_act(name, alpha, beta)
 
 
-class Resize(ops.Resize):
-    """Version 10 has inputs (x, scales) and samples at x / scale, rounding down."""
+class Flatten(OpRun):
+    """Cannot tell how many columns there are where there are no rows."""
 
-    def _run(self, X, roi=None, scales=None, sizes=None, **options):
-        if _version(self) == 10:
-            fixed = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-            return super()._run(X, None, roi, None, **{**options, **fixed})
-        return super()._run(X, roi, scales, sizes, **options)
-
-
-class Upsample(ops.Resize):
-    """Only whole factors of mode nearest, and no version 7 (scales as attribute)."""
-
-    def _run(self, X, scales=None, mode=None, **_):
-        return super()._run(
-            X,
-            None,
-            np.asarray(scales, np.float32),
-            coordinate_transformation_mode="asymmetric",
-            nearest_mode="floor",
-            keep_aspect_ratio_policy="stretch",
-            exclude_outside=0,
-            extrapolation_value=0.0,
-            mode={"bilinear": "linear"}.get(mode, mode),
-        )
-
-
-class RoiAlign(ops.RoiAlign):
-    """Uses half pixels for version 10, which has none."""
-
-    def _run(self, X, rois, batch_indices, coordinate_transformation_mode=None, **options):
-        mode = "output_half_pixel" if _version(self) < 16 else coordinate_transformation_mode
-        return super()._run(X, rois, batch_indices, coordinate_transformation_mode=mode, **options)
+    def _run(self, x, axis=1):
+        rows, columns = (int(np.prod(sizes)) for sizes in (x.shape[:axis], x.shape[axis:]))
+        return (x.reshape(rows, columns),)
 
 
 class GridSample(ops.GridSample):
@@ -457,11 +421,10 @@ FIXES: list[type[op_run.OpRun]] = [
     LRN,
     Scatter,
     GatherElements,
-    ConvTranspose,
     RNN,
     Resize,
     Upsample,
-    RoiAlign,
+    Flatten,
     GridSample,
     GlobalLpPool,
     MaxRoiPool,

@@ -19,10 +19,17 @@ _LARGE, _TINY = 30.0, 1e-6
 
 @dataclass(frozen=True)
 class Sample:
-    """One set of inputs, by name, and what is special about it."""
+    """One set of inputs.
+
+    Attributes:
+        title: what is special about it.
+        feeds: values, by name.
+        corner: whether the values are extreme, all the same or close to it.
+    """
 
     title: str
     feeds: Mapping[str, np.ndarray]
+    corner: bool = False
 
 
 def make_samples(
@@ -58,7 +65,8 @@ def make_samples(
             for size in [size for size in hints.get(name, ()) if size != first[name]] or [likely]
         ]
     if corners:
-        samples += [Sample(style, _fill(inputs, first, rng, style)) for style in ("zeros", "large", "tiny")]
+        styles = ("zeros", "large", "tiny")
+        samples += [Sample(style, _fill(inputs, first, rng, style), corner=True) for style in styles]
     return samples
 
 

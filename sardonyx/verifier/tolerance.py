@@ -8,8 +8,10 @@ Along a path of the graph the squares of these add up:
     allowed = SAFETY * u * sqrt(sum of K over the longest path) * largest value of the output
 
 Depth matters, width does not. An exponential (softmax, sigmoid) turns an absolute error of its argument into a relative
-one: its smallest value says how large the argument is, and so its error. A model that magnifies rounding (a steep
-attention) shows by how much when its inputs are moved by a unit in the last place; it is allowed NOISE times that.
+one: its smallest value says how large the argument is, and so its error; its slope, how much of that shows. A model
+that magnifies rounding (a steep attention) shows by how much when its inputs are moved by a unit in the last place,
+which is two of u: what every operation on the way does, and not the first alone, is SAFETY * sqrt(sum of K) / 2 times
+that, of which NOISE times are allowed at most.
 Where two stages round differently at a quantisation, one step of the quantised type is what a value may move by: the
 verdict is then by signal-to-noise ratio, and says so.
 """
@@ -25,13 +27,15 @@ import onnx_ir as ir
 # Half a unit in the last place, relative.
 UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 SAFETY = 2.0
-NOISE = 16.0  # times what moving the inputs by a unit in the last place does: many layers round, not one
+NOISE = 16.0  # at most so many times what moving the inputs by a unit in the last place does
 FLOOR = 1e-7  # of values near zero: absolute
 
 # Metadata of a node whose inputs the source quantises while running, which the ONNX model does not.
 SOURCE_QUANTISES = "source_quantises"
 
-_EXPONENTIALS = {"Exp", "Sigmoid", "Softmax"}
+# How much of an error of the argument shows in the output, relative to its largest value: the largest slope.
+_EXPONENTIALS = {"Exp": 1.0, "Sigmoid": 0.25, "Softmax": 0.5}
+_TRANSFORMS = {"LOGISTIC": "Sigmoid", "SOFTMAX": "Softmax", "SOFTMAX_ZERO": "Softmax"}
 _MOVES = {
     "Concat", "Expand", "Flatten", "Gather", "GatherND", "Identity", "MaxPool", "Reshape", "Slice", "Split", "Squeeze",
     "Tile", "Transpose", "Unsqueeze",
@@ -58,7 +62,7 @@ class Tolerance:
         quantised: whether values are quantised on the way.
         quantised_snr: least signal-to-noise ratio, in dB, then.
         noise: relative change of the output when the inputs move by a unit in the last place, if it was measured.
-        exponential: whether it is an exponential of what was computed.
+        exponential: slope of the exponential that it is of what was computed; 0: it is none.
         step: one step of the quantised type that it comes from; 0: it comes from none.
         summed: sum of the magnitudes of the terms that make it, where the model itself tells: they may cancel.
     """
@@ -68,15 +72,17 @@ class Tolerance:
     quantised: bool = False
     quantised_snr: float = 25.0
     noise: float = 0.0
-    exponential: bool = False
+    exponential: float = 0.0
     step: float = 0.0
     summed: float = 0.0
 
     def allowed(self, peak: float, least: float = 1.0) -> float:
         """The largest absolute difference for an output; `peak` and `least` are its magnitudes, but for 0."""
-        argument = max(1.0, -math.log(least)) if self.exponential and least > 0 else 1.0
-        rounding = argument * SAFETY * self.unit * math.sqrt(max(1.0, self.terms))
-        return max(rounding * max(peak, self.summed), NOISE * self.noise * peak) + FLOOR * min(1.0, max(peak, 1e-3))
+        argument = max(1.0, -self.exponential * math.log(least)) if self.exponential and least > 0 else 1.0
+        rounding = SAFETY * math.sqrt(max(1.0, self.terms))
+        own = argument * rounding * self.unit * max(peak, self.summed)
+        magnified = min(NOISE, rounding / 2) * self.noise * peak
+        return max(own, magnified) + FLOOR * min(1.0, max(peak, 1e-3))
 
 
 def tolerances(
@@ -112,7 +118,8 @@ def _of_nodes(
         quantised = node.op_type in _QUANTISERS or any(source.quantised for source in sources)
         quantised = quantised or (from_source and SOURCE_QUANTISES in node.metadata_props)
         moves = node.op_type in _MOVES
-        exponential = _is_exponential(node) or (moves and any(source.exponential for source in sources))
+        slopes = [source.exponential for source in sources if moves]
+        exponential = _slope(node) or max(slopes, default=0.0)
         step = _step(node) or (max((source.step for source in sources), default=0.0) if moves else 0.0)
         summed = _summed(node) or (max((source.summed for source in sources), default=0.0) if moves else 0.0)
         for output in node.outputs:
@@ -124,10 +131,10 @@ def _of_nodes(
     return found
 
 
-def _is_exponential(node: ir.Node) -> bool:
-    """Whether the outputs are exponentials of what was summed."""
+def _slope(node: ir.Node) -> float:
+    """The largest slope of the exponential that the outputs are of what was summed; 0: they are none."""
     transform = node.attributes.get_string("post_transform", "") if node.domain == "ai.onnx.ml" else ""
-    return node.op_type in _EXPONENTIALS or transform in ("LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO")
+    return _EXPONENTIALS.get(_TRANSFORMS.get(transform, node.op_type), 0.0)
 
 
 def _summed(node: ir.Node) -> float:

@@ -43,13 +43,13 @@ def cases() -> list[Case]:
     """All of them: small and popular first, the families in turn."""
     classifiers = [_case(name, partial(classifier, name), _SIDES.get(name, 64)) for name in _CLASSIFIERS]
     segmentation = [_case(name, partial(segmenter, name), 64) for name in _SEGMENTATION]
-    detection = [_case(name, partial(detector, name), 96, "1") for name in _DETECTION]
+    detection = [_case(name, partial(detector, name), 96, "1", " in 0..1") for name in _DETECTION]
     return [*classifiers[:9], *segmentation[:2], *detection[:2], *classifiers[9:19], *segmentation[2:4],
             *detection[2:6], *classifiers[19:], *segmentation[4:], *detection[6:]]  # fmt: skip
 
 
-def _case(name: str, make: Callable[[], Any], side: int, batch: str = "batch") -> Case:
-    return Case(PACKAGE, name, make, {"options": {"inputs": f"x:float32[{batch},3,{side},{side}]"}})
+def _case(name: str, make: Callable[[], Any], side: int, batch: str = "batch", values: str = "") -> Case:
+    return Case(PACKAGE, name, make, {"options": {"inputs": f"x:float32[{batch},3,{side},{side}]{values}"}})
 
 
 def classifier(name: str) -> Any:
@@ -58,14 +58,16 @@ def classifier(name: str) -> Any:
     more: dict[str, Any] = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
     if name.startswith("vit_"):
         more["image_size"] = _SIDES[name]
-    return settled(torchvision.models.get_model(name, weights=None, num_classes=10, **more))
+    made = torchvision.models.get_model(name, weights=None, num_classes=10, **more)
+    return settled(made)
 
 
 def segmenter(name: str) -> Any:
     """Only the map of classes: the second head is for training."""
     torch.manual_seed(0)
     more = {} if "lraspp" in name else {"aux_loss": False}
-    return settled(torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=5, **more))
+    made = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=5, **more)
+    return settled(made)
 
 
 class Detector(torch.nn.Module):
@@ -76,23 +78,25 @@ class Detector(torch.nn.Module):
         self.model = model
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Boxes (found, 4), scores (found), labels (found)."""
+        """Boxes (found, 4), labels (found), scores (found), and the masks or key points of some."""
         [found] = self.model([x[0]])
-        return found["boxes"], found["scores"], found["labels"]
+        return tuple(found.values())
 
 
 def detector(name: str) -> Any:
     """A detector of five classes, on pictures of the size that they are given in."""
     torch.manual_seed(0)
-    more = {} if name.startswith(("ssd300", "ssdlite")) else {"min_size": 96, "max_size": 96}
+    more = {} if name.startswith("ssd") else {"min_size": 96, "max_size": 96}
+    if "rcnn" in name:
+        more |= {"rpn_post_nms_top_n_test": 100, "box_detections_per_img": 30}  # of 1000 and 100: time
     made = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=5, **more)
-    return Detector(settled(made))
+    return Detector(spread(settled(made), list(torch.rand(2, 3, 96, 96))))
 
 
 def settled(module: Any) -> Any:
     """`module` with statistics that are not those of a fresh batch norm, and without parts that give zero at first."""
     for part in module.modules():
-        if isinstance(part, torch.nn.BatchNorm2d):
+        if getattr(part, "running_var", None) is not None:
             part.running_mean.uniform_(-0.1, 0.1)
             part.running_var.uniform_(0.5, 1.5)
         if isinstance(part, torch.nn.Linear) and not part.weight.any():
@@ -100,3 +104,43 @@ def settled(module: Any) -> Any:
         if hasattr(part, "layer_scale"):  # ConvNeXt begins with 1e-6
             torch.nn.init.constant_(part.layer_scale, 0.3)
     return module.eval()
+
+
+def spread(module: Any, feed: Any) -> Any:
+    """`module` with random weights under which all layers say something about their input.
+
+    A detector's fresh heads give all boxes the same score, and networks without statistics explode. So each layer's
+    weights are divided, once, by the spread of what it gives for noise (arXiv:1511.06422).
+
+    Args:
+        module: changed in place.
+        feed: what it is called with.
+    """
+    hooks = []
+    for part in module.modules():
+        if isinstance(part, (torch.nn.Conv2d, torch.nn.ConvTranspose2d, torch.nn.Linear)):
+            if part.bias is not None:
+                part.bias.data.clamp_(-0.5, 0.5)  # heads begin with improbable classes, and would find nothing
+            hooks.append(part.register_forward_hook(_unit_spread()))
+    with torch.no_grad():
+        module(feed)
+    for hook in hooks:
+        hook.remove()
+    return module
+
+
+def _unit_spread() -> Callable[..., Any]:
+    """A hook that scales a layer, at its first call, so that its outputs have variance 1 around its bias."""
+    done = []
+
+    def scale(part: Any, inputs: Any, output: Any) -> Any:
+        if done or output.numel() < 2:
+            return output
+        done.append(True)
+        bias = torch.zeros(()) if part.bias is None else part.bias
+        bias = bias.reshape(-1, *[1] * (part.weight.ndim - 2)) if bias.ndim else bias
+        spread = (output - bias).std().clamp(min=1e-6)
+        part.weight.div_(spread)
+        return (output - bias) / spread + bias
+
+    return scale
