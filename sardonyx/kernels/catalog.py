@@ -87,7 +87,7 @@ _ALL = (
         "C = (A - a_zero) (B - b_zero) in exact int32, with an epilogue",
         "A rows; B any strides or panels of 16 columns x 4 (packing_int8); C rows",
         "free: sums of integers wrap",
-        f"{_TASKS}; rows of A and C contiguous; sums of columns beside a packed B; sums without memory in rows of own_row",
+        f"{_TASKS}; rows of A and C contiguous; column sums beside a packed B; sums without memory in rows of own_row",
         "kernels/test_matmul_int8.py",
         tile=("MR", "PANELS"),
         tiles={**_CONV_TILES, "aarch64": (5, 1), "riscv64_v": (5, 1)},

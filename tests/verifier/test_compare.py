@@ -225,6 +225,6 @@ def test_what_linear_models_and_support_vectors_sum():
         }
     """)
     found = tolerances(ir.serde.deserialize_model(model))
-    assert (found["scores"].terms, found["scores"].exponential) == (13, True)
+    assert (found["scores"].terms, found["scores"].exponential) == (13, 0.5)
     assert (found["value"].terms, found["value"].summed) == (16, 2.75)
     assert found["value"].allowed(0.1) > 20 * Tolerance(2.0**-24, 16).allowed(0.1) / 2
