@@ -263,8 +263,11 @@ def finish(model: Any, count: int) -> None:
     graph = model.graph
     del graph.output[count:]
     output = graph.output[0]
-    maker = next((node.op_type for node in graph.node if output.name in node.output), "")
-    if count < 2 or maker.endswith("Classifier"):  # those give a vector by definition
+    makers = {name: node for node in graph.node for name in node.output}
+    maker = makers.get(output.name)
+    while maker is not None and maker.op_type == "Identity":
+        maker = makers.get(maker.input[0])
+    if count < 2 or (maker is not None and maker.op_type.endswith("Classifier")):  # those give a vector by definition
         return
     inner, name = f"{output.name}_of_any_shape", output.name
     for node in graph.node:
