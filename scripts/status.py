@@ -262,6 +262,35 @@ def small_models(report: Report) -> Verdict:
     return text, row["models"] >= 30 and bad == 0
 
 
+def same_files(report: Report) -> Verdict:
+    """QDQ files under all runtimes, against the best other one: the geometric mean, and each."""
+    ratios = {
+        f"{name.partition(' ')[0]} {name[-2:]}": min(row["ratios"].values())
+        for name, row in report.items()
+        if "timings" in row
+    }
+    value = geomean(ratios.values())
+    if value is None:
+        return "not measured", False
+    return f"{value:.2f}: {_listed(ratios, '{:.2f}')}", value >= 1.3 and min(ratios.values()) >= 1
+
+
+def dynamic(model: str, least: float) -> Measure:
+    """Dynamic int8 against ONNX Runtime in floats and in its own dynamic int8."""
+
+    def measure(report: Report) -> Verdict:
+        rows = {name[-2:]: row for name, row in report.items() if name.startswith(f"{model} ")}
+        texts = [
+            f"{threads}: {row['ratios']['floats']:.2f} x and {row['ratios']['own dynamic int8']:.2f} x, "
+            f"{row['snr']['sardonyx']:.0f} dB"
+            for threads, row in sorted(rows.items())
+        ]
+        ratios = [ratio for row in rows.values() for ratio in row["ratios"].values()]
+        return "; ".join(texts) or "not measured", bool(ratios) and min(ratios) >= least
+
+    return measure
+
+
 def converted(package: str, least: float) -> Measure:
     """Share of the models of a package that were converted, and verified with no more than rounding."""
 
@@ -285,7 +314,7 @@ BACKEND, AGREEMENT, LOADS, OVERHEAD = (
 )
 BENCH, CONVERT, AVX2 = "make bench", "make test-converters", "python scripts/bench.py --avx2"
 CONVERTED = ("converters", "converters_torch")  # parts with rows of converted models
-OPTIMIZE = "python benchmarks/optimize.py"
+OPTIMIZE, QUANTIZED = "python benchmarks/optimize.py", "python benchmarks/quantized.py"
 ORT, BOTH = ("onnxruntime",), ("onnxruntime", "openvino")
 CONVOLUTION_MODELS = ("resnet18", "resnet50", "densenet121", "unet", "mobilenet_v2")
 FOREST = {"forest": 1, "forest of 10,000": 10_000}  # model (its first word) -> batch
@@ -372,6 +401,14 @@ GOALS = (
         "optimize",
         OPTIMIZE,
         optimized(("silero_vad", "nsnet2"), "against_fp32", 1, 2),
+    ),
+    Goal("QDQ files of the zoo against the best of both", "1.3, none slower", "quantized", QUANTIZED, same_files),
+    Goal(
+        "bert_base, dynamic int8: against ONNX Runtime in floats, in its own int8",
+        "3 x each",
+        "quantized",
+        QUANTIZED,
+        dynamic("bert_base", 3),
     ),
     Goal(
         "small random and adversarial models",

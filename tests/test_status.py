@@ -81,6 +81,10 @@ RESULTS = {
     },
     "overhead": {"fixed": {"sardonyx": 3.0, "onnxruntime": 4.0}},
     "zoo": bench(("resnet18", 2.0, 3.0), ("unet", 2.0, 0.5)),
+    "quantized": {
+        "unet t1": {"timings": [], "ratios": {"onnxruntime": 3.0, "openvino": 2.0}},
+        "bert_base t2": {"ratios": {"floats": 5.0, "own dynamic int8": 2.5}, "snr": {"sardonyx": 30.0}},
+    },
     "zoo-avx2": bench(("unet", 3.0, 0.5), threads=(2,), batches=(1,)),
     "tabular": bench(("forest", 4.0), ("mlp_64", 2.0), threads=(2,), batches=(1, 10_000)),
     "threads": {"resnet18": THREADS},
@@ -133,6 +137,11 @@ VERDICTS = {
     "PP-OCRv4, same text: against our fp32": ("ocr_read 1.20 x, 4.0 x smaller", "**no**"),
     "voice models, metric within 1 %: against our fp32": (
         "silero_vad 1.00 x, 3.0 x smaller; nsnet2 0.00 x, 1.0 x smaller",
+        "**no**",
+    ),
+    "QDQ files of the zoo against the best of both": ("2.00: unet t1 2.00", "yes"),
+    "bert_base, dynamic int8: against ONNX Runtime in floats, in its own int8": (
+        "t2: 5.00 x and 2.50 x, 30 dB",
         "**no**",
     ),
     "small random and adversarial models": ("30 models: 11 improved, 1 slower, 0 outside", "**no**"),
