@@ -2,10 +2,10 @@
 
     python benchmarks/quantized.py [ROW ...] [--threads 1] [--seconds 3]
 
-Convolution networks of the zoo are quantised by ONNX Runtime's own tool (static, per channel, QDQ) and run by Sardonyx, ONNX
-Runtime and OpenVINO. Transformers are quantised by its `quantize_dynamic` and by our step `dynamic-int8`: Sardonyx runs
-both, beside ONNX Runtime with its own file and with the model in floats; the signal-to-noise ratio of each is against the
-floats, on random tokens.
+Convolution networks of the zoo are quantised by ONNX Runtime's own tool (static, per channel, QDQ) and run by Sardonyx,
+ONNX Runtime and OpenVINO. Transformers are quantised by its `quantize_dynamic` and by our step `dynamic-int8`: Sardonyx
+runs both, beside ONNX Runtime with its own file and with the model in floats; the signal-to-noise ratio of each is
+against the floats, on random tokens.
 """
 
 from __future__ import annotations
