@@ -121,7 +121,7 @@ class Worker:
             pipe.send((name, arguments))
             while True:
                 left = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-                if not pipe.poll(left):
+                if left == 0 or not pipe.poll(left):  # an answer that came meanwhile came too late
                     self.close()
                     raise OptimizationError("it took too long, and was stopped")
                 kind, content = pipe.recv()
