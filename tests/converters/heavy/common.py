@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ from sardonyx.verifier.compare import FAIL, PASS, QUANTISED
 from sardonyx.verifier.report import Report
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
+_FOLDERS = re.compile(r"(?<![\w.:/])/(?:[\w.+-]+/)+")  # of absolute paths: nobody else has them
 MADE = Path(__file__).parents[3] / "out" / "converters"  # converted models, kept for a look
 
 
@@ -60,7 +62,7 @@ def record(row: Row, part: str = "converters") -> None:
     path = RESULTS / f"{part}.json"
     with _alone():
         report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
-        fields = asdict(row)
+        fields = {**asdict(row), "notes": _FOLDERS.sub("", row.notes)}
         rows = [old for old in report["rows"] if _model(old) != _model(fields)]
         report["rows"] = sorted([*rows, fields], key=lambda each: (each["source"], *_model(each)))
         report["machine"] = {**machine(), "date": time.strftime("%Y-%m-%d")}
