@@ -59,7 +59,8 @@ def threads_reports(zoo: list[Case], seconds: float, file: Path) -> None:
         if name in paths
     }
     if reports:
-        facts = {"machine": {**machine(), "date": time.strftime("%Y-%m-%d")}, **reports}
+        named = {name: {**report, "model": paths[name].name} for name, report in reports.items()}
+        facts = {"machine": {**machine(), "date": time.strftime("%Y-%m-%d")}, **named}
         file.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
