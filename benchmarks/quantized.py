@@ -27,11 +27,13 @@ RESULTS = ROOT / "benchmarks" / "results" / "quantized.json"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from sardonyx import Session, SessionOptions  # noqa: E402
-from sardonyx.benchmark.versus import compare, machine, make_feeds  # noqa: E402
+from sardonyx.benchmark.versus import compare, machine, make_feeds, take_turns  # noqa: E402
+from sardonyx.optimizer.metrics.scores import snr  # noqa: E402
 
 QDQ = ("resnet50", "mobilenet_v2", "unet")
 DYNAMIC = ("bert_base", "minilm")
 DIMS = {"s": 128, "sequence": 128}
+ROUNDS = 5
 
 
 def zoo_model(name: str) -> Path:
@@ -80,12 +82,6 @@ def quantized_dynamic(model: Path, folder: Path) -> dict[str, Path]:
     return paths
 
 
-def snr(signal: np.ndarray, other: np.ndarray) -> float:
-    """Signal-to-noise ratio, dB."""
-    noise = float(np.square(signal.astype(np.float64) - other).mean())
-    return 10 * float(np.log10(np.square(signal.astype(np.float64)).mean() / noise))
-
-
 def qdq_row(name: str, folder: Path, threads: int, seconds: float) -> dict[str, Any]:
     path = quantized_static(zoo_model(name), folder)
     result = compare(str(path), ("onnxruntime", "openvino"), threads=threads, seconds=seconds, tolerance=1.0)
@@ -102,9 +98,10 @@ def dynamic_row(name: str, folder: Path, threads: int, seconds: float) -> dict[s
     feeds = make_feeds(inputs, {key: size for key, size in DIMS.items() if key in symbols})
     runs = {f"sardonyx, {key}": session.run for key, session in sessions.items()}
     runs |= {f"onnxruntime, {key}": peer(files[key], threads) for key in ("floats", "onnxruntime")}
-    times = turns(runs, feeds, seconds)
+    blocks = take_turns(runs, feeds, seconds / ROUNDS, ROUNDS)
+    times = {key: float(np.median(np.concatenate(each))) / 1e6 for key, each in blocks.items()}
     outputs = {key: session.run(feeds)[0] for key, session in sessions.items()}
-    noise = {key: snr(outputs["floats"], outputs[key]) for key in ("onnxruntime", "sardonyx")}
+    noise = {key: snr([outputs[key]], [outputs["floats"]]) for key in ("onnxruntime", "sardonyx")}
     best = min(times["sardonyx, onnxruntime"], times["sardonyx, sardonyx"])
     ratios = {
         "floats": times["onnxruntime, floats"] / best,
@@ -117,21 +114,6 @@ def peer(path: Path, threads: int) -> Any:
     from sardonyx.benchmark.runtimes import load_runtime
 
     return load_runtime("onnxruntime", str(path), threads)
-
-
-def turns(runs: dict[str, Any], feeds: dict[str, np.ndarray], seconds: float) -> dict[str, float]:
-    """Median milliseconds of each, in blocks that take turns: a pause and a discarded run before each."""
-    times: dict[str, list[float]] = {key: [] for key in runs}
-    end = time.monotonic() + seconds * len(runs)
-    while time.monotonic() < end:
-        for key, run in runs.items():
-            time.sleep(0.05)
-            run(feeds)
-            for _ in range(3):
-                start = time.perf_counter()
-                run(feeds)
-                times[key].append(1e3 * (time.perf_counter() - start))
-    return {key: float(np.median(each)) for key, each in times.items()}
 
 
 def main() -> int:

@@ -78,7 +78,7 @@ def threads_report(
 
 
 def _medians(runs: Mapping[str, Run], feeds: Feeds, seconds: float, rounds: int = 4) -> dict[str, dict[str, float]]:
-    blocks = versus._measure(runs, feeds, seconds / rounds, rounds)
+    blocks = versus.take_turns(runs, feeds, seconds / rounds, rounds)
     found = {}
     for name, parts in blocks.items():
         p10, median, p90 = np.percentile(np.array([time for block in parts for time in block]) / 1e6, [10, 50, 90])

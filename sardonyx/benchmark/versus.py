@@ -217,7 +217,7 @@ def compare(
             runs.pop(name, None)
             left_out[name] = " ".join(str(error).split())[:200] or type(error).__name__
     differences = _verify(runs, feeds, tolerance)
-    blocks = _measure(runs, feeds, seconds / rounds, rounds)
+    blocks = take_turns(runs, feeds, seconds / rounds, rounds)
     times = {name: [time for block in parts for time in block] for name, parts in blocks.items()}
     return Result(
         model=os.fspath(model),
@@ -257,7 +257,7 @@ def _verify(runs: Mapping[str, Run], feeds: Feeds, tolerance: float) -> dict[str
     return differences
 
 
-def _measure(runs: Mapping[str, Run], feeds: Feeds, block_seconds: float, rounds: int) -> dict[str, list[list[int]]]:
+def take_turns(runs: Mapping[str, Run], feeds: Feeds, block_seconds: float, rounds: int) -> dict[str, list[list[int]]]:
     """Nanoseconds of each run in each round, by runtime."""
     times: dict[str, list[list[int]]] = {name: [] for name in runs}
     order = list(runs)

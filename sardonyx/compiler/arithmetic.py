@@ -17,6 +17,7 @@ from sardonyx.ops.node import Node
 __all__ = ["assign", "operations"]
 
 Shape = tuple[Dim, ...]
+Rule = Callable[[Node, Sequence[Shape], Sequence[Shape]], Dim]
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 
 
@@ -32,16 +33,9 @@ def _gemm(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Dim:
     return ix.product(outputs[0]) * inputs[0][0 if node.attr("transA", 0) else 1]
 
 
-def _conv(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Dim:
-    return ix.product(outputs[0]) * ix.product(inputs[1][1:])
-
-
-def _scaled_conv(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Dim:
-    return ix.product(outputs[0]) * ix.product(inputs[2][1:])
-
-
-def _qlinear_conv(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Dim:
-    return ix.product(outputs[0]) * ix.product(inputs[3][1:])
+def _conv(weights: int) -> Rule:
+    """The rule of a convolution whose weights are input number `weights`."""
+    return lambda node, inputs, outputs: ix.product(outputs[0]) * ix.product(inputs[weights][1:])
 
 
 def _conv_transpose(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Dim:
@@ -62,7 +56,7 @@ def _attention(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) ->
     return ix.product(q[:-1]) * v[-2] * (q[-1] + v[-1])
 
 
-RULES: dict[str, Callable[[Node, Sequence[Shape], Sequence[Shape]], Dim]] = {
+RULES: dict[str, Rule] = {
     "MatMul": _matmul,
     "MatMulInteger": _matmul,
     "DynamicQuantizeMatMul": _matmul,
@@ -73,11 +67,11 @@ RULES: dict[str, Callable[[Node, Sequence[Shape], Sequence[Shape]], Dim]] = {
     "MatMulNBits": _matmul,
     "MatMulDequantized": _matmul,
     "QGemm": _gemm,
-    "Conv": _conv,
-    "ConvInteger": _conv,
-    "FusedConv": _conv,
-    "ScaledConv": _scaled_conv,
-    "QLinearConv": _qlinear_conv,
+    "Conv": _conv(1),
+    "ConvInteger": _conv(1),
+    "FusedConv": _conv(1),
+    "ScaledConv": _conv(2),
+    "QLinearConv": _conv(3),
     "ConvTranspose": _conv_transpose,
     **dict.fromkeys(GATES, _recurrent),
     "FusedAttention": _attention,

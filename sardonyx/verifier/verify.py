@@ -117,7 +117,7 @@ def conditioned(
     found = dict(outputs)
     for _ in range(draws):
         try:
-            again, _moves = settle_ties(expected, truth.run(_moved(sample.feeds, rng)), list(outputs.values()))
+            again = settle_ties(expected, truth.run(_moved(sample.feeds, rng)), list(outputs.values()))[0]
         except SardonyxError:
             return found
         for (name, tolerance), e, a in zip(outputs.items(), expected, again, strict=False):
