@@ -9,8 +9,6 @@ Which of the two is the scale, and whether it goes into the weights or stays wit
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import onnx_ir as ir
 
@@ -18,8 +16,6 @@ from sardonyx.optimizer import quantized as qz
 from sardonyx.optimizer.fuse_attention import DOMAIN
 
 __all__ = ["FuseScale"]
-
-_LOG = logging.getLogger(__name__)
 
 
 class FuseScale(ir.passes.InPlacePass):
@@ -30,20 +26,10 @@ class FuseScale(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Replace what matches, in the graph and its subgraphs."""
-        modified = False
-        for node in list(model.graph.all_nodes()):
-            if not qz.is_operator(node, "Conv"):
-                continue
-            problem = _fuse(node)
-            if problem:
-                _LOG.debug("nothing is scaled by %s: %s", node.name, problem)
-                continue
-            model.opset_imports[DOMAIN] = 1
-            modified = True
-        return ir.passes.PassResult(model, modified)
+        return qz.replace_each(model, ("Conv",), DOMAIN, _fuse, "nothing is scaled by %s: %s")
 
 
-def _fuse(node: ir.Node) -> str:
+def _fuse(model: ir.Model, node: ir.Node) -> str:
     """Replace `node`; why not, or nothing."""
     x, weights = node.inputs[:2]
     multiply = None if x is None else x.producer()

@@ -9,8 +9,6 @@ numbers of 4 or 8 bits, and the result has the bits of the product of floats.
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import onnx_ir as ir
 
@@ -20,7 +18,6 @@ from sardonyx.optimizer.quantized import Quantized
 
 __all__ = ["FuseWeights"]
 
-_LOG = logging.getLogger(__name__)
 WORD = 8  # numbers of 4 bits in a word of the kernel: blocks are made of these
 LEAST_WEIGHTS = 1 << 12  # fewer are as well kept as floats
 
@@ -33,17 +30,7 @@ class FuseWeights(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Replace what matches, in the graph and its subgraphs."""
-        modified = False
-        for node in list(model.graph.all_nodes()):
-            if not qz.is_operator(node, "MatMul", "Gemm"):
-                continue
-            problem = _fuse(model, node)
-            if problem:
-                _LOG.debug("the weights of %s stay floats: %s", node.name, problem)
-                continue
-            model.opset_imports[DOMAIN] = 1
-            modified = True
-        return ir.passes.PassResult(model, modified)
+        return qz.replace_each(model, ("MatMul", "Gemm"), DOMAIN, _fuse, "the weights of %s stay floats: %s")
 
 
 def _fuse(model: ir.Model, node: ir.Node) -> str:

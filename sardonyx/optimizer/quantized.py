@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
+_LOG = logging.getLogger(__name__)
 STANDARD = ("", "ai.onnx")
 MS = "com.microsoft"
 BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
@@ -138,6 +140,31 @@ def number(node: ir.Node, name: str, default: int) -> int:
     """An integer attribute."""
     attribute = node.attributes.get(name)
     return default if attribute is None else attribute.as_int()
+
+
+def replace_each(
+    model: ir.Model, operators: Sequence[str], domain: str, fuse: Callable[[ir.Model, ir.Node], str], refusal: str
+) -> ir.passes.PassResult:
+    """Offer each node of the standard's `operators`, in the graph and its subgraphs, to `fuse`: it returns why not.
+
+    Args:
+        model: gets an import of `domain`, whose nodes `fuse` puts in, where any was replaced.
+        operators: what to look for.
+        domain: of the new nodes.
+        fuse: replaces a node, or says why it stays.
+        refusal: what is logged then, with the node's name and the reason.
+    """
+    modified = False
+    for node in list(model.graph.all_nodes()):
+        if not is_operator(node, *operators):
+            continue
+        problem = fuse(model, node)
+        if problem:
+            _LOG.debug(refusal, node.name, problem)
+            continue
+        model.opset_imports[domain] = 1
+        modified = True
+    return ir.passes.PassResult(model, modified)
 
 
 def only_use(value: ir.Value) -> bool:
