@@ -155,7 +155,7 @@ def test_runtimes_that_disagree_are_not_timed(model: str, monkeypatch: pytest.Mo
         return lambda feeds: [np.full((1, 3), 99, np.float32), np.array([1, 3])]
 
     monkeypatch.setitem(benchmark.RUNTIMES, "wrong", wrong)
-    monkeypatch.setattr(versus, "_measure", lambda *_: pytest.fail("it was timed"))
+    monkeypatch.setattr(versus, "take_turns", lambda *_: pytest.fail("it was timed"))
     with pytest.raises(VerificationError, match="sardonyx and wrong differ"):
         benchmark.compare(model, ["wrong"], threads=1)
 
