@@ -32,6 +32,7 @@ ROW_BLOCK = 64  # that many
 FEW_ROWS = 8  # so few rows would not be worth a task: pixels of a block that channels are spread over
 COLUMNS = 64  # columns of a tile in the column form
 TILE = 32  # rows and columns of a tile in a transposing map: two cache lines of floats
+PIXELS = 256  # of a channel block that is taken apart: 16 KB, which stay in the first cache for all 16 lanes
 SHORT_RUN = 128  # a strided run this short stays in the first cache until the next row reads beside it
 LANES = 16
 FETCHED_ROWS = 8  # at 4, cheap epilogues wait; from 8 to 32 are the same
@@ -94,7 +95,7 @@ def crossing_variable(nest: Nest) -> Dim | None:
             for v in others:
                 near = v is others[-1] and isinstance(extent, int) and extent <= SHORT_RUN
                 size = extent_of(v)
-                small = isinstance(size, int) and size < TILE
+                small = isinstance(size, int) and size < LANES
                 if not near and not small and ix.coefficient(dim, atom_of(v)) == 1:
                     return v
     return None
@@ -127,12 +128,16 @@ class NestEmitter:
         out.push()
         crossing = crossing_variable(self.nest) if self.form == "map" else None
         inner: Dim | None = None
+        lanes = crossing is not None and extent_of(crossing) == LANES
         vector = outer.pop() if self.form in ("map", "column") and outer else None
         block = MAP_BLOCK if self.form == "map" else COLUMNS
         if crossing is not None:
             assert vector is not None
             outer.remove(crossing)
-            inner, vector, block = vector, crossing, TILE
+            if lanes:
+                inner, block = crossing, PIXELS
+            else:
+                inner, vector, block = vector, crossing, TILE
         elif self.form == "map" and outer and _is_short(vector):
             # Decoding a task number costs some 50 cycles: a task takes many short rows.
             assert vector is not None
@@ -140,7 +145,11 @@ class NestEmitter:
         tasks = ix.product(extent_of(v) for v in outer)
         blocks = ix.ceildiv(extent_of(vector), block) if vector is not None else 1
         self._decode(outer, vector, blocks, block)
-        if crossing is not None:
+        if lanes:
+            assert inner is not None
+            assert vector is not None
+            self._lanes(inner, vector)
+        elif crossing is not None:
             assert inner is not None
             self._tiles(crossing, inner)
         elif inner is not None:
@@ -317,6 +326,16 @@ class NestEmitter:
         self._rows(row, column, "start", "stop")
         body = out.pop()
         out.line(f"for (int64_t start = 0; start < {extent}; start += {TILE}) {{")
+        self._append(body)
+
+    def _lanes(self, lane: Dim, pixel: Dim) -> None:
+        """Pixels begin..end of each lane in turn: a channel block that is read, or written, as rows."""
+        out = self.out
+        out.push()
+        out.define(atom_of(lane).key, "i")
+        self._vector_loop(pixel, [s for s in self.nest.stages if isinstance(s, Store)])
+        body = out.pop()
+        out.line(f"for (int64_t i = 0; i < {LANES}; ++i) {{")
         self._append(body)
 
     def _append(self, body: list[str]) -> None:

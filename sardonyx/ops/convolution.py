@@ -1,4 +1,4 @@
-"""Convolution and its transpose, in one to three dimensions.
+"""Convolution, in one to three dimensions.
 
 fp32 with constant weights runs in hand-written kernels on NCHW16c; everything else (other dtypes, computed weights,
 groups that are no whole blocks, three dimensions) as a loop nest.
@@ -13,16 +13,15 @@ import numpy as np
 from sardonyx import errors
 from sardonyx.compiler import expr as ex
 from sardonyx.compiler import index as ix
-from sardonyx.compiler.dtypes import is_float
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Pointer, Reduce, Store
-from sardonyx.compiler.tensor import LANES, Blocked, Plain, Tensor, variables
+from sardonyx.compiler.tensor import LANES, Plain, Tensor, variables
 from sardonyx.kernels import packing
 from sardonyx.ops.binary import broadcast_shape, map_elements
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
-from sardonyx.ops.window import Window, both, window
+from sardonyx.ops.window import Window, window
 from sardonyx.ops.winograd import open_blocked, winograd, winograd_pays
 
 FIRST_CHANNELS = 4  # inputs with at most this many channels are read as NCHW
@@ -187,109 +186,5 @@ def _nest(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, shape
     buffer = ctx.temporary(x.dtype, ix.product(shape))
     total = Reduce("total", "sum", term, inner, x.dtype)
     store = Store(buffer, Plain(shape).offset(outer), ex.local("total", x.dtype))
-    ctx.nest(outer, [total, store])
-    return ctx.in_memory(buffer, shape)
-
-
-@operator("ConvTranspose")
-def conv_transpose(ctx: Lowering, node: Node, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Transposed convolution: each input element adds the scaled kernel around its place in the output."""
-    ctx.native(x, w, bias)
-    ctx.requires(is_float(x.dtype), f"transposed convolution of {x.dtype}")
-    groups = node.attr("group", 1)
-    ctx.equal_dims(x.shape[1], w.shape[0], "input channels do not fit the weights")
-    place = _transposed_window(ctx, node, x, w)
-    return transposed(ctx, x, w, bias, place, groups)
-
-
-def transposed(ctx: Lowering, x: Tensor, w: Tensor, bias: Tensor | None, place: Window, groups: int) -> Tensor:
-    """See `conv_transpose`; `place` says kernel, strides, dilations, padding taken off, and output size."""
-    shape = (x.shape[0], w.shape[1] * groups, *place.output)
-    raw = _upsample(ctx, x, w, place, groups, shape)
-    if raw is None:
-        raw = _transposed_nest(ctx, x, w, place, groups, shape)
-    if bias is None:
-        return raw
-    spread = ctx.lazy(bias.dtype, (1, shape[1], *(1 for _ in place.output)), lambda i: bias.at((i[1],)), sources=[bias])
-    return map_elements(ctx, lambda a, b: a + b, raw, spread, shape=shape)
-
-
-def _transposed_window(ctx: Lowering, node: Node, x: Tensor, w: Tensor) -> Window:
-    size, kernel = x.shape[2:], w.shape[2:]
-    rank = len(size)
-    strides = node.attr("strides") or [1] * rank
-    dilations = node.attr("dilations") or [1] * rank
-    extra = node.attr("output_padding") or [0] * rank
-    pads = node.attr("pads") or [0] * (2 * rank)
-    wanted = node.attr("output_shape")
-    mode = node.attr("auto_pad", "NOTSET") or "NOTSET"
-    begin: list[Dim] = []
-    output: list[Dim] = []
-    for axis in range(rank):
-        full = (size[axis] - 1) * strides[axis] + extra[axis] + (kernel[axis] - 1) * dilations[axis] + 1
-        if wanted is None and mode in ("NOTSET", "VALID"):
-            begin.append(pads[axis] if mode == "NOTSET" else 0)
-            output.append(full - begin[-1] - (pads[rank + axis] if mode == "NOTSET" else 0))
-            continue
-        out = wanted[len(wanted) - rank + axis] if wanted is not None else size[axis] * strides[axis]
-        cut = full - out
-        begin.append(ix.floordiv(cut, 2) if mode == "SAME_UPPER" else cut - ix.floordiv(cut, 2))
-        output.append(out)
-    return Window(
-        tuple(size), tuple(kernel), tuple(strides), tuple(dilations), tuple(begin), tuple(begin), tuple(output)
-    )
-
-
-def _upsample(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, shape: tuple[Dim, ...]) -> Tensor | None:
-    """Kernel equal to stride: windows do not overlap, so it is a 1x1 convolution whose channels spread out in space."""
-    fits = groups == 1 and x.dtype == "float32" and w.array is not None and x.rank == 4
-    if not fits or place.kernel != place.strides or set(place.dilations) != {1} or set(place.begin) != {0}:
-        return None
-    assert w.array is not None
-    inputs, outputs, kh, kw = w.array.shape
-    padded = -(-outputs // LANES) * LANES
-    weight = np.zeros((kh, kw, padded, inputs, 1, 1), np.float32)
-    weight[:, :, :outputs, :, 0, 0] = w.array.transpose(2, 3, 1, 0)
-    whole = Window(place.size, (1, 1), (1, 1), (1, 1), (0, 0), (0, 0), place.size)
-    spread = convolve(ctx, x, ctx.constant(weight.reshape(kh * kw * padded, inputs, 1, 1)), None, whole, 1)
-    ctx.materialize(spread)
-
-    def element(i: tuple[Dim, ...]) -> ex.Expr:
-        tap = ix.mod(i[2], kh) * kw + ix.mod(i[3], kw)
-        value = spread.at((i[0], tap * padded + i[1], ix.floordiv(i[2], kh), ix.floordiv(i[3], kw)))
-        inside = both(ex.index(i[2]) < ex.index(place.size[0] * kh), ex.index(i[3]) < ex.index(place.size[1] * kw))
-        return ex.guard(inside, value, 0)
-
-    result = ctx.lazy("float32", shape, element, sources=[spread])
-    result.prefers = Blocked
-    return result
-
-
-def _transposed_nest(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, shape: tuple[Dim, ...]) -> Tensor:
-    """For each output element, the taps that reach it."""
-    ctx.cheap(x)
-    ctx.cheap(w)
-    outer = variables(shape)
-    per_group = ix.floordiv(w.shape[0], groups)
-    inner = variables((per_group, *place.kernel), "k")
-    channel, *taps = inner
-    group = ix.floordiv(outer[1], w.shape[1]) if groups > 1 else 0
-    inside = ex.constant(True, "bool")
-    where: list[Dim] = []
-    for axis, (o, k) in enumerate(zip(outer[2:], taps, strict=True)):
-        reach = o + place.begin[axis] - k * place.dilations[axis]
-        stride = place.strides[axis]
-        inside = both(inside, both(ex.index(reach) >= 0, ex.index(ix.mod(reach, stride)).equal(0)))
-        at = ix.floordiv(reach, stride)
-        where.append(at)
-        inside = both(inside, ex.index(at) < ex.index(place.size[axis]))
-    source = group * per_group + channel
-    # A tap that reaches no input adds nothing, whatever its weight is.
-    product = x.at((outer[0], source, *where)) * w.at((source, outer[1] - group * w.shape[1], *taps))
-    term = ex.guard(inside, product, 0)
-    dtype = "float64" if x.dtype == "float64" else "float32"
-    buffer = ctx.temporary(x.dtype, ix.product(shape))
-    total = Reduce("total", "sum", ex.cast(term, dtype), inner, dtype)
-    store = Store(buffer, Plain(shape).offset(outer), ex.cast(ex.local("total", dtype), x.dtype))
     ctx.nest(outer, [total, store])
     return ctx.in_memory(buffer, shape)

@@ -23,6 +23,7 @@ FAMILIES = (
     "indexing",
     "generator",
     "convolution",
+    "convolution_transposed",
     "pooling",
     "normalization",
     "linalg",

@@ -37,6 +37,12 @@ class Window:
         return tuple(places), inside
 
 
+def single(size: Sequence[Dim]) -> Window:
+    """The window that sees one element at a time."""
+    ones, none = (1,) * len(size), (0,) * len(size)
+    return Window(tuple(size), ones, ones, ones, none, none, tuple(size))
+
+
 def both(x: Expr, y: Expr) -> Expr:
     """Logical and, folded where one side is known."""
     if x.op == "const":
