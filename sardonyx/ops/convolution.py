@@ -1,7 +1,7 @@
 """Convolution, in one to three dimensions.
 
-fp32 with constant weights runs in hand-written kernels on NCHW16c; everything else (other dtypes, computed weights,
-groups that are no whole blocks, three dimensions) as a loop nest.
+fp32 with constant weights runs in hand-written kernels on NCHW16c, some by way of other convolutions
+(`convolution_forms`); everything else (other dtypes, computed weights, groups that are no whole blocks) as a loop nest.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Pointer, Reduce, Store
 from sardonyx.compiler.tensor import LANES, Plain, Tensor, variables
 from sardonyx.kernels import packing
+from sardonyx.ops import convolution_forms
 from sardonyx.ops.binary import broadcast_shape, map_elements
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
@@ -111,12 +112,15 @@ def _kernel(
     ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, shape: tuple[Dim, ...], scale: Tensor | None
 ) -> Tensor | None:
     """The raw sums by a hand-written kernel, or None where none fits."""
-    if x.dtype != "float32" or w.array is None or x.rank > 4:
+    if x.dtype != "float32" or w.array is None or w.array.size == 0 or x.rank > 5:
         return None
-    weight = w.array.reshape(w.array.shape[0], w.array.shape[1], *((1,) * (4 - w.rank)), *w.array.shape[2:])
+    array, place = convolution_forms.seen(w.array, place)
+    if x.rank == 5:
+        return convolution_forms.in_two_dimensions(ctx, x, array, place, groups, shape)
+    if convolution_forms.pays_by_columns(x.shape[0], array, place, groups):
+        return convolution_forms.by_columns(ctx, x, array, place, shape)
+    weight = array.reshape(*array.shape[:2], *((1,) * (4 - w.rank)), *array.shape[2:])
     outputs, inner = weight.shape[:2]
-    if weight.size == 0:
-        return None
     if groups == 1 and inner <= FIRST_CHANNELS and not x.blocked:
         name, packed = "conv_first_f32", packing.pack_conv_first(weight)
     elif groups == outputs and inner == 1 and groups > 1:

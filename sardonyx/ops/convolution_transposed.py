@@ -2,8 +2,9 @@
 
 fp32 with constant weights runs in the kernels of convolutions. Outputs whose positions agree modulo the strides are a
 plain convolution of the input with every stride-th tap, turned round: one for each such phase, interleaved afterwards.
-Where there are many phases, few output channels, or windows do not overlap, it is a product a pixel instead (a 1x1 convolution with an
-output channel for each tap), whose results are added up where they meet. Everything else is a loop nest.
+Where there are many phases, few output channels, or windows do not overlap, it is a product a pixel instead (a 1x1
+convolution with an output channel for each tap), whose results are added up where they meet. Everything else is a loop
+nest.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from sardonyx.compiler.program import Reduce, Store
 from sardonyx.compiler.tensor import LANES, Blocked, Plain, Tensor, variables
 from sardonyx.ops.binary import map_elements
 from sardonyx.ops.convolution import convolve
+from sardonyx.ops.convolution_forms import reshaped
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
 from sardonyx.ops.window import Window, both, single
@@ -91,7 +93,7 @@ def _kernel(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, sha
         return None
     overlaps, begin = math.prod(_overlaps(w.array, place)), place.begin
     wide = 2 * w.array.shape[1] > LANES or groups > 1
-    if overlaps > 1 and wide and math.prod(place.strides) <= MOST_PHASES and x.rank <= 4 and ix.are_known(begin):
+    if overlaps > 1 and wide and math.prod(place.strides) <= MOST_PHASES and ix.are_known(begin):
         found = [_phase(w.array, place, begin, phase, groups) for phase in product(*map(range, place.strides))]
         if all(each is None or all(pad >= 0 for pad in each.begin) for each in found):
             return _interleaved(ctx, x, found, place, groups, shape)
@@ -182,7 +184,7 @@ def _spread(ctx: Lowering, x: Tensor, w: np.ndarray, place: Window, groups: int,
     weight = np.zeros((groups, taps, room, w.shape[0] // groups), np.float32)
     each = w.reshape(groups, -1, outputs, taps)
     weight[:, :, :outputs] = each.transpose(0, 3, 2, 1)
-    flat = _flat(ctx, x)
+    flat = x if x.rank <= 4 else reshaped(ctx, x, (*x.shape[:3], ix.product(x.shape[3:])))
     rows = ctx.constant(weight.reshape(groups * taps * room, -1, *(1 for _ in flat.shape[2:])))
     sums = convolve(ctx, flat, rows, None, single(flat.shape[2:]), groups)
     ctx.materialize(sums)
@@ -201,27 +203,6 @@ def _spread(ctx: Lowering, x: Tensor, w: np.ndarray, place: Window, groups: int,
     result = ctx.lazy("float32", shape, element, sources=[sums], cost=4 * math.prod(overlaps))
     result.prefers = Blocked if room % LANES == 0 else Plain
     return result
-
-
-def _flat(ctx: Lowering, x: Tensor) -> Tensor:
-    """`x` with at most two spatial axes."""
-    if x.rank <= 4:
-        return x
-    ctx.cheap(x)
-    sizes = x.shape[3:]
-
-    def element(i: tuple[Dim, ...]) -> Expr:
-        return x.at((*i[:3], *_unflattened(i[3], sizes)))
-
-    return ctx.lazy(x.dtype, (*x.shape[:3], ix.product(sizes)), element, sources=[x])
-
-
-def _unflattened(i: Dim, sizes: Sequence[Dim]) -> list[Dim]:
-    position: list[Dim] = []
-    for size in reversed(sizes):
-        position.insert(0, ix.mod(i, size))
-        i = ix.floordiv(i, size)
-    return position
 
 
 def _flat_position(where: Sequence[Dim], place: Window, flat: Tensor) -> list[Dim]:
