@@ -156,8 +156,6 @@ class Lowering:
             return self.constant_buffer(array, tensor.dtype)
         if layout is None:
             layout = (tensor.prefers if tensor.rank > 2 else Plain)(tensor.shape)
-        if self._transposes(tensor, layout):
-            self.materialize(tensor, Blocked(tensor.shape))
         buffer = self._store(tensor, layout, target, adopt=adopt)
         # A target inside control flow is handed on (`Move`) and gone afterwards; an output stays.
         adopted = tensor.buffer is None if target is None else target.kind == "output" or adopt
@@ -165,16 +163,6 @@ class Lowering:
             tensor.buffer, tensor.layout, tensor.cost, tensor.depth = buffer, layout, 0, 0
             tensor.prefers = type(layout)
         return buffer
-
-    def _transposes(self, tensor: Tensor, layout: Layout) -> bool:
-        """Whether an element in rows would be computed from what lies in blocks: better in blocks first, then moved.
-
-        A loop over columns reads every 16th element then (interleaved transposed convolutions: 3 times as long).
-        A kernel call that is still open may well store where its epilogue says.
-        """
-        if not isinstance(layout, Plain) or tensor.rank < 3 or not tensor.blocked or tensor.buffer is not None:
-            return False
-        return tensor.cost > 0 and not any(buffer.pending for buffer in self._sources(tensor))
 
     def room(self, value: Any) -> tuple[Buffer, Layout] | None:
         """Where the graph value `value` is to lie when it has a part of a larger piece of memory (`joins`)."""

@@ -41,6 +41,10 @@ CASES = [
     Window(c=48, o=48, size=(5, 5), kernel=(1, 1), groups=3),
     Window(c=16, o=16, size=(3, 3), kernel=(3, 3), pads=(3, 3, 3, 3)),
     Window(c=64, o=300, size=(10, 12), kernel=(3, 3), pads=(1, 1, 1, 1)),
+    # Rows of taps in padding: of some tasks, of all but one.
+    Window(c=40, o=50, size=(20, 11), kernel=(3, 3), dilation=(12, 5), pads=(12, 5, 12, 5)),
+    Window(c=33, o=16, size=(30, 8), kernel=(5, 2), dilation=(9, 1), pads=(18, 0, 18, 1), n=2),
+    Window(c=16, o=16, size=(5, 4), kernel=(3, 3), stride=(2, 1), pads=(9, 1, 9, 1)),
 ]
 FIRST = [
     Window(c=1, o=1, size=(1, 1), kernel=(1, 1)),

@@ -176,6 +176,21 @@ static void fill_panel(const conv_nchw16c_f32_args *a, const float *x, const con
     }
 }
 
+// The steps of a task: `runs` runs of `count`, each from tap `lo` of another input block on.
+typedef struct {
+    int64_t runs, lo, count;
+} conv_taps;
+
+// All steps are one run, unless some rows of taps lie in padding at all positions lo <= p < hi.
+static conv_taps seen_taps(const conv_nchw16c_f32_args *a, const conv_plan *p, int64_t lo, int64_t hi) {
+    int64_t top = lo / p->ow * a->stride_h - a->pad_top, bottom = (hi - 1) / p->ow * a->stride_h - a->pad_top;
+    int64_t first = 0, end = a->kh;
+    while (first + 1 < end && bottom + first * a->dilation_h < 0) first++;
+    while (first + 1 < end && top + (end - 1) * a->dilation_h >= p->ih) end--;
+    if (end - first == a->kh) return (conv_taps){1, 0, p->steps};
+    return (conv_taps){p->icb, first * a->kw, (end - first) * a->kw};
+}
+
 // One chunk of steps for the tiles of one range and one block, or two, of output channels.
 static void run_tiles(const conv_scratch *s, conv_work work, int64_t nb) {
     float *y = work.y;
@@ -209,22 +224,27 @@ static void run_task(const conv_nchw16c_f32_args *a, const conv_plan *p, int64_t
     int64_t w_block = p->steps * 256, y_block = p->positions * 16;
 
     make_tiles(a, p, x, lo, hi, s);
-    for (int64_t k = 0; k < p->steps; k += CHUNK) {
-        int64_t count = k + CHUNK < p->steps ? CHUNK : p->steps - k;
-        make_steps(a, p, k, count, s);
-        for (int64_t t = 0; t < s->runs; t++)
-            if (s->run[t].packed) fill_panel(a, x, p, t, count, s);
-        for (int64_t b = block; b < end; b += CONV_NB) {
-            int64_t nb = end - b < CONV_NB ? end - b : CONV_NB;
-            const float *w = a->w + b * w_block + k * 256;
-            const float *next = b + CONV_NB < end ? w + CONV_NB * w_block : a->w + block * w_block + (k + count) * 256;
-            conv_work work = {.steps = count, .whole = p->steps - p->taps - k, .last = p->last,
-                              .w = w, .w_block = w_block, .y = y + b * y_block, .y_block = y_block, .first = k == 0, .ahead = (const char *)next};
-            run_tiles(s, work, nb);
-            if (a->epilogue && k + count == p->steps)
-                for (int64_t i = 0; i < nb; i++) a->epilogue(a->operands, a->dims, image, b + i, lo, hi, 0, 16);
+    conv_taps taps = seen_taps(a, p, lo, hi);
+    for (int64_t run = 0; run < taps.runs; run++)
+        for (int64_t k = run * p->taps + taps.lo, stop = k + taps.count; k < stop; k += CHUNK) {
+            int64_t count = k + CHUNK < stop ? CHUNK : stop - k;
+            int64_t last = run + 1 == taps.runs && k + count == stop;
+            int64_t after = k + count < stop ? k + count : (run + 1) * p->taps + taps.lo;  // the step that follows
+            make_steps(a, p, k, count, s);
+            for (int64_t t = 0; t < s->runs; t++)
+                if (s->run[t].packed) fill_panel(a, x, p, t, count, s);
+            for (int64_t b = block; b < end; b += CONV_NB) {
+                int64_t nb = end - b < CONV_NB ? end - b : CONV_NB;
+                const float *w = a->w + b * w_block + k * 256;
+                const float *next = b + CONV_NB < end ? w + CONV_NB * w_block : a->w + block * w_block + after * 256;
+                conv_work work = {.steps = count, .whole = p->steps - p->taps - k, .last = p->last,
+                                  .w = w, .w_block = w_block, .y = y + b * y_block, .y_block = y_block,
+                                  .first = run == 0 && k == taps.lo, .ahead = (const char *)next};
+                run_tiles(s, work, nb);
+                if (a->epilogue && last)
+                    for (int64_t i = 0; i < nb; i++) a->epilogue(a->operands, a->dims, image, b + i, lo, hi, 0, 16);
+            }
         }
-    }
 }
 
 void conv_nchw16c_f32(const void *args, int64_t lo, int64_t hi, void *scratch) {

@@ -4,7 +4,8 @@
 //       x[n][ib][oh * stride_h + kh * dilation_h - pad_top][ow * stride_w + kw * dilation_w - pad_left][c]
 //           * w[ob][ib][kh][kw][c][l]
 //
-// x outside of the image is 0, and is multiplied like any other x. ib runs over the blocks of ob's group. Every y
+// x outside of the image is 0, and is multiplied like any other x, but for rows of taps that lie outside at all positions
+// of a task: those are left out. ib runs over the blocks of ob's group. Every y
 // accumulates from 0 in the order ib, kh, kw, c with SX_FMA.
 // Lanes beyond the last channel hold NaN when x holds NaN or infinity (0 * infinity): whoever feeds y to another kernel
 // must clear them in the epilogue.
