@@ -67,6 +67,8 @@ def copies(program: Program) -> list[str]:
 
 
 def _is_copy(step: Step) -> bool:
+    if isinstance(step, Kernel):
+        return step.name == "reorder_nchw16c_f32"
     if not isinstance(step, Nest):
         return False
     values = [stage.value.args[1] if stage.value.op == "guard" else stage.value for stage in step.stages]

@@ -221,14 +221,41 @@ class Lowering:
         return np.array(found if tensor.rank else found[0], numpy_dtype(tensor.dtype))
 
     def _store(self, tensor: Tensor, layout: Layout, target: Buffer | None, *, adopt: bool = False) -> Buffer:
-        loops, position, inside = layout.domain()
         node, operator = tensor.origin
+        if _is_reordering(tensor, layout):
+            assert tensor.buffer is not None
+            buffer = target or self.temporary(tensor.dtype, layout.size())
+            self._reorder(tensor, layout, buffer)
+            return buffer
+        loops, position, inside = layout.domain()
         with reported(node or None, operator or None, passing=(Unsupported,)):
             value = ex.guard(inside, tensor.at(position), ex.constant(0, tensor.dtype))
         buffer = target or self.temporary(tensor.dtype, layout.size())
         nest = Nest(loops, [Store(buffer, layout.offset(position), value)], node=node, operator=operator)
         self.emit_nest(nest, in_place=target is None and buffer.kind == "temporary", adopt=adopt)
         return self._moved.pop(buffer, buffer) if target is None else buffer
+
+    def _reorder(self, tensor: Tensor, layout: Layout, buffer: Buffer) -> None:
+        """Copy `tensor`, which lies in rows or blocks, to `buffer` in the other layout."""
+        assert tensor.buffer is not None
+        rows, blocks = (tensor.layout, layout) if isinstance(tensor.layout, Plain) else (layout, tensor.layout)
+        assert isinstance(rows, Plain)
+        assert isinstance(blocks, Blocked)
+        pitch = {Plain: ix.product(tensor.shape[1:]), Blocked: blocks.image}
+        base = {Plain: rows.base, Blocked: blocks.base}
+        here, there = type(tensor.layout), type(layout)
+        fields: dict[str, Dim | Pointer | None] = {
+            "x": Pointer(tensor.buffer, base[here]),
+            "y": Pointer(buffer, base[there]),
+            "n": tensor.shape[0],
+            "c": tensor.shape[1],
+            "pixels": blocks.pixels,
+            "x_batch": pitch[here],
+            "y_batch": pitch[there],
+            "to_blocks": int(here is Plain),
+        }
+        node, operator = tensor.origin
+        self.emit(Kernel("reorder_nchw16c_f32", fields, (buffer,), node=node, operator=operator))
 
     def emit_nest(self, nest: Nest, *, in_place: bool = False, adopt: bool = False) -> None:
         """Append a loop nest, or make it the epilogue of an open kernel call that it reads from.
@@ -435,6 +462,15 @@ class Lowering:
         """Back to the enclosing block."""
         assert self.block.parent is not None
         self.block = self.block.parent
+
+
+def _is_reordering(tensor: Tensor, layout: Layout) -> bool:
+    """Whether storing `tensor` as `layout` is what `reorder_nchw16c_f32` does."""
+    if tensor.dtype != "float32" or tensor.buffer is None or tensor.buffer.pending is not None:
+        return False
+    if {type(tensor.layout), type(layout)} != {Plain, Blocked}:
+        return False
+    return not any(isinstance(each, Plain) and each.strides for each in (tensor.layout, layout))
 
 
 def _is_known(value: Expr) -> bool:

@@ -195,6 +195,14 @@ _ALL = (
         "kernels/test_winograd.py",
     ),
     Kernel(
+        "reorder_nchw16c_f32",
+        "activations from one layout to the other",
+        "NCHW to NCHW16c, or back",
+        _ANY,
+        _TASKS,
+        "kernels/test_reorder.py",
+    ),
+    Kernel(
         "depthwise_nchw16c_f32",
         "depthwise convolution, with an epilogue",
         f"{_BLOCKED}; weights packing.pack_depthwise",

@@ -42,6 +42,18 @@ SX_INLINE void store16(float *p, f32x16 x) { *(f32x16_unaligned *)p = x; }
 SX_INLINE f32x16 set16(float x) { return x - (f32x16){}; }
 SX_INLINE f32x16 select16(i32x16 which, f32x16 x, f32x16 y) { return (f32x16)((which & (i32x16)x) | (~which & (i32x16)y)); }
 
+// The lower, or the upper, halves of x and y in turn: x0 y0 x1 y1 ...
+#if VL == 16
+#define SX_ZIP(x, y, h) __builtin_shufflevector(x, y, h, h + 16, h + 1, h + 17, h + 2, h + 18, h + 3, h + 19, h + 4, h + 20, \
+                                                h + 5, h + 21, h + 6, h + 22, h + 7, h + 23)
+#elif VL == 8
+#define SX_ZIP(x, y, h) __builtin_shufflevector(x, y, h, h + 8, h + 1, h + 9, h + 2, h + 10, h + 3, h + 11)
+#else
+#define SX_ZIP(x, y, h) __builtin_shufflevector(x, y, h, h + 4, h + 1, h + 5)
+#endif
+SX_INLINE vf v_zip_low(vf x, vf y) { return SX_ZIP(x, y, 0); }
+SX_INLINE vf v_zip_high(vf x, vf y) { return SX_ZIP(x, y, VL / 2); }
+
 // Before a loop over 16 lanes in generated code: vectors of one register each, all steps of the loop side by side. Left to
 // itself Clang unrolls such a loop and gathers lanes across the rows around it, 5 times as slow.
 #define SX_PRAGMA(text) _Pragma(#text)
