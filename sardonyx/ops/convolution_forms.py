@@ -113,17 +113,8 @@ def _sum(values: Sequence[Expr]) -> Expr:
 def _along_depth(
     ctx: Lowering, x: Tensor, weight: np.ndarray, place: Window, groups: int, shape: tuple[Dim, ...]
 ) -> Tensor:
-    size = (place.size[0], ix.product(place.size[1:]))
-    window = Window(
-        size,
-        kernel=(weight.shape[2], 1),
-        strides=(place.strides[0], 1),
-        dilations=(place.dilations[0], 1),
-        begin=(place.begin[0], 0),
-        end=(place.end[0], 0),
-        output=(place.output[0], size[1]),
-    )
-    flat = reshaped(ctx, x, (*x.shape[:2], *size))
+    window = place.axes(0).beside(ix.product(place.size[1:]))
+    flat = reshaped(ctx, x, (*x.shape[:2], *window.size))
     y = convolution.convolve(ctx, flat, ctx.constant(weight[..., 0]), None, window, groups)
     return reshaped(ctx, y, shape)
 
@@ -146,7 +137,7 @@ def _images(
 
     images = ctx.lazy("float32", (x.shape[0] * count, groups * depths * inputs, *place.size[1:]), element, sources=[x])
     flat = np.ascontiguousarray(weight.swapaxes(1, 2)).reshape(outputs, depths * inputs, *weight.shape[3:])
-    window = Window(*(getattr(place, name)[1:] for name in Window.__dataclass_fields__))
+    window = place.axes(1, 2)
     y = convolution.convolve(ctx, images, ctx.constant(flat), None, window, groups)
     result = ctx.lazy("float32", shape, lambda i: y.at((i[0] * count + i[2], i[1], *i[3:])), sources=[y])
     result.prefers = Blocked

@@ -1,4 +1,4 @@
-"""Pooling. fp32 in one or two dimensions runs in a kernel on NCHW16c, the rest as loop nests."""
+"""Pooling. fp32 runs in a kernel on NCHW16c, in three dimensions twice, the rest as loop nests."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Reduce, Store
-from sardonyx.compiler.tensor import LANES, Plain, Tensor, variables
+from sardonyx.compiler.tensor import LANES, Blocked, Plain, Tensor, variables
 from sardonyx.ops.convolution import _geometry as geometry
+from sardonyx.ops.convolution_forms import reshaped
 from sardonyx.ops.convolution_int8 import largest_bytes, suits_bytes
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
-from sardonyx.ops.window import Window, window
+from sardonyx.ops.window import Window, single, window
 from sardonyx.ops.winograd import open_blocked
 
 MOST_WASTE = 4  # a plain input is put into blocks of 16 channels when at most this much of them would be padding
@@ -35,10 +36,12 @@ def _window(ctx: Lowering, node: Node, x: Tensor) -> Window:
 def _suits_blocks(x: Tensor) -> bool:
     channels = x.shape[1]
     enough = x.blocked or (isinstance(channels, int) and -(-channels // LANES) * LANES <= MOST_WASTE * channels)
-    return x.dtype == "float32" and x.rank in (3, 4) and enough
+    return x.dtype == "float32" and x.rank in (3, 4, 5) and enough
 
 
 def _pool(ctx: Lowering, x: Tensor, place: Window, kind: str) -> Tensor:
+    if x.rank == 5:
+        return _pool_planes_then_depth(ctx, x, place, kind)
     source, pitch = ctx.blocked(x)
     shape = (*x.shape[:2], *place.output)
     blocks = ix.ceildiv(x.shape[1], LANES)
@@ -54,6 +57,26 @@ def _pool(ctx: Lowering, x: Tensor, place: Window, kind: str) -> Tensor:
     }
     raw = open_blocked(ctx, "pool_nchw16c_f32", fields, shape)
     return ctx.lazy(raw.dtype, shape, raw.at, sources=[raw], cost=1)
+
+
+def _pool_planes_then_depth(ctx: Lowering, x: Tensor, place: Window, kind: str) -> Tensor:
+    """Three dimensions: each depth of a channel block is a plane, then rows are depths and columns whole planes.
+
+    A mean of means is the mean, since windows at one place have as many elements in each depth.
+    """
+    if not isinstance(x.layout, Blocked):
+        x = ctx.in_memory(ctx.materialize(x, Blocked(x.shape)), x.shape, Blocked(x.shape))
+    depth, planes = place.size[0], place.axes(1, 2)
+    if planes != single(planes.size):
+        stacked = (x.shape[0], ix.ceildiv(x.shape[1], LANES) * LANES * depth, *planes.size)
+        y = _pool(ctx, reshaped(ctx, x, stacked), planes, kind)
+        shape = (*x.shape[:2], depth, *planes.output)
+        x = ctx.in_memory(ctx.materialize(y, Blocked(y.shape)), shape, Blocked(shape))
+    if place.axes(0) == single((depth,)):
+        return x
+    rows = place.axes(0).beside(ix.product(planes.output))
+    flat = reshaped(ctx, x, (*x.shape[:2], *rows.size))
+    return reshaped(ctx, _pool(ctx, flat, rows, kind), (*x.shape[:2], *place.output))
 
 
 def _lowest(dtype: str) -> Expr:

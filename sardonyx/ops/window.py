@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from sardonyx import errors
 from sardonyx.compiler import expr as ex
@@ -25,6 +25,15 @@ class Window:
     begin: tuple[Dim, ...]  # padding
     end: tuple[Dim, ...]
     output: tuple[Dim, ...]
+
+    def axes(self, *chosen: int) -> Window:
+        """The window along some of its axes."""
+        return Window(*(tuple(getattr(self, each.name)[axis] for axis in chosen) for each in fields(self)))
+
+    def beside(self, size: Dim) -> Window:
+        """The window with one more axis of `size`, the last, whose elements it sees one at a time."""
+        last = single((size,))
+        return Window(*(getattr(self, each.name) + getattr(last, each.name) for each in fields(self)))
 
     def tap(self, position: Sequence[Dim], offset: Sequence[Dim]) -> tuple[tuple[Dim, ...], Expr]:
         """Where in the input the window at output `position` has its tap `offset`, and whether that is inside."""

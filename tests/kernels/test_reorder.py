@@ -40,7 +40,7 @@ def test_both_ways(lib, channels, pixels):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, channels, pixels, 1)).astype(np.float32)
     x.reshape(-1)[:: max(x.size // 5, 1)] = np.nan
-    x.reshape(-1)[1:: max(x.size // 3, 2)] = -np.inf
+    x.reshape(-1)[1 :: max(x.size // 3, 2)] = -np.inf
     wanted = nchw_to_nchw16c(x)
     blocks = reorder(lib, x, 2, channels, pixels, 5, True)
     np.testing.assert_array_equal(blocks.reshape(wanted.shape), wanted)

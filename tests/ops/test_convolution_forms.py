@@ -138,3 +138,38 @@ def test_few_outputs_keep_infinity_where_it_is():
     x = draw(1, 16, 12, 12)
     x[0, 3, 5, 5] = np.inf
     check(model([1, 16, 12, 12], draw(2, 16, 5, 5), pads=[2] * 4), x)
+
+
+@pytest.mark.parametrize("channels", [16, 5])
+@pytest.mark.parametrize(
+    ("operator", "attributes"),
+    [
+        ("MaxPool", {"kernel_shape": [2, 2, 2], "strides": [2, 2, 2]}),
+        ("MaxPool", {"kernel_shape": [3, 2, 3], "strides": [1, 2, 1], "pads": [1, 0, 1, 2, 1, 1]}),
+        ("MaxPool", {"kernel_shape": [1, 3, 2], "dilations": [1, 2, 1]}),
+        ("AveragePool", {"kernel_shape": [3, 1, 1], "pads": [1, 0, 0, 1, 0, 0]}),
+        ("AveragePool", {"kernel_shape": [2, 3, 3], "pads": [1, 1, 1, 0, 1, 1], "count_include_pad": 1}),
+        ("AveragePool", {"kernel_shape": [3, 3, 2], "strides": [2, 2, 2], "ceil_mode": 1, "pads": [1, 1, 0, 1, 1, 1]}),
+        ("GlobalAveragePool", {}),
+    ],
+)
+def test_pooling_in_three_dimensions(operator, attributes, channels):
+    nodes = [oh.make_node(operator, ["x"], ["a"], **attributes), oh.make_node("Neg", ["a"], ["y"])]
+    ends = (
+        [oh.make_tensor_value_info("x", FLOAT, [2, channels, 5, 7, 6])],
+        [oh.make_tensor_value_info("y", FLOAT, None)],
+    )
+    made = oh.make_model(oh.make_graph(nodes, "g", *ends), opset_imports=[oh.make_opsetid("", 19)], ir_version=10)
+    x = draw(2, channels, 5, 7, 6)
+    x[0, 1, 2, 3, 4] = np.nan if operator == "MaxPool" else np.inf
+    check(made, x)
+
+
+def test_the_largest_of_a_volume():
+    """The standard's evaluator gives it a rank of 6."""
+    nodes = [oh.make_node("GlobalMaxPool", ["x"], ["y"])]
+    ends = [oh.make_tensor_value_info("x", FLOAT, [2, 17, 3, 5, 4])], [oh.make_tensor_value_info("y", FLOAT, None)]
+    made = oh.make_model(oh.make_graph(nodes, "g", *ends), opset_imports=[oh.make_opsetid("", 19)], ir_version=10)
+    x = draw(2, 17, 3, 5, 4)
+    (y,) = sardonyx.Session(made.SerializeToString()).run({"x": x})
+    np.testing.assert_array_equal(y, x.max((2, 3, 4), keepdims=True))
