@@ -248,6 +248,18 @@ _ALL = (
         hot_in="matmul_tile",
     ),
     Kernel(
+        "recurrent_int8",
+        "the steps of LSTM, GRU and RNN whose state is rounded to bytes at each step",
+        "rows; weights packing_int8.pack_quads of each direction",
+        "free: sums of integers wrap; then in float, element by element",
+        f"{_TASKS}; one task for each direction",
+        "ops/test_recurrent_int8.py",
+        tile=_ROWS,
+        tiles={"x86_64_v2": (1,), "x86_64_v3": (2,), "icelake_server": (6,), "aarch64": (2,), "riscv64_v": (2,)},
+        hot=r"pmaddwd|vpdp|smull|sdot|vwmacc",
+        hot_in="quad_tile",
+    ),
+    Kernel(
         "recurrent_f64",
         "the steps of LSTM, GRU and RNN in double",
         "rows; weights in panels of 16 columns",

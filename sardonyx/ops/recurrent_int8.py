@@ -1,0 +1,90 @@
+"""Recurrent layers whose weights are bytes.
+
+DynamicQuantizeLSTM rounds what it multiplies with to uint8 while it runs, as ONNX Runtime does: all of x by one range, and
+before each step h of all batch elements by one range; products are exact sums in int32 (`matmul_int8`, `recurrent_int8`),
+gates are float32. How results differ from ONNX Runtime's: sums are added and activations computed in another order, so a number
+on the border between two steps may fall the other way; with two threads or more ONNX Runtime has a range for each part of
+the batch; where `sequence_lens` leaves steps to nobody, their x does not belong to its range.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sardonyx.compiler import index as ix
+from sardonyx.compiler.lower import Lowering
+from sardonyx.compiler.program import Pointer
+from sardonyx.compiler.tensor import LANES, Tensor
+from sardonyx.kernels.packing_int8 import pack_quads
+from sardonyx.ops.contrib import MS
+from sardonyx.ops.contrib_quantized import scaled
+from sardonyx.ops.node import Node
+from sardonyx.ops.quantization import dynamically_quantized, factor, integer_product
+from sardonyx.ops.recurrent import LSTM, Weights, layer
+from sardonyx.ops.registry import operator
+
+GATES = LSTM.gates
+
+
+@operator("DynamicQuantizeLSTM", domain=MS)
+def dynamic_quantize_lstm(
+    ctx: Lowering, node: Node, x: Tensor, w: Tensor, r: Tensor, bias: Tensor | None, lengths: Tensor | None,
+    h: Tensor | None, c: Tensor | None, peepholes: Tensor | None, w_scale: Tensor, w_zero: Tensor | None,
+    r_scale: Tensor, r_zero: Tensor | None,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """LSTM on bytes: weights [directions, inputs, gates * hidden] as they are, data by its own range at each product."""
+    known = [t for t in (w, r, w_scale, w_zero, r_scale, r_zero) if t is not None]
+    ctx.requires(all(t.array is not None for t in known), "weights that are computed")
+    hidden = r.array.shape[1]  # type: ignore[union-attr]
+    for weight in (w, r):
+        ctx.equal_dims(w.shape[0], weight.shape[0], "directions of weights differ")
+        ctx.equal_dims(GATES * hidden, weight.shape[2], "gates of weights differ")
+    columns, scales, zeros = _columns(ctx, w, w_scale, w_zero, hidden)
+
+    def project(rows: Tensor) -> Tensor:
+        bytes_, scale, zero = dynamically_quantized(ctx, rows)
+        matrix = ctx.constant(np.ascontiguousarray(columns.transpose(1, 0, 2).reshape(columns.shape[1], -1)))
+        both = factor(ctx, lambda s, t: s * t, scale, ctx.constant(scales.ravel()))
+        return scaled(ctx, integer_product(ctx, bytes_, matrix, zero, ctx.constant(zeros.ravel())), both, None)
+
+    weights = Weights("recurrent_int8", "float32", w.shape[0], hidden, _recurrent(ctx, r, r_scale, r_zero), project)
+    return layer(ctx, node, LSTM, x, weights, bias, lengths, h, c, peepholes)
+
+
+def _columns(
+    ctx: Lowering, w: Tensor, scale: Tensor, zero: Tensor | None, hidden: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[D, K, gates * lanes], and scale and zero point of each column, [D, gates * lanes]; 0 in lanes beyond the hidden size.
+
+    Scales and zero points are one for each direction, or one for each column of each.
+    """
+    stored = np.asarray(w.array)
+    directions, k = stored.shape[:2]
+    beyond = -hidden % LANES
+
+    def wide(x: np.ndarray) -> np.ndarray:
+        padded = np.pad(x.reshape(*x.shape[:-1], GATES, hidden), [(0, 0)] * x.ndim + [(0, beyond)])
+        return np.ascontiguousarray(padded.reshape(*x.shape[:-1], GATES * (hidden + beyond)))
+
+    def each(parameter: Tensor | None, dtype: np.dtype) -> np.ndarray:
+        if parameter is None:
+            return np.zeros((directions, GATES * (hidden + beyond)), dtype)
+        ctx.equal_dims(directions, parameter.shape[0], "scales do not fit the directions")
+        given = np.asarray(parameter.array, dtype).reshape(directions, -1)
+        ctx.equal_dims(given.shape[1], 1 if given.shape[1] == 1 else GATES * hidden, "scales do not fit the gates")
+        return wide(np.broadcast_to(given, (directions, GATES * hidden)))
+
+    return wide(stored), each(scale, np.dtype(np.float32)), each(zero, stored.dtype)
+
+
+def _recurrent(ctx: Lowering, r: Tensor, scale: Tensor, zero: Tensor | None) -> dict:
+    """R as `recurrent_int8` reads it."""
+    columns, scales, zeros = _columns(ctx, r, scale, zero, int(ix.const(r.shape[1]) or 0))
+    packed, sums = zip(*(pack_quads(part) for part in columns), strict=True)
+    moved = zeros.astype(np.int32) - (128 if columns.dtype == np.uint8 else 0)
+    return {
+        "recurrent": Pointer(ctx.constant_buffer(np.stack(packed), "int8")),
+        "sums": Pointer(ctx.constant_buffer(np.stack(sums), "int32")),
+        "scales": Pointer(ctx.constant_buffer(scales, "float32")),
+        "zeros": Pointer(ctx.constant_buffer(moved, "int32")) if moved.any() else None,
+    }
