@@ -2,9 +2,9 @@
 //
 //   h R' = h_scale * scale[column] * sum over k of (bytes[k] - h_zero) * (R[k][column] - zero)
 //
-// Bytes are round(h / h_scale) + h_zero, kept within 0 .. 255, by the range of what the product reads in all batch elements that
-// are not over yet, and 0: high and low give h_scale = (high - low) / 255 (1 if they are equal), h_zero = round(-low / h_scale).
-// Where h holds NaNs or infinities, so does every sum.
+// Bytes are round(h / h_scale) + h_zero, kept within 0 .. 255, by the range of h in all batch elements together, and 0: high and
+// low give h_scale = (high - low) / 255 (1 / 255 if they are equal), h_zero = round(-low / h_scale). A sequence that was over
+// before the last step counts no more. Where h holds NaNs or infinities, every sum is NaN.
 //
 //   recurrent   panels [directions][gates * lanes / 16][ceil(hidden / 4)][16][4], less 128 if unsigned; 0 beyond `hidden`
 //   sums        of each column as packed, [directions][gates * lanes]
