@@ -260,6 +260,18 @@ _ALL = (
         hot_in="quad_tile",
     ),
     Kernel(
+        "recurrent_bytes_f32",
+        "the steps of LSTM, GRU and RNN in float, with weights of bytes",
+        "rows; weights in panels of 16 columns",
+        "k ascending in each product, as recurrent_f32",
+        f"{_TASKS}; one task for each direction and part of the batch",
+        "ops/test_recurrent_int8.py",
+        tile=_ROWS,
+        tiles={"x86_64_v2": (1,), "x86_64_v3": (4,), "icelake_server": (9,), "aarch64": (4,), "riscv64_v": (4,)},
+        hot=_FMA,
+        hot_in="bytes_tile",
+    ),
+    Kernel(
         "recurrent_f64",
         "the steps of LSTM, GRU and RNN in double",
         "rows; weights in panels of 16 columns",

@@ -101,20 +101,32 @@ def _optional(inputs: Sequence[Tensor | None], count: int) -> list[Tensor | None
     return [*inputs, *[None] * (count - len(inputs))]
 
 
-def float_weights(ctx: Lowering, cell: Cell, x: Tensor, w: Tensor, r: Tensor) -> Weights:
-    """W and R as floats, in the precision of `x` but at least float32."""
-    ctx.native(x, w, r)
-    wide = "float64" if x.dtype == "float64" else "float32"
-    w, r = _in_dtype(ctx, w, wide), _in_dtype(ctx, r, wide)
-    hidden = r.shape[-1]
+def weights_of(ctx: Lowering, cell: Cell, x: Tensor, w: Tensor, r: Tensor, kernel: str, fields: dict) -> Weights:
+    """W as floats, in the precision of `x` but at least float32; R as `fields` of `kernel`."""
+    ctx.native(x, w)
+    wide = wide_dtype(x)
+    w, hidden = _in_dtype(ctx, w, wide), r.shape[-1]
     for weight in (w, r):
         ctx.equal_dims(w.shape[0], weight.shape[0], "directions of weights differ")
         ctx.equal_dims(cell.gates * hidden, weight.shape[1], "gates of weights differ")
-    fields = {"recurrent": ctx.pointer(_panels(ctx, r, cell.gates, hidden))}
-    kernel = "recurrent_f64" if wide == "float64" else "recurrent_f32"
-    return Weights(
-        kernel, wide, w.shape[0], hidden, fields, lambda rows: product(ctx, rows, _by_input(ctx, w, cell.gates, hidden))
-    )
+
+    def project(rows: Tensor) -> Tensor:
+        return product(ctx, rows, _by_input(ctx, w, cell.gates, hidden))
+
+    return Weights(kernel, wide, w.shape[0], hidden, fields, project)
+
+
+def float_weights(ctx: Lowering, cell: Cell, x: Tensor, w: Tensor, r: Tensor) -> Weights:
+    """W and R as floats."""
+    ctx.native(r)
+    wide = wide_dtype(x)
+    fields = {"recurrent": ctx.pointer(panels(ctx, _in_dtype(ctx, r, wide), cell.gates, r.shape[-1]))}
+    return weights_of(ctx, cell, x, w, r, "recurrent_f64" if wide == "float64" else "recurrent_f32", fields)
+
+
+def wide_dtype(x: Tensor) -> str:
+    """What a layer computes in: halves become float32."""
+    return "float64" if x.dtype == "float64" else "float32"
 
 
 def layer(
@@ -234,7 +246,7 @@ def _rearranged(
     return ctx.lazy(x.dtype, shape, lambda i: x.at(at(i)), sources=[x], cost=1)
 
 
-def _panels(ctx: Lowering, r: Tensor, gates: int, hidden: Dim) -> Tensor:
+def panels(ctx: Lowering, r: Tensor, gates: int, hidden: Dim) -> Tensor:
     """[D, gates * hidden, K] as [D, gates, lanes / 16, K, 16]."""
     x = lane_groups(ctx, r, gates, hidden)
     directions, _, lanes, k = x.shape

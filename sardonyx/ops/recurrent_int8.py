@@ -20,8 +20,8 @@ from sardonyx.ops.contrib import MS
 from sardonyx.ops.contrib_quantized import scaled
 from sardonyx.ops.node import Node
 from sardonyx.ops.quantization import dynamically_quantized, factor, integer_product
-from sardonyx.ops.recurrent import LSTM, Weights, layer
-from sardonyx.ops.registry import operator
+from sardonyx.ops.recurrent import GRU, LSTM, RNN, Cell, Weights, lane_groups, layer, panels, weights_of
+from sardonyx.ops.registry import add, operator
 
 GATES = LSTM.gates
 
@@ -88,3 +88,30 @@ def _recurrent(ctx: Lowering, r: Tensor, scale: Tensor, zero: Tensor | None) -> 
         "scales": Pointer(ctx.constant_buffer(scales, "float32")),
         "zeros": Pointer(ctx.constant_buffer(moved, "int32")) if moved.any() else None,
     }
+
+
+# What the optimizer makes of DequantizeLinear before a layer (see optimizer/fuse_weights.py).
+
+
+def _dequantized(name: str, cell: Cell) -> None:
+    def lower(
+        ctx: Lowering, node: Node, x: Tensor, w: Tensor, r: Tensor, bias: Tensor | None, lengths: Tensor | None,
+        h: Tensor | None, c: Tensor | None, peepholes: Tensor | None, scales: Tensor,
+    ) -> tuple[Tensor | None, ...]:  # fmt: skip
+        weights = weights_of(ctx, cell, x, w, r, "recurrent_bytes_f32", _bytes(ctx, cell, r, scales))
+        return layer(ctx, node, cell, x, weights, bias, lengths, h, c, peepholes)[: len(node.outputs)]
+
+    lower.__doc__ = f"{name} whose recurrent weights are bytes with a scale for each column."
+    add(f"{name}Dequantized", lower, since=1, domain="ai.sardonyx", elementwise=False)
+
+
+for _name, _cell in (("LSTM", LSTM), ("GRU", GRU), ("RNN", RNN)):
+    _dequantized(_name, _cell)
+
+
+def _bytes(ctx: Lowering, cell: Cell, r: Tensor, scales: Tensor) -> dict:
+    """R as `recurrent_bytes_f32` reads it."""
+    hidden = r.shape[-1]
+    each = np.broadcast_to(np.asarray(scales.array), np.asarray(r.array).shape[:2])
+    wide = lane_groups(ctx, ctx.constant(np.ascontiguousarray(each)), cell.gates, hidden)
+    return {"recurrent": ctx.pointer(panels(ctx, r, cell.gates, hidden)), "scales": ctx.pointer(wide)}

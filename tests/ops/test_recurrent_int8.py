@@ -1,4 +1,8 @@
-"""LSTM on bytes against ONNX Runtime, whose rounding it has: what differs is rounding of floats, and borders between steps."""
+"""Recurrent layers with weights of bytes.
+
+DynamicQuantizeLSTM against ONNX Runtime, whose rounding it has: what differs is rounding of floats, and borders between
+steps. Weights alone in bytes against the same weights as floats: no bit differs.
+"""
 
 from __future__ import annotations
 
@@ -128,3 +132,57 @@ def test_scales_that_do_not_fit_are_an_error() -> None:
             weight.CopyFrom(onnx.numpy_helper.from_array(np.ones((1, 3), np.float32), "r_scale"))
     with pytest.raises(errors.SardonyxError, match="scales do not fit"):
         Session(model)
+
+
+WEIGHTS_ALONE = """<ir_version: 9, opset_import: ["" : 20]>
+layer (float[time,batch,7] x) => (y, h) {
+    r = DequantizeLinear <axis = 1> (q, scale, zero)
+    y, h = %s <hidden_size = %d, direction = "%s"> (x, w, r, b)
+}"""
+
+
+def weights_alone(operator: str, hidden: int, direction: str, zero: int, kind: str) -> tuple[onnx.ModelProto, ...]:
+    """A layer whose R is quantised, and the same with the floats that DequantizeLinear makes of it."""
+    rng = np.random.default_rng(hidden)
+    columns = {"RNN": 1, "GRU": 3, "LSTM": 4}[operator] * hidden
+    directions = 1 + (direction == "bidirectional")
+    q = rng.integers(*((-128, 128) if kind == "int8" else (0, 256)), (directions, columns, hidden), kind)
+    scale = (rng.random(columns) / 300 / np.sqrt(hidden)).astype(np.float32)
+    floats = (q.astype(np.float32) - zero) * scale[:, None]
+    b, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((directions, 2 * columns), (directions, columns, 7)))
+    made = []
+    for extra in ({"q": q, "scale": scale, "zero": np.full(columns, zero, kind)}, {"r": floats}):
+        model = onnx.parser.parse_model(WEIGHTS_ALONE % (operator, hidden, direction))
+        if "r" in extra:
+            del model.graph.node[0]
+        weights = {"w": w, "b": b} | extra
+        model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in weights.items())
+        made.append(model)
+    return tuple(made)
+
+
+@pytest.fixture
+def always_bytes(monkeypatch) -> None:
+    """Layers of any size keep their weights in bytes."""
+    monkeypatch.setattr("sardonyx.optimizer.fuse_weights.LEAST_RECURRENT", 0)
+
+
+LAYERS = [
+    ("LSTM", 33, "bidirectional", 0, "int8"),
+    ("GRU", 16, "reverse", 128, "uint8"),
+    ("RNN", 5, "forward", 0, "int8"),
+]
+
+
+@pytest.mark.usefixtures("always_bytes")
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer[0])
+@pytest.mark.parametrize("target", [None, pytest.param("x86_64_v3", marks=pytest.mark.isa("avx2"))])
+def test_weights_of_bytes_have_the_bits_of_floats(layer, target) -> None:
+    bytes_, floats = weights_alone(*layer)
+    options = SessionOptions(cache=False, profile=True, target=target)
+    ours, other = Session(bytes_, options), Session(floats, SessionOptions())
+    for batch in (1, 2, 5, 11):
+        feeds = {"x": np.random.default_rng(batch).standard_normal((4, batch, 7)).astype(np.float32)}
+        for a, b in zip(ours.run(feeds), other.run(feeds), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert any(f"{layer[0]}Dequantized" in step.operator for step in ours.profile().steps)
