@@ -136,7 +136,7 @@ _ALL = (
     ),
     Kernel(
         "pool_nhwc_int8",
-        "maximum pooling of bytes, with an epilogue",
+        "maximum pooling of bytes, or int32 sums of windows, with an epilogue",
         _NHWC,
         _ANY,
         _TASKS,

@@ -16,7 +16,7 @@ from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.tensor import Position, Tensor
 from sardonyx.ops import registry, unary
 from sardonyx.ops.binary import map_elements
-from sardonyx.ops.contrib import MS, channels_first, channels_last, embed, window_attributes
+from sardonyx.ops.contrib import MS, embed
 from sardonyx.ops.contrib_attention import attend_projected
 from sardonyx.ops.few_bits import unpack_bits
 from sardonyx.ops.linalg import transpose
@@ -74,15 +74,6 @@ def _leaky_relu(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
     return unary.elementwise(ctx, x, lambda e: ex.select(e >= 0.0, e, e * alpha))
 
 
-def _pool(name: str) -> Callable[[Lowering, Node, Tensor], Tensor]:
-    def body(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
-        if not node.attr("channels_last", 0):
-            return standard(ctx, node, name, x, **window_attributes(node))
-        return channels_last(ctx, standard(ctx, node, name, channels_first(ctx, x), **window_attributes(node)))
-
-    return body
-
-
 def _softmax(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
     return standard(ctx, node, "Softmax", x, opset=node.attr("opset", 13), axis=node.attr("axis", -1))
 
@@ -95,8 +86,6 @@ def _reduce_mean(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
 
 _through("QLinearSigmoid", lambda ctx, node, x: unary.elementwise(ctx, x, unary.sigmoid))
 _through("QLinearLeakyRelu", _leaky_relu)
-_through("QLinearAveragePool", _pool("AveragePool"))
-_through("QLinearGlobalAveragePool", _pool("GlobalAveragePool"))
 _through("QLinearSoftmax", _softmax)
 _through("QLinearReduceMean", _reduce_mean)
 
