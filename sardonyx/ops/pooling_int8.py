@@ -14,7 +14,7 @@ from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.tensor import Position, Tensor
 from sardonyx.ops.contrib import MS, channels_first, channels_last, window_attributes
 from sardonyx.ops.contrib_quantized import like, to_float
-from sardonyx.ops.convolution_int8 import sums_of_bytes, suits_bytes
+from sardonyx.ops.convolution_int8 import suits_bytes, sums_of_bytes
 from sardonyx.ops.node import Node
 from sardonyx.ops.pooling import taps_inside, whole_window, window_of
 from sardonyx.ops.quantization import factor, is_single, rounded
@@ -25,7 +25,8 @@ from sardonyx.ops.window import Window
 
 @operator("QLinearAveragePool", domain=MS)
 def qlinear_average_pool(
-    ctx: Lowering, node: Node, x: Tensor, scale: Tensor, zero: Tensor | None, y_scale: Tensor, y_zero: Tensor | None = None
+    ctx: Lowering, node: Node, x: Tensor, scale: Tensor, zero: Tensor | None, y_scale: Tensor,
+    y_zero: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """The mean of each window of a quantised tensor, quantised again; padding is 0, not the zero point."""
     image = channels_first(ctx, x) if node.attr("channels_last", 0) else x
@@ -46,7 +47,8 @@ def qlinear_average_pool(
 
 @operator("QLinearGlobalAveragePool", domain=MS)
 def qlinear_global_average_pool(
-    ctx: Lowering, node: Node, x: Tensor, scale: Tensor, zero: Tensor | None, y_scale: Tensor, y_zero: Tensor | None = None
+    ctx: Lowering, node: Node, x: Tensor, scale: Tensor, zero: Tensor | None, y_scale: Tensor,
+    y_zero: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """The mean over all spatial positions of a quantised tensor, quantised again."""
     image = channels_first(ctx, x) if node.attr("channels_last", 0) else x
@@ -71,8 +73,8 @@ def _mean(
 ) -> Tensor:  # fmt: skip
     """``saturate(round(sum * scale / (count * y_scale)) + zero)``; without `count` it is that of all taps.
 
-    What AveragePool gives between DequantizeLinear and QuantizeLinear, but for sums within rounding of the middle between
-    two steps.
+    What AveragePool gives between DequantizeLinear and QuantizeLinear, but for sums within rounding of the middle
+    between two steps.
     """
     sums = sums_of_bytes(ctx, x, own[1], place)
     zero = None if wanted[1] is None else ctx.cheap(wanted[1]).scalar()

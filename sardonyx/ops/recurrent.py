@@ -271,9 +271,7 @@ def _by_input(ctx: Lowering, w: Tensor, gates: int, hidden: Dim) -> Tensor:
     return ctx.in_memory(ctx.materialize(by_input, Plain(by_input.shape)), (inputs, columns))
 
 
-def _projected(
-    ctx: Lowering, result: Tensor, parts: Tensor | None, directions: int, gates: int, split: bool
-) -> Tensor:
+def _projected(ctx: Lowering, result: Tensor, parts: Tensor | None, directions: int, gates: int, split: bool) -> Tensor:
     """x W' plus the bias, for all directions and gates: [.., .., D * gates * lanes] in memory."""
     if parts is None:
         return ctx.plain(result)

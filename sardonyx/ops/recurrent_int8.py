@@ -1,10 +1,11 @@
 """Recurrent layers whose weights are bytes.
 
-DynamicQuantizeLSTM rounds what it multiplies with to uint8 while it runs, as ONNX Runtime does: all of x by one range, and
-before each step h of all batch elements by one range; products are exact sums in int32 (`matmul_int8`, `recurrent_int8`),
-gates are float32. How results differ from ONNX Runtime's: sums are added and activations computed in another order, so a number
-on the border between two steps may fall the other way; with two threads or more ONNX Runtime has a range for each part of
-the batch; where `sequence_lens` leaves steps to nobody, their x does not belong to its range.
+DynamicQuantizeLSTM rounds what it multiplies with to uint8 while it runs, as ONNX Runtime does: all of x by one range,
+and before each step h of all batch elements by one range; products are exact sums in int32 (`matmul_int8`,
+`recurrent_int8`), gates are float32. How results differ from ONNX Runtime's: by rounding of floats (1e-7), so that now
+and then a number on the border between two steps falls the other way (one of 255 steps of h's range, times a weight of R:
+5e-4 where it was seen); with several threads ONNX Runtime has a range for each part of the batch; where `sequence_lens`
+leaves steps to nobody, their x does not belong to its range.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def dynamic_quantize_lstm(
     h: Tensor | None, c: Tensor | None, peepholes: Tensor | None, w_scale: Tensor, w_zero: Tensor | None,
     r_scale: Tensor, r_zero: Tensor | None,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
-    """LSTM on bytes: weights [directions, inputs, gates * hidden] as they are, data by its own range at each product."""
+    """LSTM on bytes: weights [directions, inputs, gates * hidden] as they are, data by its range at each product."""
     known = [t for t in (w, r, w_scale, w_zero, r_scale, r_zero) if t is not None]
     ctx.requires(all(t.array is not None for t in known), "weights that are computed")
     hidden = r.array.shape[1]  # type: ignore[union-attr]
@@ -54,13 +55,12 @@ def dynamic_quantize_lstm(
 def _columns(
     ctx: Lowering, w: Tensor, scale: Tensor, zero: Tensor | None, hidden: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """[D, K, gates * lanes], and scale and zero point of each column, [D, gates * lanes]; 0 in lanes beyond the hidden size.
+    """[D, K, gates * lanes], and scale and zero point of each column, [D, gates * lanes]; 0 beyond the hidden size.
 
     Scales and zero points are one for each direction, or one for each column of each.
     """
     stored = np.asarray(w.array)
-    directions, k = stored.shape[:2]
-    beyond = -hidden % LANES
+    directions, beyond = len(stored), -hidden % LANES
 
     def wide(x: np.ndarray) -> np.ndarray:
         padded = np.pad(x.reshape(*x.shape[:-1], GATES, hidden), [(0, 0)] * x.ndim + [(0, beyond)])

@@ -115,7 +115,7 @@ def quantized() -> Sample:
 
 
 def recurrent_of_bytes() -> Sample:
-    """LSTM whose state is rounded at each step: signed and unsigned weights, both directions, lengths; mean of bytes."""
+    """LSTM whose state is rounded at each step: signed and unsigned weights, directions, lengths; means of bytes."""
     hidden, inputs, columns = 37, 13, 4 * 37
     weights = {
         "w": integers(-127, 127, 2, inputs, columns, dtype="int8", seed=1),
@@ -129,18 +129,20 @@ def recurrent_of_bytes() -> Sample:
         "m": np.array([126], np.uint8),
         "q": np.array(0.01, np.float32),
         "o": np.array(120, np.uint8),
-        "rows": np.array([-1, 1, 2 * hidden], np.int64),
+        "one": np.array([1]),
+        "minus": np.array([-1]),
+        "wide": np.array([2 * hidden]),
+        "axis": np.array([1]),
     }
     text = """g (float[T,N,13] x, int32[N] lengths) => (float[T,1,N,37] y, float[1,N,37] h, uint8[T,M,K] p) {
-        a = com.microsoft.DynamicQuantizeLSTM<hidden_size=37, direction="bidirectional">(x, w, r, b, lengths, , , , s, z, s, z)
-        c = Transpose<perm=[0,2,1,3]>(a)  shape = Shape(x)  n = Gather<axis=0>(shape, one)  e = Concat<axis=0>(minus, n, wide)
-        f = Reshape(c, e)
+        a = com.microsoft.DynamicQuantizeLSTM<hidden_size=37, direction="bidirectional">(
+            x, w, r, b, lengths, , , , s, z, s, z)
+        c = Transpose<perm=[0,2,1,3]>(a)  shape = Shape(x)  n = Gather<axis=0>(shape, one)
+        e = Concat<axis=0>(minus, n, wide)  f = Reshape(c, e)
         y, h = com.microsoft.DynamicQuantizeLSTM<hidden_size=37>(f, v, u, , , , , , t, m, t, m)
         g = QuantizeLinear(y, q, o)
         p4 = com.microsoft.QLinearAveragePool<kernel_shape=[2,3], pads=[1,1,0,1]>(g, q, o, q, o)  p = Squeeze(p4, axis)
     }"""
-    weights |= {"one": np.array([1]), "minus": np.array([-1]), "wide": np.array([2 * hidden]), "axis": np.array([1])}
-    weights.pop("rows")
     feeds = [{"x": floats(t, n, inputs, seed=t), "lengths": np.resize([t, 1, t - 1], n).astype(np.int32)}
              for t, n in ((5, 3), (3, 1), (4, 9))]  # fmt: skip
     return sample("own_recurrent_of_bytes", text, weights, *feeds)

@@ -26,7 +26,8 @@ def quantised(kind: str, shape: tuple, zero: int, dims: tuple, channels_last: in
     """A model of one pooling operator of com.microsoft."""
     operator = "QLinearAveragePool" if window else "QLinearGlobalAveragePool"
     constants = {"s": SCALE, "z": np.array(zero, kind), "t": Y_SCALE, "u": np.array(Y_ZERO, kind)}
-    node = helper.make_node(operator, ["x", *constants], ["y"], domain="com.microsoft", channels_last=channels_last, **window)
+    attributes = {"channels_last": channels_last} | window
+    node = helper.make_node(operator, ["x", *constants], ["y"], domain="com.microsoft", **attributes)
     dtype = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     graph = helper.make_graph(
         [node], "pool", [helper.make_tensor_value_info("x", dtype, dims)],
@@ -41,7 +42,8 @@ def expected(x: np.ndarray, zero: int, **window) -> np.ndarray:
     """The exact mean in steps of the result, by the standard's AveragePool of doubles."""
     node = helper.make_node("AveragePool" if window else "GlobalAveragePool", ["x"], ["y"], **window)
     port = helper.make_tensor_value_info("x", onnx.TensorProto.DOUBLE, x.shape)
-    graph = helper.make_graph([node], "pool", [port], [helper.make_tensor_value_info("y", onnx.TensorProto.DOUBLE, None)])
+    result = helper.make_tensor_value_info("y", onnx.TensorProto.DOUBLE, None)
+    graph = helper.make_graph([node], "pool", [port], [result])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
     options = sardonyx.SessionOptions(providers=("reference",))
     mean = sardonyx.Session(model, options).run({"x": x.astype(np.float64) - zero})[0]

@@ -79,15 +79,15 @@ def theirs(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndar
 
 STATES = ("B", "h", "c")
 CASES = [
-    dict(hidden=5, batch=1),
-    dict(hidden=16, batch=3, direction="reverse", optional=(*STATES, "lengths")),
-    dict(hidden=64, batch=8, direction="bidirectional", optional=(*STATES, "lengths")),
-    dict(hidden=131, batch=2, kind="uint8", per_channel=False, direction="bidirectional", time=3),
-    dict(hidden=33, batch=13, kind="uint8", optional=(*STATES, "P")),
-    dict(hidden=17, optional=("B", "P"), input_forget=1, per_channel=False),
-    dict(hidden=17, optional=(), activations=["HardSigmoid", "Softsign", "Relu"]),
-    dict(hidden=17, optional=("B",), clip=0.4, time=2, batch=1),
-    dict(hidden=17, optional=("B", "lengths"), outputs=1),
+    {"hidden": 5, "batch": 1},
+    {"hidden": 16, "batch": 3, "direction": "reverse", "optional": (*STATES, "lengths")},
+    {"hidden": 64, "batch": 8, "direction": "bidirectional", "optional": (*STATES, "lengths")},
+    {"hidden": 131, "batch": 2, "kind": "uint8", "per_channel": False, "direction": "bidirectional", "time": 3},
+    {"hidden": 33, "batch": 13, "kind": "uint8", "optional": (*STATES, "P")},
+    {"hidden": 17, "optional": ("B", "P"), "input_forget": 1, "per_channel": False},
+    {"hidden": 17, "optional": (), "activations": ["HardSigmoid", "Softsign", "Relu"]},
+    {"hidden": 17, "optional": ("B",), "clip": 0.4, "time": 2, "batch": 1},
+    {"hidden": 17, "optional": ("B", "lengths"), "outputs": 1},
 ]
 
 
@@ -149,7 +149,8 @@ def weights_alone(operator: str, hidden: int, direction: str, zero: int, kind: s
     q = rng.integers(*((-128, 128) if kind == "int8" else (0, 256)), (directions, columns, hidden), kind)
     scale = (rng.random(columns) / 300 / np.sqrt(hidden)).astype(np.float32)
     floats = (q.astype(np.float32) - zero) * scale[:, None]
-    b, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((directions, 2 * columns), (directions, columns, 7)))
+    shapes = (directions, 2 * columns), (directions, columns, 7)
+    b, w = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
     made = []
     for extra in ({"q": q, "scale": scale, "zero": np.full(columns, zero, kind)}, {"r": floats}):
         model = onnx.parser.parse_model(WEIGHTS_ALONE % (operator, hidden, direction))

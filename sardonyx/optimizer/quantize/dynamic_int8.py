@@ -4,8 +4,8 @@
                   '-- scale ----------- Mul(weight's scales) ---------'
 
 All of it is the standard's (opset 11), so other runtimes run it too; but for LSTM, which becomes ONNX Runtime's
-com.microsoft.DynamicQuantizeLSTM. GRU and RNN have no such form: their weights alone become int8 (opset 13). Normalisation,
-softmax and whatever else is no product of a constant stay in float.
+com.microsoft.DynamicQuantizeLSTM. GRU and RNN have no such form: their weights alone become int8 (opset 13).
+Normalisation, softmax and whatever else is no product of a constant stay in float.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ from sardonyx.optimizer.step import Applied, Context, Step, step
 __all__ = ["DynamicInt8"]
 
 
-
 @step("dynamic-int8")
 @dataclass(frozen=True)
 class DynamicInt8(Step):
@@ -55,7 +54,7 @@ class DynamicInt8(Step):
         weight_scale: "max": the largest weight is the end of the scale; "mse": least squared error.
         reduce_range: weights of 7 bits, see `StaticInt8`.
         convolutions: Conv, too, as ConvInteger.
-        recurrent: LSTM, GRU and RNN, too, in subgraphs as well; False where com.microsoft.DynamicQuantizeLSTM is unknown.
+        recurrent: LSTM, GRU and RNN, too, in subgraphs as well; False for runtimes without DynamicQuantizeLSTM.
         smallest: weights with fewer elements stay in float: rounding would cost more than it saves.
         skip: names of nodes that stay in float.
     """

@@ -12,7 +12,10 @@ from sardonyx.optimizer.quantize.graph import add_constant, array_of, int_of, is
 from sardonyx.optimizer.quantize.write import write_weight
 from sardonyx.runtime.reference import evaluate
 
-__all__ = ["MICROSOFT", "RECURRENT", "dynamic_lstm", "is_dynamic", "place_of", "recurrent_layers", "store_weights", "why_float"]
+__all__ = [
+    "MICROSOFT", "RECURRENT", "dynamic_lstm", "is_dynamic", "place_of", "recurrent_layers", "store_weights",
+    "why_float",
+]  # fmt: skip
 
 RECURRENT = ("LSTM", "GRU", "RNN")
 MICROSOFT = "com.microsoft"
@@ -23,8 +26,8 @@ Integers = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]  # numbers
 def recurrent_layers(model: ir.Model) -> list[ir.Node]:
     """All recurrent layers of `model`, those of subgraphs, too.
 
-    Weights that follow from constants become constants of the main graph, one for all layers that have the same: exporters
-    leave the order of gates to Slice and Concat.
+    Weights that follow from constants become constants of the main graph, one for all layers that have the same:
+    exporters leave the order of gates to Slice and Concat.
     """
     layers = [node for node in model.graph.all_nodes() if is_op(node, *RECURRENT)]
     known: dict[ir.Value, np.ndarray | None] = {}
@@ -53,11 +56,11 @@ def _computed(model: ir.Model, value: ir.Value, known: dict[ir.Value, np.ndarray
     plain = not any(attribute.type == ir.AttributeType.GRAPH for attribute in producer.attributes.values())
     if producer.domain not in ("", "ai.onnx") or not plain or producer.op_type.startswith(("Random", "Bernoulli")):
         return None
-    inputs = {x.name: _computed(model, x, known) for x in producer.inputs if x is not None}
+    inputs = {str(x.name): _computed(model, x, known) for x in producer.inputs if x is not None}
     if any(array is None for array in inputs.values()):
         return None
     proto = ir.serde.serialize_node(producer)
-    ports = [onnx.helper.make_tensor_value_info(str(name), onnx.helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
+    ports = [onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
              for name, x in inputs.items() if x is not None]  # fmt: skip
     results = [onnx.helper.make_empty_tensor_value_info(name) for name in proto.output]
     alone = onnx.helper.make_model(
