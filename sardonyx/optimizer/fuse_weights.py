@@ -22,7 +22,7 @@ __all__ = ["FuseWeights"]
 WORD = 8  # numbers of 4 bits in a word of the kernel: blocks are made of these
 LEAST_WEIGHTS = 1 << 12  # fewer are as well kept as floats
 # Weights of one direction from which bytes pay, 3 MB as floats: where L2 has 2 MB, 1.1 times as fast with 8 batch
-# elements, 1.6 with one. With 1.9 MB of floats 0.93 and 1.03, with 1 MB 0.85 and 0.77: becoming floats costs more than L2 does.
+# elements, 1.6 with one. With 1.9 MB of floats 0.93 and 1.03, with 1 MB 0.85 and 0.77: becoming floats is what costs.
 LEAST_RECURRENT = 3 << 18
 RECURRENT = ("LSTM", "GRU", "RNN")
 

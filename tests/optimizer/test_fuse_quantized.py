@@ -93,6 +93,19 @@ def test_products_between_bytes_compute_on_bytes() -> None:
     check(model, g.feeds, steps=1)
 
 
+def test_both_products_of_an_attention_are_exact_sums_of_bytes() -> None:
+    for q_zero, k_zero in ((117, 131), (0, 255)):
+        g = Quantised()
+        q, k, v = (g.qdq(g.x(2, 3, 7, 19), 0.02, zero) for zero in (q_zero, k_zero, 120))
+        scores = g.add("MatMul", q, g.add("Transpose", k, perm=[0, 1, 3, 2]))
+        weights = g.qdq(g.x(2, 3, 5, 7), 1 / 255, 0)
+        model = g.model(g.q(scores, 0.1, 128), g.q(g.add("MatMul", weights, v), 0.02, 125))
+        left = operators(model)
+        assert left.count("QLinearMatMul") == 2
+        assert not set(left) & set(FLOATS)
+        check(model, g.feeds, steps=1)
+
+
 def test_products_that_end_in_floats_are_products_of_bytes_times_the_scales() -> None:
     g = Quantised()
     x, image = g.qdq(g.x(5, 19)), g.qdq(g.x(1, 2, 6, 5), 0.04, 3, np.int8)
