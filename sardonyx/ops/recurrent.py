@@ -111,7 +111,7 @@ def weights_of(ctx: Lowering, cell: Cell, x: Tensor, w: Tensor, r: Tensor, kerne
         ctx.equal_dims(cell.gates * hidden, weight.shape[1], "gates of weights differ")
 
     def project(rows: Tensor) -> Tensor:
-        return product(ctx, rows, _by_input(ctx, w, cell.gates, hidden))
+        return product(ctx, rows, by_input(ctx, w, cell.gates, hidden))
 
     return Weights(kernel, wide, w.shape[0], hidden, fields, project)
 
@@ -257,7 +257,7 @@ def panels(ctx: Lowering, r: Tensor, gates: int, hidden: Dim) -> Tensor:
     )  # fmt: skip
 
 
-def _by_input(ctx: Lowering, w: Tensor, gates: int, hidden: Dim) -> Tensor:
+def by_input(ctx: Lowering, w: Tensor, gates: int, hidden: Dim) -> Tensor:
     """[D, gates * hidden, K] as [K, D * gates * lanes]."""
     weights = lane_groups(ctx, w, gates, hidden)
     directions, _, lanes, inputs = weights.shape

@@ -10,21 +10,27 @@ R: 5e-4 where it was seen); with several threads ONNX Runtime has a range for ea
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 
 from sardonyx.compiler import index as ix
+from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Pointer
 from sardonyx.compiler.tensor import LANES, Tensor
 from sardonyx.kernels.packing_int8 import pack_quads
 from sardonyx.ops.contrib import MS
 from sardonyx.ops.contrib_quantized import scaled
+from sardonyx.ops.few_bits import product_of_bits
 from sardonyx.ops.node import Node
 from sardonyx.ops.quantization import dynamically_quantized, factor, integer_product
-from sardonyx.ops.recurrent import GRU, LSTM, RNN, Cell, Weights, lane_groups, layer, panels, weights_of
+from sardonyx.ops.recurrent import GRU, LSTM, RNN, Cell, Weights, by_input, lane_groups, layer, panels, weights_of
 from sardonyx.ops.registry import add, operator
 
 GATES = LSTM.gates
+WORD = 8  # blocks of `product_of_bits` are made of these
 
 
 @operator("DynamicQuantizeLSTM", domain=MS)
@@ -96,12 +102,14 @@ def _recurrent(ctx: Lowering, r: Tensor, scale: Tensor, zero: Tensor | None) -> 
 def _dequantized(name: str, cell: Cell) -> None:
     def lower(
         ctx: Lowering, node: Node, x: Tensor, w: Tensor, r: Tensor, bias: Tensor | None, lengths: Tensor | None,
-        h: Tensor | None, c: Tensor | None, peepholes: Tensor | None, scales: Tensor,
+        h: Tensor | None, c: Tensor | None, peepholes: Tensor | None, scales: Tensor, w_scales: Tensor | None = None,
     ) -> tuple[Tensor | None, ...]:  # fmt: skip
         weights = weights_of(ctx, cell, x, w, r, "recurrent_bytes_f32", _bytes(ctx, cell, r, scales))
+        if w_scales is not None:
+            weights = replace(weights, project=_project_bytes(ctx, cell, w, w_scales, r.shape[-1]))
         return layer(ctx, node, cell, x, weights, bias, lengths, h, c, peepholes)[: len(node.outputs)]
 
-    lower.__doc__ = f"{name} whose recurrent weights are bytes with a scale for each column."
+    lower.__doc__ = f"{name} whose weights are bytes with a scale for each column; W may be floats."
     add(f"{name}Dequantized", lower, since=1, domain="ai.sardonyx", elementwise=False)
 
 
@@ -111,7 +119,20 @@ for _name, _cell in (("LSTM", LSTM), ("GRU", GRU), ("RNN", RNN)):
 
 def _bytes(ctx: Lowering, cell: Cell, r: Tensor, scales: Tensor) -> dict:
     """R as `recurrent_bytes_f32` reads it."""
-    hidden = r.shape[-1]
-    each = np.broadcast_to(np.asarray(scales.array), np.asarray(r.array).shape[:2])
-    wide = lane_groups(ctx, ctx.constant(np.ascontiguousarray(each)), cell.gates, hidden)
-    return {"recurrent": ctx.pointer(panels(ctx, r, cell.gates, hidden)), "scales": ctx.pointer(wide)}
+    wide = _scales(ctx, cell, r, scales)
+    return {"recurrent": ctx.pointer(panels(ctx, r, cell.gates, r.shape[-1])), "scales": ctx.pointer(wide)}
+
+
+def _scales(ctx: Lowering, cell: Cell, weight: Tensor, scales: Tensor) -> Tensor:
+    """[D, gates, lanes] of one for each column of all directions."""
+    each = np.broadcast_to(np.asarray(scales.array), np.asarray(weight.array).shape[:2])
+    return lane_groups(ctx, ctx.constant(np.ascontiguousarray(each)), cell.gates, each.shape[1] // cell.gates)
+
+
+def _project_bytes(ctx: Lowering, cell: Cell, w: Tensor, scales: Tensor, hidden: Dim) -> Callable[[Tensor], Tensor]:
+    """x W' with W as bytes in memory."""
+    columns = np.asarray(by_input(ctx, w, cell.gates, hidden).array)
+    numbers = (columns.astype(np.int16) + 128).astype(np.uint8)
+    row = np.asarray(_scales(ctx, cell, w, scales).array).reshape(1, -1)
+    whole = -(-len(numbers) // WORD) * WORD
+    return lambda rows: product_of_bits(ctx, rows, numbers, row, None, bits=8, block=whole)

@@ -4,8 +4,8 @@
     w -> DequantizeLinear -----------'              w, scale, zero point ----------'
 
 Scales are one for all, one for each column, or one for each column of a block of rows. The weights stay in memory as
-numbers of 4 or 8 bits, and the result has the bits of the product of floats. Of LSTM, GRU and RNN it is R that stays
-bytes, where it is so large that as floats it would come from beyond L2 at each step.
+numbers of 4 or 8 bits, and the result has the bits of the product of floats. Those of LSTM, GRU and RNN stay bytes
+where R is so large that as floats it would come from beyond L2 at each step.
 """
 
 from __future__ import annotations
@@ -80,24 +80,18 @@ def _fuse(model: ir.Model, node: ir.Node) -> str:
 
 
 def _fuse_layer(model: ir.Model, node: ir.Node) -> str:
-    r = node.inputs[2]
-    found = qz.dequantized(r)
-    if r is None or found is None or found.data.const_value is None or not found.parameters.known:
-        return "its recurrent weights are no known bytes"
-    q, (scale, zero) = qz.array_of(found.data), found.parameters.arrays()
-    if q.ndim != 3 or found.parameters.block or not (found.parameters.single or found.parameters.axis % 3 == 1):
-        return "scales that are not one for each column"
-    if q[0].size < LEAST_RECURRENT:
+    r = _bytes_of(model, node.inputs[2])
+    if isinstance(r, str):
+        return f"its recurrent weights are {r}"
+    if qz.array_of(r[0])[0].size < LEAST_RECURRENT:
         return "as floats they fit a cache"
-    middle = 0 if found.parameters.dtype.is_signed() else 128
-    if np.any(zero != middle):
-        return "zero points that bytes cannot be moved to"
-    values = [(q.astype(np.int16) - middle).astype(np.int8), np.broadcast_to(scale.ravel(), q.shape[1])]
-    weights = [qz.constant(model, f"{found.data.name}/{name}", value)
-               for name, value in zip(("bytes", "scales"), values, strict=True)]  # fmt: skip
+    w = _bytes_of(model, node.inputs[1])
     inputs = [*node.inputs, *[None] * (8 - len(node.inputs))]
-    inputs[2] = weights[0]
-    new = ir.Node(DOMAIN, f"{node.op_type}Dequantized", [*inputs, weights[1]], node.attributes.values(), version=1,
+    inputs[2] = r[0]
+    if not isinstance(w, str):
+        inputs[1] = w[0]
+    scales = [r[1], None if isinstance(w, str) else w[1]]
+    new = ir.Node(DOMAIN, f"{node.op_type}Dequantized", [*inputs, *scales], node.attributes.values(), version=1,
                   name=node.name, num_outputs=len(node.outputs))  # fmt: skip
     assert node.graph is not None
     node.graph.insert_before(node, new)
@@ -107,6 +101,22 @@ def _fuse_layer(model: ir.Model, node: ir.Node) -> str:
         ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
     qz.remove_unread(node)
     return ""
+
+
+def _bytes_of(model: ir.Model, value: ir.Value | None) -> tuple[ir.Value, ir.Value] | str:
+    """Weights [directions, columns, inputs] of a layer as int8, and the scale of each column; else what they are."""
+    found = qz.dequantized(value)
+    if found is None or found.data.const_value is None or not found.parameters.known:
+        return "no known bytes"
+    q, (scale, zero) = qz.array_of(found.data), found.parameters.arrays()
+    if q.ndim != 3 or found.parameters.block or not (found.parameters.single or found.parameters.axis % 3 == 1):
+        return "bytes without a scale for each column"
+    middle = 0 if found.parameters.dtype.is_signed() else 128
+    if np.any(zero != middle):
+        return "bytes with other zero points than the middle"
+    moved, scales = (q.astype(np.int16) - middle).astype(np.int8), np.broadcast_to(scale.ravel(), q.shape[1])
+    name = found.data.name
+    return qz.constant(model, f"{name}/bytes", moved), qz.constant(model, f"{name}/scales", scales)
 
 
 def _blocks(found: Quantized, q: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, int] | str:

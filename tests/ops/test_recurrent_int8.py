@@ -136,28 +136,34 @@ def test_scales_that_do_not_fit_are_an_error() -> None:
 
 WEIGHTS_ALONE = """<ir_version: 9, opset_import: ["" : 20]>
 layer (float[time,batch,7] x) => (y, h) {
-    r = DequantizeLinear <axis = 1> (q, scale, zero)
+    r = DequantizeLinear <axis = 1> (rq, rscale, zero)
+    w = DequantizeLinear <axis = 1> (wq, wscale, zero)
     y, h = %s <hidden_size = %d, direction = "%s"> (x, w, r, b)
 }"""
 
 
 def weights_alone(operator: str, hidden: int, direction: str, zero: int, kind: str) -> tuple[onnx.ModelProto, ...]:
-    """A layer whose R is quantised, and the same with the floats that DequantizeLinear makes of it."""
+    """A layer with quantised weights; the same with W as floats; the same with floats for both."""
     rng = np.random.default_rng(hidden)
     columns = {"RNN": 1, "GRU": 3, "LSTM": 4}[operator] * hidden
     directions = 1 + (direction == "bidirectional")
-    q = rng.integers(*((-128, 128) if kind == "int8" else (0, 256)), (directions, columns, hidden), kind)
-    scale = (rng.random(columns) / 300 / np.sqrt(hidden)).astype(np.float32)
-    floats = (q.astype(np.float32) - zero) * scale[:, None]
-    shapes = (directions, 2 * columns), (directions, columns, 7)
-    b, w = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+    known = {
+        "b": rng.standard_normal((directions, 2 * columns)).astype(np.float32),
+        "zero": np.full(columns, zero, kind),
+    }
+    for name, inputs in (("r", hidden), ("w", 7)):
+        q = rng.integers(*((-128, 128) if kind == "int8" else (0, 256)), (directions, columns, inputs), kind)
+        scale = (rng.random(columns) / 300 / np.sqrt(inputs)).astype(np.float32)
+        known |= {f"{name}q": q, f"{name}scale": scale, name: (q.astype(np.float32) - zero) * scale[:, None]}
     made = []
-    for extra in ({"q": q, "scale": scale, "zero": np.full(columns, zero, kind)}, {"r": floats}):
+    for left in (2, 1, 0):
         model = onnx.parser.parse_model(WEIGHTS_ALONE % (operator, hidden, direction))
-        if "r" in extra:
-            del model.graph.node[0]
-        weights = {"w": w, "b": b} | extra
-        model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in weights.items())
+        for node in list(model.graph.node[left:2]):
+            model.graph.node.remove(node)
+        read = {name for node in model.graph.node for name in node.input}
+        computed = {name for node in model.graph.node for name in node.output}
+        weights = [onnx.numpy_helper.from_array(known[name], name) for name in sorted(read - computed - {"x"})]
+        model.graph.initializer.extend(weights)
         made.append(model)
     return tuple(made)
 
@@ -179,11 +185,11 @@ LAYERS = [
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer[0])
 @pytest.mark.parametrize("target", [None, pytest.param("x86_64_v3", marks=pytest.mark.isa("avx2"))])
 def test_weights_of_bytes_have_the_bits_of_floats(layer, target) -> None:
-    bytes_, floats = weights_alone(*layer)
-    options = SessionOptions(cache=False, profile=True, target=target)
-    ours, other = Session(bytes_, options), Session(floats, SessionOptions())
-    for batch in (1, 2, 5, 11):
-        feeds = {"x": np.random.default_rng(batch).standard_normal((4, batch, 7)).astype(np.float32)}
-        for a, b in zip(ours.run(feeds), other.run(feeds), strict=True):
-            np.testing.assert_array_equal(a, b)
-    assert any(f"{layer[0]}Dequantized" in step.operator for step in ours.profile().steps)
+    *models, floats = weights_alone(*layer)
+    options, other = SessionOptions(cache=False, profile=True, target=target), Session(floats, SessionOptions())
+    for ours in (Session(model, options) for model in models):
+        for batch in (1, 2, 5, 11):
+            feeds = {"x": np.random.default_rng(batch).standard_normal((4, batch, 7)).astype(np.float32)}
+            for a, b in zip(ours.run(feeds), other.run(feeds), strict=True):
+                np.testing.assert_array_equal(a, b)
+        assert any(f"{layer[0]}Dequantized" in step.operator for step in ours.profile().steps)
