@@ -160,6 +160,24 @@ def test_elements_and_pools_compute_on_bytes() -> None:
     check(model, g.feeds, steps=1)
 
 
+@pytest.mark.parametrize("opset", [17, 21])
+def test_a_mean_over_all_positions_is_global_pooling(opset: int) -> None:
+    def mean(g: Quantised, axes: list[int], **more: int) -> str:
+        x = g.qdq(g.x(2, 5, 6, 7))
+        if opset < 18:
+            return g.q(g.add("ReduceMean", x, axes=axes, **more), 0.01, 100)
+        return g.q(g.add("ReduceMean", x, g.constant(np.array(axes)), **more), 0.01, 100)
+
+    g = Quantised(opset)
+    model = g.model(mean(g, [2, 3]), mean(g, [-1, -2], keepdims=0))
+    pooled = ["QuantizeLinear", "QLinearGlobalAveragePool"]
+    assert sorted(operators(model)) == sorted([*pooled, *pooled, "Flatten"])
+    check(model, g.feeds, steps=1)
+    for axes in ([1, 2], [3], [1, 2, 3]):
+        g = Quantised(opset)
+        assert "ReduceMean" in operators(g.model(mean(g, axes)))
+
+
 def test_bytes_are_dequantised_once_for_each_reader() -> None:
     g = Quantised()
     x = g.qdq(g.x(3, 7))
