@@ -30,6 +30,7 @@ from sardonyx.ops.recurrent import GRU, LSTM, RNN, Cell, Weights, by_input, lane
 from sardonyx.ops.registry import add, operator
 
 GATES = LSTM.gates
+BEYOND = 960  # bytes of R that `recurrent_int8` may read behind it
 WORD = 8  # blocks of `product_of_bits` are made of these
 
 
@@ -89,7 +90,7 @@ def _recurrent(ctx: Lowering, r: Tensor, scale: Tensor, zero: Tensor | None) -> 
     packed, sums = zip(*(pack_quads(part) for part in columns), strict=True)
     moved = zeros.astype(np.int32) - (128 if columns.dtype == np.uint8 else 0)
     return {
-        "recurrent": Pointer(ctx.constant_buffer(np.stack(packed), "int8")),
+        "recurrent": Pointer(ctx.constant_buffer(np.pad(np.stack(packed).ravel(), (0, BEYOND)), "int8")),
         "sums": Pointer(ctx.constant_buffer(np.stack(sums), "int32")),
         "scales": Pointer(ctx.constant_buffer(scales, "float32")),
         "zeros": Pointer(ctx.constant_buffer(moved, "int32")) if moved.any() else None,

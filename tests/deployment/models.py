@@ -144,7 +144,7 @@ def recurrent_of_bytes() -> Sample:
         p4 = com.microsoft.QLinearAveragePool<kernel_shape=[2,3], pads=[1,1,0,1]>(g, q, o, q, o)  p = Squeeze(p4, axis)
     }"""
     feeds = [{"x": floats(t, n, inputs, seed=t), "lengths": np.resize([t, 1, t - 1], n).astype(np.int32)}
-             for t, n in ((5, 3), (3, 1), (4, 9))]  # fmt: skip
+             for t, n in ((5, 3), (3, 1), (4, 17))]  # fmt: skip
     return sample("own_recurrent_of_bytes", text, weights, *feeds)
 
 

@@ -6,7 +6,8 @@
 // low give h_scale = (high - low) / 255 (1 / 255 if they are equal), h_zero = round(-low / h_scale). A sequence that was over
 // before the last step counts no more. Where h holds NaNs or infinities, every sum is NaN.
 //
-//   recurrent   panels [directions][gates * lanes / 16][ceil(hidden / 4)][16][4], less 128 if unsigned; 0 beyond `hidden`
+//   recurrent   panels [directions][gates * lanes / 16][ceil(hidden / 4)][16][4], less 128 if unsigned; 0 beyond `hidden`;
+//               960 bytes beyond them can be read
 //   sums        of each column as packed, [directions][gates * lanes]
 //   scales      of each column, likewise
 //   zeros       of each column, likewise, less 128 if R is unsigned; NULL: 0

@@ -1,6 +1,7 @@
 // recurrent_int8_tile.h -- the register tiles of recurrent_int8: sums[R][16 P] = sum over quads of dot(A[R], B[16 P]).
 //
-// B is read as bytes. Where the target has a dot product of bytes (simd.h: SX_DOT_GROUP 4), A is bytes, too, and a word of
+// Matrix tiles (SX_TILES) take 16 rows at once, 64 numbers of K; rows beyond those wanted are computed for nothing. B is read as
+// bytes. Where the target has a dot product of bytes (simd.h: SX_DOT_GROUP 4), A is bytes, too, and a word of
 // the sums belongs to a column. Elsewhere A is int16, four numbers repeated, bytes of B are widened as they are loaded, and
 // two words, SPLIT, make a column. So weights are never larger than bytes: with one row reading them is what costs.
 #ifndef SARDONYX_RECURRENT_INT8_TILE_H
@@ -50,9 +51,11 @@ typedef int16_t element; // A is less its zero point
 #define EACH_ROW_COUNT(X) X(1)
 #endif
 #define MOST_WIDE 8
+#define TILE_ROWS 16
+#define TILE_PANELS 4 // their sums, A and B take 6 of 8 tiles
 
 typedef struct {
-    const element *a; // row i at a[i * a_row], whole quads
+    const element *a; // row i at a[i * a_row], whole quads; for matrix tiles bytes in multiples of 64, 0 beyond the quads
     int64_t a_row;
     const int8_t *b;  // quad q of panel p at b[p * b_panel + q * 64]
     int64_t b_panel;
@@ -113,5 +116,27 @@ EACH_ROW_COUNT(SLIM_TILE)
 #define SLIM_ENTRY(R) [R] = quad_tile_slim_##R,
 static const quad_tile_function quad_wide_tiles[MR + 1] = {EACH_ROW_COUNT(WIDE_ENTRY)};
 static const quad_tile_function quad_slim_tiles[MR + 1] = {EACH_ROW_COUNT(SLIM_ENTRY)};
+
+#if SX_TILES
+#define EACH_SUM(X) X(0) X(1) X(2) X(3)
+// 16 rows of 4 panels, or of one; the caller has called tiles_begin. What comes behind a panel is multiplied by 0.
+static void matrix_tile(const quad_tile *t, int64_t panels) {
+#define CLEAR(p) tile_zero(p);
+    EACH_SUM(CLEAR)
+    for (int64_t q = 0; q < t->quads; q += 16) {
+        const int8_t *const b = t->b + q * 64;
+        tile_load(4, t->a + q * 4, t->a_row);
+#define ADD_PANEL(p)                                   \
+    if (p < panels) {                                  \
+        tile_load(5, b + p * t->b_panel, 64);          \
+        tile_dot_u8(p, 4, 5);                          \
+    }
+        EACH_SUM(ADD_PANEL)
+    }
+#define STORE_PANEL(p) \
+    if (p < panels) tile_store(p, t->sums + p * 16, panels * 64);
+    EACH_SUM(STORE_PANEL)
+}
+#endif
 
 #endif
