@@ -4,7 +4,7 @@ DynamicQuantizeLSTM rounds what it multiplies with to uint8 while it runs, as ON
 and before each step h of all batch elements by one range; products are exact sums in int32 (`matmul_int8`,
 `recurrent_int8`), gates are float32. How results differ from ONNX Runtime's: by rounding of floats (1e-7), so that now
 and then a number on the border between two steps falls the other way (one of 255 steps of h's range, times a weight of
-R: 5e-4 where it was seen); with several threads ONNX Runtime has a range for each part of the batch; where
+R: 1e-3 where it was seen); with several threads ONNX Runtime has a range for each part of the batch; where
 `sequence_lens` leaves steps to nobody, their x does not belong to its range.
 """
 
