@@ -42,10 +42,15 @@ def _conv_transpose(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape
     return ix.product(inputs[0]) * ix.product(inputs[1][1:])
 
 
-def _recurrent(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Dim:
-    x, w, r = inputs[:3]
-    hidden = r[2]
-    return x[0] * x[1] * w[0] * (GATES[node.op_type] * hidden) * (w[2] + hidden)
+def _recurrent(gates: int) -> Rule:
+    """The rule of a recurrent layer with that many gates."""
+
+    def rule(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Dim:
+        x, w, r = inputs[:3]
+        hidden = node.attr("hidden_size", r[2])
+        return x[0] * x[1] * w[0] * (gates * hidden) * (x[2] + hidden)
+
+    return rule
 
 
 def _attention(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Dim:
@@ -73,7 +78,8 @@ RULES: dict[str, Rule] = {
     "ScaledConv": _conv(2),
     "QLinearConv": _conv(3),
     "ConvTranspose": _conv_transpose,
-    **dict.fromkeys(GATES, _recurrent),
+    **{f"{name}{form}": _recurrent(gates) for name, gates in GATES.items() for form in ("", "Dequantized")},
+    "DynamicQuantizeLSTM": _recurrent(GATES["LSTM"]),
     "FusedAttention": _attention,
     "Attention": _attention,
 }

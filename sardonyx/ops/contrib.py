@@ -1,7 +1,7 @@
 """Operators of domain com.microsoft that exporters and other runtimes' optimisers leave in files.
 
 Here: fused arithmetic, normalisations, products, pooling. Attention is in `contrib_attention`, quantised operators in
-`contrib_quantized`.
+`contrib_quantized`, average pooling and LSTM on bytes in `pooling_int8` and `recurrent_int8`.
 """
 
 from __future__ import annotations
@@ -323,4 +323,4 @@ def inverse(x: np.ndarray) -> np.ndarray:
     return np.linalg.inv(x)
 
 
-from sardonyx.ops import contrib_attention, contrib_quantized  # noqa: E402, F401 - they register their operators
+from sardonyx.ops import contrib_attention, contrib_quantized, pooling_int8, recurrent_int8  # noqa: E402, F401 - they register their operators

@@ -6,7 +6,6 @@ Element-wise ones compute in float32 between two steps of quantisation, all in o
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.tensor import Position, Tensor
 from sardonyx.ops import registry, unary
 from sardonyx.ops.binary import map_elements
-from sardonyx.ops.contrib import MS, channels_first, channels_last, embed, window_attributes
+from sardonyx.ops.contrib import MS, embed
 from sardonyx.ops.contrib_attention import attend_projected
 from sardonyx.ops.few_bits import unpack_bits
 from sardonyx.ops.linalg import transpose
@@ -75,15 +74,6 @@ def _leaky_relu(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
     return unary.elementwise(ctx, x, lambda e: ex.select(e >= 0.0, e, e * alpha))
 
 
-def _pool(name: str) -> Callable[[Lowering, Node, Tensor], Tensor]:
-    def body(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
-        if not node.attr("channels_last", 0):
-            return standard(ctx, node, name, x, **window_attributes(node))
-        return channels_last(ctx, standard(ctx, node, name, channels_first(ctx, x), **window_attributes(node)))
-
-    return body
-
-
 def _softmax(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
     return standard(ctx, node, "Softmax", x, opset=node.attr("opset", 13), axis=node.attr("axis", -1))
 
@@ -96,8 +86,6 @@ def _reduce_mean(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
 
 _through("QLinearSigmoid", lambda ctx, node, x: unary.elementwise(ctx, x, unary.sigmoid))
 _through("QLinearLeakyRelu", _leaky_relu)
-_through("QLinearAveragePool", _pool("AveragePool"))
-_through("QLinearGlobalAveragePool", _pool("GlobalAveragePool"))
 _through("QLinearSoftmax", _softmax)
 _through("QLinearReduceMean", _reduce_mean)
 
@@ -197,32 +185,7 @@ def qattention(
     return attend_projected(ctx, node, projected, mask, past, None)
 
 
-# Weights that are widened.
-
-
-@operator("DynamicQuantizeLSTM", domain=MS)
-def dynamic_quantize_lstm(
-    ctx: Lowering, node: Node, x: Tensor, w: Tensor, r: Tensor, bias: Tensor | None, lengths: Tensor | None,
-    h: Tensor | None, c: Tensor | None, peepholes: Tensor | None, w_scale: Tensor, w_zero: Tensor | None,
-    r_scale: Tensor, r_zero: Tensor | None,
-) -> Any:  # fmt: skip
-    """LSTM with quantised weights [directions, inputs, gates]; the data itself stays float32."""
-    weights = [_lstm_weights(ctx, *t) for t in ((w, w_scale, w_zero), (r, r_scale, r_zero))]
-    names = ("activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size", "input_forget")
-    attributes = {name: node.attr(name) for name in names if node.attr(name) is not None}
-    return standard(
-        ctx, node, "LSTM", x, *weights, bias, lengths, h, c, peepholes, outputs=len(node.outputs), **attributes
-    )
-
-
-def _lstm_weights(ctx: Lowering, w: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
-    """[directions, gates, inputs] in float32; scales are one for each direction, or for each gate of each too."""
-    parts = [t for t in (w, scale, zero) if t is not None]
-    ctx.requires(all(t.array is not None for t in parts), "weights that are computed")
-    stored = np.asarray(w.array, np.float32)
-    factors, *zeros = (np.asarray(t.array, np.float32).reshape(len(stored), 1, -1) for t in parts[1:])
-    value = (stored - (zeros[0] if zeros else 0)) * factors
-    return ctx.constant(np.ascontiguousarray(value.swapaxes(1, 2)))
+# Tables that are widened.
 
 
 @operator("QEmbedLayerNormalization", domain=MS)

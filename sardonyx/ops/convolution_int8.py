@@ -85,6 +85,13 @@ def largest_bytes(ctx: Lowering, x: Tensor, place: Window) -> Tensor:
     return _opened(ctx, "pool_nhwc_int8", fields, place, x.shape[:2], x.dtype)
 
 
+def sums_of_bytes(ctx: Lowering, x: Tensor, zero: Tensor | None, place: Window) -> Tensor:
+    """The int32 sum, less the zero point each, of those bytes of each window that lie inside."""
+    fields = _source(ctx, x) | {"is_signed": x.dtype == "int8", "sums": True}
+    fields |= {} if zero is None else {"x_zero": ctx.pointer(zero)}
+    return _opened(ctx, "pool_nhwc_int8", fields, place, x.shape[:2], "int32")
+
+
 def _check_lengths(ctx: Lowering, outputs: Dim, *parameters: Tensor | None) -> None:
     """Each is one number, or one for each output channel; kernels take their word for it."""
     for parameter in parameters:

@@ -24,7 +24,8 @@ from sardonyx.ops.winograd import open_blocked
 MOST_WASTE = 4  # a plain input is put into blocks of 16 channels when at most this much of them would be padding
 
 
-def _window(ctx: Lowering, node: Node, x: Tensor) -> Window:
+def window_of(ctx: Lowering, node: Node, x: Tensor) -> Window:
+    """The window that a pooling node's attributes describe."""
     kernel = node.attr("kernel_shape")
     if x.rank < 3 or kernel is None or len(kernel) != x.rank - 2 or min(kernel) < 1:
         raise errors.ModelError(
@@ -89,7 +90,7 @@ def _lowest(dtype: str) -> Expr:
 def max_pool(ctx: Lowering, node: Node, x: Tensor) -> Tensor | tuple[Tensor, ...]:
     """The largest element of each window, and on request where it was."""
     ctx.native(x)
-    place = _window(ctx, node, x)
+    place = window_of(ctx, node, x)
     if node.wants(1):
         return _max_pool_indices(ctx, x, place, bool(node.attr("storage_order", 0)))
     if _suits_blocks(x):
@@ -155,7 +156,7 @@ def average_pool(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
     """The mean of each window; taps in the padding count when ``count_include_pad`` is set."""
     ctx.native(x)
     ctx.requires(is_float(x.dtype), f"AveragePool of {x.dtype}")
-    place = _window(ctx, node, x)
+    place = window_of(ctx, node, x)
     padded = bool(node.attr("count_include_pad", 0))
     if _suits_blocks(x):
         return _pool(ctx, x, place, "POOL_AVERAGE_PADDED" if padded else "POOL_AVERAGE")
@@ -165,13 +166,13 @@ def average_pool(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
     def element(i: tuple[Dim, ...]) -> Expr:
         count: Dim = 1
         for axis, p in enumerate(i[2:]):
-            count = count * _taps(place, axis, p, padded)
+            count = count * taps_inside(place, axis, p, padded)
         return ex.cast(sums.at(i) / ex.cast(ex.index(count), dtype), x.dtype)
 
     return ctx.lazy(x.dtype, sums.shape, element, sources=[sums], cost=6)
 
 
-def _taps(place: Window, axis: int, p: Dim, padded: bool) -> Dim:
+def taps_inside(place: Window, axis: int, p: Dim, padded: bool) -> Dim:
     """How many taps of the window at output position `p` lie in the input (or its padding)."""
     dilation = place.dilations[axis]
     start = p * place.strides[axis] - place.begin[axis]
@@ -189,7 +190,7 @@ def lp_pool(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
     ctx.requires(is_float(x.dtype), f"LpPool of {x.dtype}")
     p = float(node.attr("p", 2))
     dtype = "float64" if x.dtype == "float64" else "float32"
-    sums = _reduce_window(ctx, x, _window(ctx, node, x), "sum", lambda e: power(ex.unary("abs", e), p), dtype)
+    sums = _reduce_window(ctx, x, window_of(ctx, node, x), "sum", lambda e: power(ex.unary("abs", e), p), dtype)
     root = lambda i: ex.cast(power(sums.at(i), 1.0 / p), x.dtype)  # noqa: E731
     return ctx.lazy(x.dtype, sums.shape, root, sources=[sums], cost=30)
 
@@ -223,7 +224,8 @@ def global_lp_pool(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
     return lp_pool(ctx, node, x) if node.attr("kernel_shape") else _global_lp(ctx, x, float(node.attr("p", 2)))
 
 
-def _whole(x: Tensor) -> Window:
+def whole_window(x: Tensor) -> Window:
+    """The window that is all of `x`."""
     size, rank = x.shape[2:], x.rank - 2
     return Window(size, size, (1,) * rank, (1,) * rank, (0,) * rank, (0,) * rank, (1,) * rank)
 
@@ -231,7 +233,7 @@ def _whole(x: Tensor) -> Window:
 def _global(ctx: Lowering, x: Tensor, kind: str) -> Tensor:
     ctx.native(x)
     ctx.requires(is_float(x.dtype) and x.rank >= 3, f"global pooling of {x.dtype}, rank {x.rank}")
-    place = _whole(x)
+    place = whole_window(x)
     if _suits_blocks(x):
         return _pool(ctx, x, place, kind)
     if kind == "POOL_MAX":
@@ -246,7 +248,7 @@ def _global_lp(ctx: Lowering, x: Tensor, p: float) -> Tensor:
     ctx.native(x)
     ctx.requires(is_float(x.dtype), f"GlobalLpPool of {x.dtype}")
     dtype = "float64" if x.dtype == "float64" else "float32"
-    sums = _reduce_window(ctx, x, _whole(x), "sum", lambda e: power(ex.unary("abs", e), p), dtype)
+    sums = _reduce_window(ctx, x, whole_window(x), "sum", lambda e: power(ex.unary("abs", e), p), dtype)
     root = lambda i: ex.cast(power(sums.at(i), 1.0 / p), x.dtype)  # noqa: E731
     return ctx.lazy(x.dtype, sums.shape, root, sources=[sums], cost=30)
 

@@ -51,6 +51,27 @@ class Cell:
     activations: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a layer, as its kernel has them.
+
+    Attributes:
+        kernel: its name.
+        dtype: of the arithmetic.
+        directions: their number.
+        hidden: the hidden size.
+        fields: arguments of the kernel that say where R lies.
+        project: x W' of all directions and gates, [.., .., directions * gates * lanes].
+    """
+
+    kernel: str
+    dtype: str
+    directions: Dim
+    hidden: Dim
+    fields: dict
+    project: Callable[[Tensor], Tensor]
+
+
 RNN = Cell(0, 1, ("Tanh",))
 GRU = Cell(1, 3, ("Sigmoid", "Tanh"))
 LSTM = Cell(2, 4, ("Sigmoid", "Tanh", "Tanh"))
@@ -60,54 +81,77 @@ LSTM = Cell(2, 4, ("Sigmoid", "Tanh", "Tanh"))
 def rnn(ctx: Lowering, node: Node, x: Tensor, w: Tensor, r: Tensor, *rest: Tensor | None) -> tuple[Tensor | None, ...]:
     """h = f(x W' + h R' + bias)."""
     bias, lengths, h0 = _optional(rest, 3)
-    return layer(ctx, node, RNN, x, w, r, bias, lengths, h0, None, None)[:2]
+    return layer(ctx, node, RNN, x, float_weights(ctx, RNN, x, w, r), bias, lengths, h0, None, None)[:2]
 
 
 @operator("GRU", since=7)
 def gru(ctx: Lowering, node: Node, x: Tensor, w: Tensor, r: Tensor, *rest: Tensor | None) -> tuple[Tensor | None, ...]:
     """h = (1 - z) g + z h with update gate z, reset gate r and candidate g."""
     bias, lengths, h0 = _optional(rest, 3)
-    return layer(ctx, node, GRU, x, w, r, bias, lengths, h0, None, None)[:2]
+    return layer(ctx, node, GRU, x, float_weights(ctx, GRU, x, w, r), bias, lengths, h0, None, None)[:2]
 
 
 @operator("LSTM", since=7)
 def lstm(ctx: Lowering, node: Node, x: Tensor, w: Tensor, r: Tensor, *rest: Tensor | None) -> tuple[Tensor | None, ...]:
     """c = f c + i g, h = o tanh(c) with gates i, o, f and candidate g."""
-    return layer(ctx, node, LSTM, x, w, r, *_optional(rest, 5))
+    return layer(ctx, node, LSTM, x, float_weights(ctx, LSTM, x, w, r), *_optional(rest, 5))
 
 
 def _optional(inputs: Sequence[Tensor | None], count: int) -> list[Tensor | None]:
     return [*inputs, *[None] * (count - len(inputs))]
 
 
+def weights_of(ctx: Lowering, cell: Cell, x: Tensor, w: Tensor, r: Tensor, kernel: str, fields: dict) -> Weights:
+    """W as floats, in the precision of `x` but at least float32; R as `fields` of `kernel`."""
+    ctx.native(x, w)
+    wide = wide_dtype(x)
+    w, hidden = _in_dtype(ctx, w, wide), r.shape[-1]
+    for weight in (w, r):
+        ctx.equal_dims(w.shape[0], weight.shape[0], "directions of weights differ")
+        ctx.equal_dims(cell.gates * hidden, weight.shape[1], "gates of weights differ")
+
+    def project(rows: Tensor) -> Tensor:
+        return product(ctx, rows, by_input(ctx, w, cell.gates, hidden))
+
+    return Weights(kernel, wide, w.shape[0], hidden, fields, project)
+
+
+def float_weights(ctx: Lowering, cell: Cell, x: Tensor, w: Tensor, r: Tensor) -> Weights:
+    """W and R as floats."""
+    ctx.native(r)
+    wide = wide_dtype(x)
+    fields = {"recurrent": ctx.pointer(panels(ctx, _in_dtype(ctx, r, wide), cell.gates, r.shape[-1]))}
+    return weights_of(ctx, cell, x, w, r, "recurrent_f64" if wide == "float64" else "recurrent_f32", fields)
+
+
+def wide_dtype(x: Tensor) -> str:
+    """What a layer computes in: halves become float32."""
+    return "float64" if x.dtype == "float64" else "float32"
+
+
 def layer(
-    ctx: Lowering, node: Node, cell: Cell, x: Tensor, w: Tensor, r: Tensor, bias: Tensor | None,
+    ctx: Lowering, node: Node, cell: Cell, x: Tensor, weights: Weights, bias: Tensor | None,
     lengths: Tensor | None, h0: Tensor | None, c0: Tensor | None, peephole: Tensor | None,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """A whole layer: the outputs Y, Y_h and Y_c, None where not wanted."""
-    ctx.native(x, w, r, bias, lengths, h0, c0, peephole)
-    dtype, wide = x.dtype, "float64" if x.dtype == "float64" else "float32"
-    x, w, r = (_in_dtype(ctx, t, wide) for t in (x, w, r))
+    ctx.native(x, bias, lengths, h0, c0, peephole)
+    dtype, wide, hidden = x.dtype, weights.dtype, weights.hidden
     bias, h0, c0, peephole = (None if t is None else _in_dtype(ctx, t, wide) for t in (bias, h0, c0, peephole))
     backwards = DIRECTIONS.get(node.attr("direction", "forward"))
     if backwards is None:
         raise errors.ModelError(f"direction '{node.attr('direction')}'", node=node.name, operator=node.op_type)
-    directions = 2 if backwards == 0b10 else 1
-    hidden, batch_first = r.shape[-1], bool(node.attr("layout", 0))
+    directions, batch_first = 2 if backwards == 0b10 else 1, bool(node.attr("layout", 0))
+    ctx.equal_dims(directions, weights.directions, "directions of weights differ")
     batch, time = x.shape[:2] if batch_first else (x.shape[1], x.shape[0])
-    for weight in (w, r):
-        ctx.equal_dims(directions, weight.shape[0], "directions of weights differ")
-        ctx.equal_dims(cell.gates * hidden, weight.shape[1], "gates of weights differ")
     split = cell is GRU and bool(node.attr("linear_before_reset", 0))
     parts = None if bias is None else lane_groups(ctx, bias, 2 * cell.gates, hidden)
-    projected = _projected(ctx, x, w, parts, cell.gates, hidden, split)
+    projected = _projected(ctx, weights.project(_in_dtype(ctx, x, wide)), parts, directions, cell.gates, split)
     step, row = (projected.shape[2], time * projected.shape[2])
     if not batch_first:
         step, row = (batch * step, step)
-    fields = {
+    fields = weights.fields | {
         "projected": ctx.pointer(projected), "projected_time": step, "projected_batch": row,
         "projected_direction": ix.floordiv(projected.shape[2], directions),
-        "recurrent": ctx.pointer(_panels(ctx, r, cell.gates, hidden)),
         "rest": ctx.pointer(_part(ctx, parts, 5)) if split and parts is not None else None,
         "peephole": None if peephole is None else ctx.pointer(lane_groups(ctx, peephole, 3, hidden)),
         "functions": ctx.pointer(ctx.constant(_functions(node, cell, directions).astype(numpy_dtype(wide)))),
@@ -123,7 +167,7 @@ def layer(
         zeros = np.zeros((directions, int(ix.const(_lanes(hidden)) or 0)), numpy_dtype(wide))
         ctx.requires(isinstance(hidden, int), "a hidden size that is not known")
         fields["rest"] = ctx.pointer(ctx.constant(zeros))
-    outputs = _run(ctx, node, wide, fields, (time, batch, directions, hidden), batch_first)
+    outputs = _run(ctx, node, weights, fields, (time, batch, directions, hidden), batch_first)
     return tuple(None if y is None else _in_dtype(ctx, y, dtype) for y in outputs)
 
 
@@ -132,10 +176,10 @@ def _in_dtype(ctx: Lowering, x: Tensor, dtype: str) -> Tensor:
 
 
 def _run(
-    ctx: Lowering, node: Node, dtype: str, fields: dict, sizes: tuple[Dim, ...], batch_first: bool
+    ctx: Lowering, node: Node, weights: Weights, fields: dict, sizes: tuple[Dim, ...], batch_first: bool
 ) -> list[Tensor | None]:
     """Call the kernel. Y lies in memory as [time][batch][direction][hidden], which is how the next layer reads it."""
-    time, batch, directions, hidden = sizes
+    dtype, (time, batch, directions, hidden) = weights.dtype, sizes
     wanted = [node.wants(i) for i in range(3)]
     buffers = [
         ctx.temporary(dtype, ix.product(sizes) if i == 0 else batch * directions * hidden) if wanted[i] else None
@@ -148,7 +192,7 @@ def _run(
         fields[name] = None if buffer is None else Pointer(buffer)
     made = tuple(buffer for buffer in buffers if buffer is not None)
     if made:
-        ctx.emit(Kernel("recurrent_f64" if dtype == "float64" else "recurrent_f32", fields, made))
+        ctx.emit(Kernel(weights.kernel, fields, made))
     y, y_last, c_last = buffers
     state = (batch, directions, hidden) if batch_first else (directions, batch, hidden)
     results = [None if b is None else ctx.in_memory(b, state) for b in (y_last, c_last)]
@@ -202,7 +246,7 @@ def _rearranged(
     return ctx.lazy(x.dtype, shape, lambda i: x.at(at(i)), sources=[x], cost=1)
 
 
-def _panels(ctx: Lowering, r: Tensor, gates: int, hidden: Dim) -> Tensor:
+def panels(ctx: Lowering, r: Tensor, gates: int, hidden: Dim) -> Tensor:
     """[D, gates * hidden, K] as [D, gates, lanes / 16, K, 16]."""
     x = lane_groups(ctx, r, gates, hidden)
     directions, _, lanes, k = x.shape
@@ -213,24 +257,26 @@ def _panels(ctx: Lowering, r: Tensor, gates: int, hidden: Dim) -> Tensor:
     )  # fmt: skip
 
 
-def _projected(
-    ctx: Lowering, x: Tensor, w: Tensor, parts: Tensor | None, gates: int, hidden: Dim, split: bool
-) -> Tensor:
-    """x W' + bias for all directions and gates: [.., .., D * gates * lanes] in memory."""
+def by_input(ctx: Lowering, w: Tensor, gates: int, hidden: Dim) -> Tensor:
+    """[D, gates * hidden, K] as [K, D * gates * lanes]."""
     weights = lane_groups(ctx, w, gates, hidden)
     directions, _, lanes, inputs = weights.shape
-    columns = directions * gates * lanes
     by_input = _rearranged(
         ctx, weights, (inputs, directions, gates, lanes), lambda a: np.moveaxis(a, 3, 0).reshape(a.shape[3], -1),
         lambda i: (i[1], i[2], i[3], i[0]),
     )  # fmt: skip
-    if by_input.array is None:
-        by_input = ctx.in_memory(ctx.materialize(by_input, Plain(by_input.shape)), (inputs, columns))
-    result = product(ctx, x, by_input)
+    if by_input.array is not None:
+        return by_input
+    columns = directions * gates * lanes
+    return ctx.in_memory(ctx.materialize(by_input, Plain(by_input.shape)), (inputs, columns))
+
+
+def _projected(ctx: Lowering, result: Tensor, parts: Tensor | None, directions: int, gates: int, split: bool) -> Tensor:
+    """x W' plus the bias, for all directions and gates: [.., .., D * gates * lanes] in memory."""
     if parts is None:
         return ctx.plain(result)
     kept = gates - 1 if split else gates  # gates that take both biases here
-    total = [(d, g) for d in range(int(ix.const(directions) or 0)) for g in range(gates)]
+    total = [(d, g) for d in range(directions) for g in range(gates)]
     if parts.array is not None:
         a = parts.array
         rows = [a[d, g] + a[d, gates + g] if g < kept else a[d, g] for d, g in total]
@@ -242,8 +288,8 @@ def _projected(
         both = ex.compare("lt", ex.index(i[1]), ex.index(kept))
         return ex.select(both, own + other, own)
 
-    sums = ctx.lazy(parts.dtype, (directions, gates, lanes), element, sources=[parts], cost=2)
-    stored = ctx.in_memory(ctx.materialize(sums, Plain(sums.shape)), (columns,))
+    sums = ctx.lazy(parts.dtype, (directions, gates, parts.shape[2]), element, sources=[parts], cost=2)
+    stored = ctx.in_memory(ctx.materialize(sums, Plain(sums.shape)), (result.shape[-1],))
     return ctx.plain(map_elements(ctx, lambda p, b: p + b, result, stored))
 
 

@@ -125,7 +125,7 @@ def move_down(model: ir.Model, node: ir.Node) -> bool:
         attributes = (*attributes, ir.AttrInt64("block_size", parameters.block))
     inputs = (parameters.scale, parameters.zero)
     for old, new in zip(tuple(node.outputs), moved, strict=False):
-        if not old.name:
+        if not (old.uses() or old.is_graph_output()):
             continue
         floats = qz.insert(
             node, "DequantizeLinear", [new, *inputs], like=old, dtype=ir.DataType.FLOAT, domain=first.node.domain,

@@ -17,6 +17,8 @@ from sardonyx.model.load import load
 from sardonyx.optimizer.data import Data, Parts
 from sardonyx.optimizer.finetune.torch_graph import import_torch
 from sardonyx.optimizer.metrics.metric import Metric, find_metric
+from sardonyx.optimizer.quantize.graph import is_op
+from sardonyx.optimizer.quantize.recurrent import RECURRENT
 from sardonyx.optimizer.reading.read import (
     CALIBRATION_SHARE,
     LEAST_PROOF,
@@ -241,6 +243,7 @@ class Task:
             not calibration.generated,
             self.packed,
             self.packed or self.budget.max_size is not None,
+            any(is_op(node, *RECURRENT) for node in load(self.model).graph.all_nodes()),
             self.finetune,
         )
 

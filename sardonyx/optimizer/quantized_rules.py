@@ -309,6 +309,26 @@ def _average_pool(model: ir.Model, node: ir.Node, wanted: Output) -> Made:
     return _through("QLinearAveragePool", *names)(model, node, wanted)
 
 
+def _spatial_mean(model: ir.Model, node: ir.Node, wanted: Output) -> Made:
+    """ReduceMean over all positions of an image, which is what exporters make of global pooling.
+
+    (The mean over the last axis of three may be one over features; these lie side by side, where pixels' channels do.)
+    """
+    x, axes = node.inputs[0], _input(node, 1)
+    attribute = node.attributes.get("axes")
+    given = list(attribute.as_ints()) if attribute is not None else []
+    if axes is not None and axes.const_value is not None:
+        given = qz.array_of(axes).ravel().tolist()
+    rank = len(x.shape) if x is not None and x.shape is not None else 0
+    if rank < 4 or sorted(axis % rank for axis in given) != list(range(2, rank)):
+        return "it is no mean over all positions of an image"
+    pooled = _through("QLinearGlobalAveragePool")(model, node, wanted)
+    if isinstance(pooled, str) or qz.number(node, "keepdims", 1):
+        return pooled
+    pooled.shape = None
+    return qz.insert(node, "Flatten", [pooled], like=wanted.node.outputs[0], dtype=wanted.parameters.dtype)
+
+
 def _made(
     wanted: Output,
     node: ir.Node,
@@ -349,6 +369,7 @@ RULES: dict[str, Callable[[ir.Model, ir.Node, Output], Made]] = {
     "Softmax": _through("QLinearSoftmax", "axis"),
     "AveragePool": _average_pool,
     "GlobalAveragePool": _through("QLinearGlobalAveragePool"),
+    "ReduceMean": _spatial_mean,
 }
 # Products -> their form with a float result.
 PRODUCTS: dict[str, Callable[[ir.Model, ir.Node], Made]] = {

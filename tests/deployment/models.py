@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from deployment.checks import Sample
 
-OPSET = 'ir_version: 9, opset_import: ["" : 20]'
+OPSET = 'ir_version: 9, opset_import: ["" : 20, "com.microsoft" : 1]'
 SPECIAL = np.array(
     [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-40, 3.4e38, -3.4e38, 1e-20, 0.5, 1.5, 2.5, -88.8, 104.0]
 )
@@ -112,6 +112,40 @@ def quantized() -> Sample:
         l = QuantizeLinear(x, s, zx)  c = QLinearMatMul(l, s, zx, w, sw, zw, so, zx)
     }"""
     return sample("own_quantized", text, weights, *({"x": floats(m, 67, seed=m)} for m in (1, 5, 33)))
+
+
+def recurrent_of_bytes() -> Sample:
+    """LSTM whose state is rounded at each step: signed and unsigned weights, directions, lengths; means of bytes."""
+    hidden, inputs, columns = 37, 13, 4 * 37
+    weights = {
+        "w": integers(-127, 127, 2, inputs, columns, dtype="int8", seed=1),
+        "r": integers(-127, 127, 2, hidden, columns, dtype="int8", seed=2),
+        "s": np.abs(floats(2, columns, seed=3, scale=0.004)),
+        "z": np.zeros((2, columns), np.int8),
+        "b": floats(2, 8 * hidden, seed=4, scale=0.3),
+        "v": integers(0, 255, 1, 2 * hidden, columns, dtype="uint8", seed=5),
+        "u": integers(0, 255, 1, hidden, columns, dtype="uint8", seed=6),
+        "t": np.array([0.003], np.float32),
+        "m": np.array([126], np.uint8),
+        "q": np.array(0.01, np.float32),
+        "o": np.array(120, np.uint8),
+        "one": np.array([1]),
+        "minus": np.array([-1]),
+        "wide": np.array([2 * hidden]),
+        "axis": np.array([1]),
+    }
+    text = """g (float[T,N,13] x, int32[N] lengths) => (float[T,1,N,37] y, float[1,N,37] h, uint8[T,M,K] p) {
+        a = com.microsoft.DynamicQuantizeLSTM<hidden_size=37, direction="bidirectional">(
+            x, w, r, b, lengths, , , , s, z, s, z)
+        c = Transpose<perm=[0,2,1,3]>(a)  shape = Shape(x)  n = Gather<axis=0>(shape, one)
+        e = Concat<axis=0>(minus, n, wide)  f = Reshape(c, e)
+        y, h = com.microsoft.DynamicQuantizeLSTM<hidden_size=37>(f, v, u, , , , , , t, m, t, m)
+        g = QuantizeLinear(y, q, o)
+        p4 = com.microsoft.QLinearAveragePool<kernel_shape=[2,3], pads=[1,1,0,1]>(g, q, o, q, o)  p = Squeeze(p4, axis)
+    }"""
+    feeds = [{"x": floats(t, n, inputs, seed=t), "lengths": np.resize([t, 1, t - 1], n).astype(np.int32)}
+             for t, n in ((5, 3), (3, 1), (4, 17))]  # fmt: skip
+    return sample("own_recurrent_of_bytes", text, weights, *feeds)
 
 
 def convolutions_of_bytes() -> Sample:
@@ -273,6 +307,7 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
         attention,
         quantized,
         convolutions_of_bytes,
+        recurrent_of_bytes,
         elementwise_f32,
         elementwise_f64,
         elementwise_f16,

@@ -81,6 +81,12 @@ def test_a_program_gives_what_a_session_gives():
         assert bad(check([ready(item)], machine("host"))) == []
 
 
+def test_several_programs_whose_work_follows_from_their_inputs_become_one():
+    made = [sample(name, "g (float[M,7] x) => (float[M,5] y) { y = MatMul(x, w) }", {"w": floats(7, 5)},
+                   {"x": floats(3, 7)}) for name in ("first", "second")]  # fmt: skip
+    assert bad(check([ready(item) for item in made], machine("host"))) == []
+
+
 def test_guarded_memory_and_tasks_in_reverse_give_the_same_bytes():
     assert bad(check(batch(), machine("host"))) == []
 

@@ -115,3 +115,43 @@ def test_pooling_finds_the_largest_byte_of_each_window(isa, dtype):
         harness.run(lib, "pool_nhwc_int8", args)
         np.testing.assert_array_equal(y[..., : case.o], largest(case, x), err_msg=str(case))
         assert (y[..., case.o :] == 99).all(), "wrote between pixels"
+
+
+def sums(case: Case, x: np.ndarray, zero: int) -> np.ndarray:
+    """[n, oh, ow, c]: the sum of each window's taps inside the image, less the zero point each."""
+    top, left, bottom, right = case.pads
+    x = np.pad(x.astype(np.int64) - zero, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    oh, ow = case.out
+    found = np.zeros((case.n, oh, ow, case.c), np.int64)
+    for i in range(case.kernel[0]):
+        for j in range(case.kernel[1]):
+            seen = x[:, i * case.dilations[0] :, j * case.dilations[1] :][:, :: case.strides[0], :: case.strides[1]]
+            found += seen[:, :oh, :ow]
+    return found
+
+
+@pytest.mark.parametrize("isa", ["x86_64_v2", pytest.param("x86_64_v3", marks=pytest.mark.isa("avx2")),
+                                 pytest.param("icelake_server", marks=pytest.mark.isa("avx512_vbmi2"))])  # fmt: skip
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_pooling_adds_up_the_bytes_of_each_window(isa, dtype):
+    lib = harness.build("pool_nhwc_int8.c", "builtins.c", isa=isa)
+    args_type = harness.struct("pool_nhwc_int8.h", "pool_nhwc_int8_args")
+    far = np.iinfo(dtype).max
+    whole = Case(c=83, o=83, size=(37, 29), kernel=(37, 29), pads=(0, 0, 0, 0))  # more than 16 bits hold
+    for case in (whole, Case(c=64, o=64, strides=(2, 2)), Case(c=101, o=101, n=2, pitch=3), Case(n=0, o=5),
+                 Case(c=19, o=19, kernel=(5, 1), dilations=(2, 1), pads=(4, 0, 4, 0))):  # fmt: skip
+        x = np.random.default_rng(3).integers(-128, 128, (case.n, *case.size, case.c)).astype(np.int8).view(dtype)
+        x[..., :20] = far
+        given, (oh, ow) = image(case, x), case.out
+        for zero in (None, np.array([far - 6], dtype)):
+            y = harness.at_page_end(np.full((case.n, oh, ow, case.o + case.pitch), 99, np.int32))
+            args = args_type(
+                x=harness.pointer(given), is_signed=dtype == "int8", x_pitch=case.c + case.pitch, sums=1,
+                x_batch=case.size[0] * case.size[1] * (case.c + case.pitch), y=harness.pointer(y),
+                y_batch=oh * ow * (case.o + case.pitch), y_pitch=case.o + case.pitch, x_zero=harness.pointer(zero),
+                **geometry(case),
+            )  # fmt: skip
+            harness.run(lib, "pool_nhwc_int8", args)
+            expected = sums(case, x, 0 if zero is None else int(zero[0]))
+            np.testing.assert_array_equal(y[..., : case.o], expected, err_msg=str(case))
+            assert (y[..., case.o :] == 99).all(), "wrote between pixels"

@@ -292,14 +292,6 @@ def test_quantised_embeddings():
     ])  # fmt: skip
 
 
-def test_lstm_with_quantised_weights():
-    x, hidden = real(4, 2, 6), 5
-    w, r = [byte(1, 6, 4 * hidden, kind=np.int8) // 2], [byte(1, hidden, 4 * hidden, kind=np.int8) // 2]
-    parameters = [[np.array([0.01], F32)], [np.array([0], np.int8)]] * 2
-    check([Case("DynamicQuantizeLSTM", [x, w, r, [real(1, 8 * hidden)], None, None, None, None, *parameters],
-                {"hidden_size": hidden}, 3, (0, 1, 2), 0.05)])  # fmt: skip
-
-
 def run_ours(op: str, inputs: list, **attributes) -> np.ndarray:
     """What our own session gives, where the oracle has no CPU kernel."""
     model, feeds = build([Case(op, inputs, attributes)])

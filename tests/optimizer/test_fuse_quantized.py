@@ -93,6 +93,19 @@ def test_products_between_bytes_compute_on_bytes() -> None:
     check(model, g.feeds, steps=1)
 
 
+def test_both_products_of_an_attention_are_exact_sums_of_bytes() -> None:
+    for q_zero, k_zero in ((117, 131), (0, 255)):
+        g = Quantised()
+        q, k, v = (g.qdq(g.x(2, 3, 7, 19), 0.02, zero) for zero in (q_zero, k_zero, 120))
+        scores = g.add("MatMul", q, g.add("Transpose", k, perm=[0, 1, 3, 2]))
+        weights = g.qdq(g.x(2, 3, 5, 7), 1 / 255, 0)
+        model = g.model(g.q(scores, 0.1, 128), g.q(g.add("MatMul", weights, v), 0.02, 125))
+        left = operators(model)
+        assert left.count("QLinearMatMul") == 2
+        assert not set(left) & set(FLOATS)
+        check(model, g.feeds, steps=1)
+
+
 def test_products_that_end_in_floats_are_products_of_bytes_times_the_scales() -> None:
     g = Quantised()
     x, image = g.qdq(g.x(5, 19)), g.qdq(g.x(1, 2, 6, 5), 0.04, 3, np.int8)
@@ -145,6 +158,24 @@ def test_elements_and_pools_compute_on_bytes() -> None:
                 "QLinearGlobalAveragePool", "QLinearSoftmax", "Clip")  # fmt: skip
     assert set(left) == {"QuantizeLinear", *expected}
     check(model, g.feeds, steps=1)
+
+
+@pytest.mark.parametrize("opset", [17, 21])
+def test_a_mean_over_all_positions_is_global_pooling(opset: int) -> None:
+    def mean(g: Quantised, axes: list[int], **more: int) -> str:
+        x = g.qdq(g.x(2, 5, 6, 7))
+        if opset < 18:
+            return g.q(g.add("ReduceMean", x, axes=axes, **more), 0.01, 100)
+        return g.q(g.add("ReduceMean", x, g.constant(np.array(axes)), **more), 0.01, 100)
+
+    g = Quantised(opset)
+    model = g.model(mean(g, [2, 3]), mean(g, [-1, -2], keepdims=0))
+    pooled = ["QuantizeLinear", "QLinearGlobalAveragePool"]
+    assert sorted(operators(model)) == sorted([*pooled, *pooled, "Flatten"])
+    check(model, g.feeds, steps=1)
+    for axes in ([1, 2], [3], [1, 2, 3]):
+        g = Quantised(opset)
+        assert "ReduceMean" in operators(g.model(mean(g, axes)))
 
 
 def test_bytes_are_dequantised_once_for_each_reader() -> None:

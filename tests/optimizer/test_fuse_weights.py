@@ -103,3 +103,35 @@ STAY["two readers"] = two_readers
 def test_what_does_not_fit_stays_in_floats(case: str) -> None:
     g = Quantised()
     assert "MatMulDequantized" not in operators(g.model(STAY[case](g)))
+
+
+def layer(g: Quantised, q: np.ndarray, scales: object = None, zero: int = 0, **more: object) -> str:
+    """An LSTM with R dequantised of `q` [D, 4 * hidden, hidden]."""
+    columns, hidden = q.shape[1:]
+    scale = g.constant(np.full(columns if scales is None else scales, 0.01, F32))
+    zeros = g.constant(np.full(columns if scales is None else scales, zero), TensorProto.INT8)
+    r = g.add("DequantizeLinear", g.constant(q, TensorProto.INT8), scale, zeros, **({"axis": 1} | more))
+    w = g.constant(g.rng.standard_normal((1, columns, 3)).astype(F32))
+    return g.add("LSTM", g.x(2, 1, 3), w, r, hidden_size=hidden)
+
+
+STAYS = {
+    "a float cache": (440, {}),
+    "zero points": (448, {"zero": 3}),
+    "scales of rows": (448, {"scales": 448, "axis": 2}),
+    "blocks": (448, {"scales": (1, 4 * 448, 4), "axis": 2, "block_size": 112}),
+}
+
+
+def test_large_recurrent_weights_stay_bytes() -> None:
+    g = Quantised()
+    q = g.rng.integers(-127, 128, (1, 4 * 448, 448))
+    assert operators(g.model(layer(g, q))) == ["LSTMDequantized"]
+
+
+@pytest.mark.parametrize("case", STAYS)
+def test_other_recurrent_weights_become_floats(case: str) -> None:
+    hidden, settings = STAYS[case]
+    g = Quantised()
+    q = g.rng.integers(-127, 128, (1, 4 * hidden, hidden))
+    assert "LSTM" in operators(g.model(layer(g, q, **settings)))

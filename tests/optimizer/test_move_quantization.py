@@ -57,6 +57,15 @@ def test_chains_of_moves_between_the_same_numbers_leave_no_arithmetic() -> None:
     check(model, g.feeds)
 
 
+def test_parts_that_nobody_reads_move_nothing() -> None:
+    g = Quantised(18)
+    first = g.add("Split", g.qdq(g.x(2, 6)), outputs=3, axis=1, num_outputs=3)
+    check(g.model(g.add("Exp", first)), g.feeds)
+    g = Quantised(18)
+    g.add("Split", g.qdq(g.x(2, 6)), outputs=3, axis=1, num_outputs=3)
+    check(g.model(g.add("Exp", "v2_2")), g.feeds)
+
+
 def test_maxima_of_bytes_are_there_since_opset_12() -> None:
     g = Quantised(11)
     model = g.model(g.add("Exp", g.add("MaxPool", g.qdq(g.x(1, 2, 4, 5)), kernel_shape=[2, 2])))

@@ -1,4 +1,4 @@
-// pool_nhwc_int8.c -- maximum pooling over NHWC: 64 channels of a window at a time.
+// pool_nhwc_int8.c -- maximum and sum pooling over NHWC: 64 channels of a window at a time.
 #include "pool_nhwc_int8.h"
 
 #include "simd.h"
@@ -58,6 +58,46 @@ static void pool_position(const pool_window *w, int64_t channels, int8_t flip, u
     }
 }
 
+// Sums are those of unsigned bytes: signed ones are moved by 128, which goes off again with the zero points. 256 of them
+// fit 16 bits.
+#define SUMS(name, lanes)                                                                                               \
+    SX_INLINE void name(const pool_window *w, const uint8_t flip, int32_t zero, int64_t c, int32_t *y) {                \
+        typedef uint8_t bytes __attribute__((vector_size(lanes)));                                                      \
+        typedef uint8_t bytes_unaligned __attribute__((vector_size(lanes), aligned(1), may_alias));                     \
+        typedef uint16_t halves __attribute__((vector_size(2 * lanes)));                                                \
+        typedef int32_t words __attribute__((vector_size(4 * lanes)));                                                  \
+        typedef int32_t words_unaligned __attribute__((vector_size(4 * lanes), aligned(4), may_alias));                 \
+        words total = -zero * (int32_t)(w->rows * w->columns) - (words){};                                              \
+        halves part = {};                                                                                               \
+        int64_t room = 256;                                                                                             \
+        for (int64_t i = 0; i < w->rows; i++)                                                                           \
+            for (int64_t j = 0; j < w->columns;) {                                                                      \
+                const int64_t end = j + least(room, w->columns - j);                                                    \
+                room -= end - j;                                                                                        \
+                for (; j < end; j++) {                                                                                  \
+                    const bytes x = *(const bytes_unaligned *)(w->x + i * w->down + j * w->right + c) ^ flip;           \
+                    part += __builtin_convertvector(x, halves);                                                         \
+                }                                                                                                       \
+                if (room) continue;                                                                                     \
+                total += __builtin_convertvector(part, words);                                                          \
+                part = (halves){}, room = 256;                                                                          \
+            }                                                                                                           \
+        *(words_unaligned *)(y + c) = total + __builtin_convertvector(part, words);                                     \
+    }
+SUMS(sums_64, 64)
+SUMS(sums_16, 16)
+
+static void sum_position(const pool_window *w, int64_t channels, uint8_t flip, int32_t zero, int32_t *y) {
+    int64_t c = 0;
+    for (; c + 64 <= channels; c += 64) sums_64(w, flip, zero, c, y);
+    for (; c + 16 <= channels; c += 16) sums_16(w, flip, zero, c, y);
+    for (; c < channels; c++) {
+        y[c] = 0;
+        for (int64_t i = 0; i < w->rows; i++)
+            for (int64_t j = 0; j < w->columns; j++) y[c] += (w->x[i * w->down + j * w->right + c] ^ flip) - zero;
+    }
+}
+
 static int64_t ranges_of(const pool_nhwc_int8_args *a) {
     const int64_t work = a->n * a->oh * a->ow * a->oc * a->kh * a->kw;
     if (!work) return 0;
@@ -74,12 +114,12 @@ int64_t pool_nhwc_int8_scratch(const pool_nhwc_int8_args *a) {
 void pool_nhwc_int8(const void *args, int64_t lo, int64_t hi, void *scratch) {
     const pool_nhwc_int8_args *const a = args;
     const int64_t ranges = ranges_of(a);
+    const int32_t zero = a->x_zero ? *(const uint8_t *)a->x_zero ^ (a->is_signed ? 0x80 : 0) : a->is_signed ? 128 : 0;
     (void)scratch;
     for (int64_t task = lo; task < hi; task++) {
         const int64_t image = task / ranges, range = task % ranges;
         const int64_t first = a->oh * range / ranges, end = a->oh * (range + 1) / ranges;
-        const uint8_t *const x = (const uint8_t *)a->x + image * a->x_batch;
-        uint8_t *const y = (uint8_t *)a->y + image * a->y_batch;
+        const uint8_t *const x = (const uint8_t *)a->x + image * a->x_batch, flip = a->is_signed ? 0x80 : 0;
         for (int64_t oh = first; oh < end; oh++)
             for (int64_t ow = 0; ow < a->ow; ow++) {
                 int64_t top, left;
@@ -88,7 +128,11 @@ void pool_nhwc_int8(const void *args, int64_t lo, int64_t hi, void *scratch) {
                 w.rows = taps_inside(ih, a->ih, a->kh, a->dilation_h, &top);
                 w.columns = taps_inside(iw, a->iw, a->kw, a->dilation_w, &left);
                 w.x = x + ((ih + top * a->dilation_h) * a->iw + iw + left * a->dilation_w) * a->x_pitch;
-                pool_position(&w, a->oc, a->is_signed ? 0 : -128, y + (oh * a->ow + ow) * a->y_pitch);
+                const int64_t at = image * a->y_batch + (oh * a->ow + ow) * a->y_pitch;
+                if (a->sums)
+                    sum_position(&w, a->oc, flip, zero, (int32_t *)a->y + at);
+                else
+                    pool_position(&w, a->oc, a->is_signed ? 0 : -128, (uint8_t *)a->y + at);
             }
         if (a->epilogue) a->epilogue(a->operands, a->dims, image, 0, first * a->ow, end * a->ow, 0, a->oc);
     }

@@ -1,12 +1,14 @@
-// pool_nhwc_int8.h -- the largest byte of each window, in NHWC.
+// pool_nhwc_int8.h -- the largest byte of each window, or the sum of its bytes, in NHWC.
 #ifndef SARDONYX_POOL_NHWC_INT8_H
 #define SARDONYX_POOL_NHWC_INT8_H
 
 #include "sardonyx.h"
 
-// y[n,p,c] = the largest x[n, p + t, c] over the taps t inside the image; each window has at least one. Pitches and batches
-// count elements; channels are contiguous.
+// y[n,p,c] = the largest x[n, p + t, c] over the taps t inside the image, as x; each window has at least one. With `sums` the sum
+// of x[n, p + t, c] - x_zero over these, in exact int32. Pitches and batches count elements; channels are contiguous.
 typedef struct {
+    int64_t sums;
+    const void *x_zero;             // as x, for sums; NULL: 0
     const void *x;                  // uint8, or int8 when is_signed: [n][ih * iw][x_pitch]
     int64_t is_signed, x_batch, x_pitch;
     void *y;                        // [n][oh * ow][y_pitch]

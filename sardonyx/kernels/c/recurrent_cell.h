@@ -3,10 +3,8 @@
 //   task    one direction of some batch elements, all steps
 //   step    gates[row][gate] = projected + h R' (one product for all gates), then the cell, 16 lanes at a time
 //
-// Includers define REAL, NAME, OF(function) (its name for REAL), ROWS (a direction is worth as many tasks as it has parts of
-// ROWS * directions batch elements) and, k ascending with
-// a fused multiply-add each: multiply(h, h_row, k, panels, count, c, c_row, rows, backwards), which adds h[row] times
-// `count` panels to c[row]. So no bit depends on threads, tiles or the number of batch elements.
+// Includers define REAL, NAME_ARGS, OF(function) (its name for REAL), ROWS (a direction is worth as many tasks as it has
+// parts of ROWS * directions batch elements) and below `multiply`, the product of a step. No bit depends on threads or tiles.
 #include "elementary.h"
 
 typedef NAME_ARGS args_t;
@@ -105,8 +103,13 @@ typedef struct {
     const args_t *a;
     int64_t direction, first, rows; // batch elements first .. first + rows
     int64_t n, gates;               // lanes, and floats of all gates
+    int64_t step;
     REAL *h, *c, *g;                // state and gates: [rows][n], [rows][n], [rows][gates]
+    void *beside;                   // the rest of the scratch
 } task_t;
+
+// Adds h[row] (`h_row` apart) times `count` panels of R' from `first` on to c[row] (`gates` apart), for each row.
+static void multiply(const task_t *t, const REAL *h, int64_t h_row, int64_t first, int64_t count, REAL *c);
 
 SX_INLINE int64_t length_of(const args_t *a, int64_t b) {
     if (!a->lengths) return a->time;
@@ -114,22 +117,22 @@ SX_INLINE int64_t length_of(const args_t *a, int64_t b) {
     return n < 0 ? 0 : n > a->time ? a->time : n;
 }
 
-// The input that row `i` takes at step `step`, or NULL when its sequence is over.
-static const REAL *input_of(const task_t *t, int64_t i, int64_t step, int64_t *time) {
+// The input that row `i` takes at this step, or NULL when its sequence is over.
+static const REAL *input_of(const task_t *t, int64_t i, int64_t *time) {
     const args_t *const a = t->a;
-    const int64_t b = t->first + i, length = length_of(a, b);
+    const int64_t b = t->first + i, length = length_of(a, b), step = t->step;
     *time = step < length && (a->backwards >> t->direction & 1) ? length - 1 - step : step;
     if (step >= length) return 0;
     return a->projected + *time * a->projected_time + b * a->projected_batch + t->direction * a->projected_direction;
 }
 
-static void load_gates(const task_t *t, int64_t step) {
+static void load_gates(const task_t *t) {
     const args_t *const a = t->a;
     const REAL *const rest = a->rest ? a->rest + t->direction * t->n : 0;
     for (int64_t i = 0; i < t->rows; i++) {
         REAL *const gates = t->g + i * t->gates;
         int64_t time;
-        const REAL *const x = input_of(t, i, step, &time);
+        const REAL *const x = input_of(t, i, &time);
         for (int64_t j = 0; j < t->gates; j++) gates[j] = x ? x[j] : 0;
         for (int64_t j = 0; rest && j < t->n; j++) gates[2 * t->n + j] = rest[j];
     }
@@ -142,27 +145,24 @@ static void store_row(const task_t *t, int64_t i, int64_t time, const REAL *h) {
     for (int64_t j = 0; j < a->hidden; j++) y[j] = h ? h[j] : 0;
 }
 
-static void run_step(const task_t *t, int64_t step) {
+static void run_step(const task_t *t) {
     const args_t *const a = t->a;
-    const int64_t n = t->n, panels = t->gates / 16, back = step & 1;
+    const int64_t n = t->n;
     const REAL *const functions = a->functions + 9 * t->direction;
-    const REAL *const recurrent = a->recurrent + t->direction * t->gates * a->hidden;
     const REAL *const peephole = a->peephole ? a->peephole + 3 * n * t->direction : 0;
     const int twice = a->cell == RECURRENT_GRU && !a->linear_before_reset;
-    const int64_t at_once = twice ? 2 * n / 16 : panels;
+    const int64_t at_once = (twice ? 2 * n : t->gates) / 16;
     int64_t time;
-    load_gates(t, step);
-    multiply(t->h, n, a->hidden, recurrent, at_once, t->g, t->gates, t->rows, back);
+    load_gates(t);
+    multiply(t, t->h, n, 0, at_once, t->g);
     for (int64_t i = 0; a->cell == RECURRENT_GRU && i < t->rows; i++) {
-        const REAL *const x = input_of(t, i, step, &time);
+        const REAL *const x = input_of(t, i, &time);
         if (x) gru_gates(a, functions, t->g + i * t->gates, x, t->h + i * n, n);
     }
-    if (twice)
-        multiply(t->g + n, t->gates, a->hidden, recurrent + at_once * 16 * a->hidden, n / 16, t->g + 2 * n, t->gates,
-                 t->rows, back);
+    if (twice) multiply(t, t->g + n, t->gates, at_once, n / 16, t->g + 2 * n);
     for (int64_t i = 0; i < t->rows; i++) {
         REAL *const h = t->h + i * n, *const gates = t->g + i * t->gates;
-        const int runs = input_of(t, i, step, &time) != 0;
+        const int runs = input_of(t, i, &time) != 0;
         if (runs && a->cell == RECURRENT_LSTM) lstm_cell(a, functions, peephole, gates, h, t->c + i * n, n);
         if (runs && a->cell == RECURRENT_GRU) gru_cell(a, functions, gates, h, n);
         if (runs && a->cell == RECURRENT_RNN) rnn_cell(a, functions, gates, h, n);
@@ -203,8 +203,9 @@ static void run_tasks(const args_t *a, int64_t lo, int64_t hi, REAL *scratch) {
         t.h = scratch;
         t.c = t.h + rows * n;
         t.g = t.c + rows * n;
+        t.beside = t.g + rows * t.gates;
         move_states(&t, 0);
-        for (int64_t step = 0; step < a->time; step++) run_step(&t, step);
+        for (t.step = 0; t.step < a->time; t.step++) run_step(&t);
         move_states(&t, 1);
     }
 }

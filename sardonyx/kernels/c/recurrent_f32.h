@@ -4,6 +4,7 @@
 
 #include "recurrent.h"
 
-RECURRENT_INTERFACE(recurrent_f32, float)
+// Panels [directions][gates * lanes / 16][hidden][16].
+RECURRENT_INTERFACE(recurrent_f32, float, const float *recurrent;)
 
 #endif

@@ -4,6 +4,7 @@
 
 #include "recurrent.h"
 
-RECURRENT_INTERFACE(recurrent_f64, double)
+// Panels [directions][gates * lanes / 16][hidden][16].
+RECURRENT_INTERFACE(recurrent_f64, double, const double *recurrent;)
 
 #endif

@@ -3,8 +3,9 @@
     x ---- DynamicQuantizeLinear ---- MatMulInteger ---- Cast ---- Mul ---- (+ bias)
                   '-- scale ----------- Mul(weight's scales) ---------'
 
-All of it is the standard's (opset 11), so other runtimes run it too. Normalisation, softmax and whatever else is no
-product of a constant stay in float.
+All of it is the standard's (opset 11), so other runtimes run it too; but for LSTM, which becomes ONNX Runtime's
+com.microsoft.DynamicQuantizeLSTM. GRU and RNN have no such form: their weights alone become int8 (opset 13).
+Normalisation, softmax and whatever else is no product of a constant stay in float.
 """
 
 from __future__ import annotations
@@ -29,11 +30,18 @@ from sardonyx.optimizer.quantize.graph import (
 )
 from sardonyx.optimizer.quantize.numbers import channel_scales, round_weight
 from sardonyx.optimizer.quantize.parameters import one_of
+from sardonyx.optimizer.quantize.recurrent import (
+    MICROSOFT,
+    RECURRENT,
+    dynamic_lstm,
+    is_dynamic,
+    recurrent_layers,
+    store_weights,
+    why_float,
+)
 from sardonyx.optimizer.step import Applied, Context, Step, step
 
 __all__ = ["DynamicInt8"]
-
-MICROSOFT = "com.microsoft"
 
 
 @step("dynamic-int8")
@@ -46,7 +54,7 @@ class DynamicInt8(Step):
         weight_scale: "max": the largest weight is the end of the scale; "mse": least squared error.
         reduce_range: weights of 7 bits, see `StaticInt8`.
         convolutions: Conv, too, as ConvInteger.
-        recurrent: LSTM, too, as com.microsoft.DynamicQuantizeLSTM, which only some runtimes have.
+        recurrent: LSTM, GRU and RNN, too, in subgraphs as well; False for runtimes without DynamicQuantizeLSTM.
         smallest: weights with fewer elements stay in float: rounding would cost more than it saves.
         skip: names of nodes that stay in float.
     """
@@ -55,7 +63,7 @@ class DynamicInt8(Step):
     weight_scale: str = "max"
     reduce_range: bool = False
     convolutions: bool = False
-    recurrent: bool = False
+    recurrent: bool = True
     smallest: int = 256
     skip: tuple[str, ...] = ()
 
@@ -64,7 +72,8 @@ class DynamicInt8(Step):
 
     def apply(self, model: ir.Model, context: Context) -> Applied:
         """See `Step.apply`."""
-        work = editable(model, 11)
+        weights_alone = any(is_op(node, *RECURRENT) and not is_dynamic(node) for node in model.graph.all_nodes())
+        work = editable(model, 13 if self.recurrent and weights_alone else 11)
         if self.convolutions:
             fold_batch_normalization(work)
         notes = unknown(work, self.skip)
@@ -76,39 +85,54 @@ class DynamicInt8(Step):
                 found[node] = None
             elif reason:
                 kept.append((str(node.name), reason))
+        layers = self._layers(work, kept) if self.recurrent else 0
         notes += summary(kept)
-        if not found:
+        if not found and not layers:
             return Applied(model, False, [*notes, "there is no product to quantise"])
         rounded: dict[ir.Value, list[ir.Value]] = {}
         for node in found:
             self._rewrite(node, rounded)
-        if any(node.domain == MICROSOFT for node in work.graph):
+        if any(node.domain == MICROSOFT for node in work.graph.all_nodes()):
             work.opset_imports[MICROSOFT] = 1
-        notes.append(f"{len(found)} products are int8")
+        notes += [f"{count} {what}" for count, what in ((len(found), "products are int8"),
+                  (layers, "recurrent layers have weights of int8")) if count]  # fmt: skip
         return Applied(finish(work), True, notes)
+
+    def _layers(self, model: ir.Model, kept: list[tuple[str, str]]) -> int:
+        """How many recurrent layers became int8; those that did not, to `kept`."""
+        constants: dict[ir.Value, list[ir.Value]] = {}
+        floats: dict[ir.Value, ir.Value] = {}
+        done = 0
+        for node in recurrent_layers(model):
+            reason = why_float(node, self.skip, self.smallest)
+            if reason:
+                kept.append((str(node.name), reason))
+                continue
+            if is_dynamic(node):
+                dynamic_lstm(model, node, self._integers, constants)
+            else:
+                store_weights(model, node, self._integers, floats)
+            done += 1
+        return done
 
     def _why_not(self, node: ir.Node) -> str | None:
         """None: it can be quantised; "": nobody asked for it; else the reason that keeps it in float."""
-        wanted = ["MatMul", "Gemm", *(["Conv"] if self.convolutions else []), *(["LSTM"] if self.recurrent else [])]
-        if not is_op(node, *wanted):
+        if not is_op(node, "MatMul", "Gemm", *(["Conv"] if self.convolutions else [])):
             return ""
-        x, weights = node.inputs[0], [node.inputs[at] for at in ((1, 2) if node.op_type == "LSTM" else (1,))]
         if node.name in self.skip:
             return "as asked"
-        if any(value is None or value.dtype != ir.DataType.FLOAT for value in (x, *weights)):
+        if any(value is None or value.dtype != ir.DataType.FLOAT for value in node.inputs[:2]):
             return "its inputs are not known to be float32"
-        arrays = [array_of(value) for value in weights]
-        if any(array is None for array in arrays):
-            return "its weight is no constant" if is_op(node, "Conv", "Gemm", "LSTM") else "both inputs are computed"
-        if sum(array.size for array in arrays if array is not None) < self.smallest:
+        array = array_of(node.inputs[1])
+        if array is None:
+            return "its weight is no constant" if is_op(node, "Conv", "Gemm") else "both inputs are computed"
+        if array.size < self.smallest:
             return "its weight is small"
-        if not all(np.isfinite(array).all() for array in arrays if array is not None):
+        if not np.isfinite(array).all():
             return "its weight holds NaN or infinity"
         return _odd_form(node)
 
     def _rewrite(self, node: ir.Node, rounded: dict[ir.Value, list[ir.Value]]) -> None:
-        if node.op_type == "LSTM":
-            return self._lstm(node)
         x = node.inputs[0]
         assert x is not None
         if x not in rounded:
@@ -163,34 +187,6 @@ class DynamicInt8(Step):
         added = None if bias is None else add_constant(graph, f"{node.name}.bias", bias.reshape(-1, *[1] * (rank - 2)))
         _scale_back(node, sums, x[1], factors, added)
 
-    def _lstm(self, node: ir.Node) -> None:
-        """Weights [directions, 4 * hidden, inputs] become [directions, inputs, 4 * hidden]."""
-        graph = node.graph
-        assert isinstance(graph, ir.Graph)
-        extra: list[ir.Value] = []
-        inputs = [*node.inputs, *[None] * (8 - len(node.inputs))]
-        for at in (1, 2):
-            value = node.inputs[at]
-            array = array_of(value)
-            assert value is not None
-            assert array is not None
-            parts = [self._integers(np.ascontiguousarray(part.T), 1) for part in array]
-            inputs[at] = add_constant(graph, f"{value.name}.int8", np.stack([integers for integers, _ in parts]))
-            scales = np.stack([scale for _, scale in parts])
-            name, zeros = str(value.name), np.zeros(scales.shape, np.int8)
-            extra += [
-                add_constant(graph, f"{name}.scale", scales),
-                add_constant(graph, f"{name}.zero", zeros),
-            ]
-        new = ir.Node(
-            MICROSOFT, "DynamicQuantizeLSTM", [*inputs, *extra], list(node.attributes.values()), name=node.name,
-            num_outputs=len(node.outputs),
-        )  # fmt: skip
-        graph.insert_before(node, new)
-        for old, output in zip(node.outputs, new.outputs, strict=True):
-            replace_output(old, output)
-        graph.remove(node, safe=True)
-
 
 def _odd_form(node: ir.Node) -> str | None:
     """Attributes and shapes that the integer operators do not have."""
@@ -207,8 +203,6 @@ def _odd_form(node: ir.Node) -> str | None:
         and array_of(node.inputs[2]) is None
     ):
         return "its bias is no constant"
-    if node.op_type == "LSTM" and int_of(node, "layout"):
-        return "its data is batch first"
     return None
 
 

@@ -30,6 +30,7 @@ from sardonyx.optimizer.quantize.graph import (
 from sardonyx.optimizer.quantize.numbers import channel_scales, round_weight
 from sardonyx.optimizer.quantize.parameters import one_of
 from sardonyx.optimizer.quantize.plan import Product, weight_axis
+from sardonyx.optimizer.quantize.recurrent import RECURRENT, place_of, recurrent_layers
 from sardonyx.optimizer.quantize.write import write_weight
 from sardonyx.optimizer.step import Applied, Context, Step, step
 
@@ -40,9 +41,7 @@ _PLACES = {
     "ConvTranspose": (1,),
     "Gemm": (1,),
     "MatMul": (0, 1),
-    "LSTM": (1, 2),
-    "GRU": (1, 2),
-    "RNN": (1, 2),
+    **dict.fromkeys(RECURRENT, (1, 2)),
 }
 
 
@@ -82,7 +81,8 @@ class WeightsInt8(Step):
         done, kept = 0, list[tuple[str, str]]()
         better = self._descended(work, context)
         stored: dict[tuple, ir.Value] = {}
-        for node in list(work.graph):
+        inside = [node for node in recurrent_layers(work) if node.graph is not work.graph]
+        for node in [*work.graph, *inside]:
             if self.embeddings and is_op(node, "Gather"):
                 done += self._table(node)
                 continue
@@ -91,7 +91,7 @@ class WeightsInt8(Step):
                 if reason:
                     kept.append((str(node.name), reason))
                 elif reason is None:
-                    self._store(node, at, stored, better)
+                    self._store(work, node, at, stored, better)
                     done += 1
         notes = [*unknown(work, self.skip), *summary(kept)]
         if not done:
@@ -136,7 +136,9 @@ class WeightsInt8(Step):
             found[product.node] = descended(product, array, scale, H)
         return found
 
-    def _store(self, node: ir.Node, at: int, stored: dict[tuple, ir.Value], better: dict[ir.Node, np.ndarray]) -> None:
+    def _store(
+        self, model: ir.Model, node: ir.Node, at: int, stored: dict[tuple, ir.Value], better: dict[ir.Node, np.ndarray]
+    ) -> None:
         value, array = node.inputs[at], array_of(node.inputs[at])
         assert value is not None
         assert array is not None
@@ -145,13 +147,13 @@ class WeightsInt8(Step):
         if key not in stored:
             integers, scale = self._integers(array, axis)
             integers = better.get(node, integers)
-            stored[key] = write_weight(node, str(value.name), integers, scale, axis)
+            stored[key] = write_weight(place_of(model, node), str(value.name), integers, scale, axis)
         node.replace_input_with(at, stored[key])
 
     def _axis(self, node: ir.Node, at: int) -> int | None:
         if not self.per_channel:
             return None
-        if is_op(node, "LSTM", "GRU", "RNN"):  # [directions, gates * hidden, inputs]
+        if is_op(node, *RECURRENT):  # [directions, gates * hidden, inputs]
             return 1
         return weight_axis(Product(node, (1 - at,), at, None))
 

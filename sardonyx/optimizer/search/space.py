@@ -44,6 +44,7 @@ KNOBS: dict[str, tuple[Any, ...]] = {
     "bias_correction": (False, True),
     "kept": (0.0, 0.05, 0.1, 0.2, 0.35, 0.5),
     "convolutions": (False, True),
+    "recurrent": (True, False),
     "method": ("hqq", "gptq", "rtn"),
     "block": (32, 64, 128, 16),
     "rest": ("", "float16", "weights-int8", "bfloat16"),
@@ -60,6 +61,7 @@ MATTERS = {
     "bias_correction": ("static-int8",),
     "kept": ROUNDED,
     "convolutions": ("dynamic-int8",),
+    "recurrent": ("dynamic-int8",),
     "method": ("weights-int4",),
     "block": ("weights-int4",),
     "rest": ROUNDED,
@@ -79,6 +81,7 @@ class Space:
         packed: a container is written, in which zeros and equal weights are smaller.
         finetune: weights are trained after pruning, which takes PyTorch and time.
         sized: the size matters, though it may not be the objective.
+        recurrent: there are recurrent layers.
     """
 
     steps: Mapping[str, type[Step]]
@@ -87,6 +90,7 @@ class Space:
     calibrated: bool = True
     packed: bool = False
     sized: bool = False
+    recurrent: bool = False
     finetune: bool = False
     knobs: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
@@ -117,6 +121,8 @@ class Space:
         if name in STEPS and name != "palette" and not self.calibrated:
             return ()
         if name in ("palette", "sparse") and not self.packed:
+            return ()
+        if name == "recurrent" and not self.recurrent:
             return ()
         if name == "rest" and not (self.sized or self.objective == "size"):
             return ()
@@ -256,6 +262,8 @@ class Space:
     def _changes(self, numbers: str) -> Iterator[Point]:
         kept = self.knobs.get("kept", ())[1:]
         yield from ({"prepare": value} for value in self.knobs.get("prepare", ())[:0:-1])
+        if numbers in MATTERS["recurrent"]:  # what their state loses at one step goes into all later ones
+            yield from ({"recurrent": value} for value in self.knobs.get("recurrent", ())[1:])
         better = {name: values[-1] for name in EXACT if numbers in MATTERS[name] and (values := self.knobs.get(name))}
         yield from ({"kept": value} for value in kept[:2])
         if better:  # all at once; none costs a run any time, but the search a good deal

@@ -42,18 +42,66 @@ def test_convolutions_are_an_option() -> None:
         assert snr(ours, run(result.model, feeds, other)[0]) > 35
 
 
-def test_lstm_is_an_option() -> None:
-    body = """g (float[t,n,7] x) => (float[t,2,n,11] y) {
-        y = LSTM <hidden_size = 11, direction = "bidirectional"> (x, w, r, b)
-    }"""
-    model = model_of(body, w=normal(2, 44, 7, scale=0.3), r=normal(2, 44, 11, seed=3, scale=0.3), b=normal(2, 88))
-    assert not apply("dynamic-int8", model).modified
-    result = apply("dynamic-int8", model, recurrent=True)
+LAYERS = """g (float[t,n,7] x) => (float[t,2,n,11] y) {
+    y = %s <hidden_size = 11, direction = "bidirectional"> (x, w, r, b)
+}"""
+
+
+def recurrent(operator: str, gates: int):
+    w, r = normal(2, gates * 11, 7, scale=0.3), normal(2, gates * 11, 11, seed=3, scale=0.3)
+    return model_of(LAYERS % operator, w=w, r=r, b=normal(2, 2 * gates * 11))
+
+
+def test_lstm_is_what_onnx_runtime_has_for_it() -> None:
+    model = recurrent("LSTM", 4)
+    assert not apply("dynamic-int8", model, recurrent=False).modified
+    result = apply("dynamic-int8", model)
+    assert count(result.model, "DynamicQuantizeLSTM") == 1
     assert result.model.opset_imports["com.microsoft"] == 1
     x = {"x": normal(5, 3, 7, seed=9)}
     ours = run(result.model, x, "sardonyx")[0]
-    assert snr(run(model, x)[0], ours) > 30
-    assert snr(ours, run(result.model, x, "onnxruntime")[0]) > 25  # it rounds the data, too
+    assert snr(run(model, x)[0], ours) > 25
+    assert snr(ours, run(result.model, x, "onnxruntime")[0]) > 60  # but for numbers on a border, the same
+
+
+def test_gru_keeps_floats_and_has_weights_of_int8() -> None:
+    model = recurrent("GRU", 3)
+    result = apply("dynamic-int8", model)
+    assert count(result.model, "DequantizeLinear") == 2
+    x = {"x": normal(5, 3, 7, seed=9)}
+    ours = run(result.model, x, "sardonyx")[0]
+    assert snr(run(model, x)[0], ours) > 35
+    assert snr(ours, run(result.model, x, "onnxruntime")[0]) > 100
+
+
+IN_BRANCHES = """g (float[t,n,7] x, bool long) => (float[t,1,n,11] y) {
+    y = If (long) <
+        then_branch = g1 () => (float[t,1,n,11] a) {
+            u = Concat <axis = 1> (w1, w2)
+            a = LSTM <hidden_size = 11> (x, u, r)
+        },
+        else_branch = g2 () => (float[t,1,n,11] b) {
+            v = Concat <axis = 1> (w1, w2)
+            b = LSTM <hidden_size = 11, direction = "reverse"> (x, v, r)
+        }
+    >
+}"""
+
+
+@pytest.mark.parametrize("step", ["dynamic-int8", "weights-int8"])
+def test_layers_in_branches_with_weights_put_together_share_their_integers(step: str) -> None:
+    weights = {"w1": normal(1, 22, 7, scale=0.3), "w2": normal(1, 22, 7, seed=4, scale=0.3)}
+    model = model_of(IN_BRANCHES, r=normal(1, 44, 11, seed=3, scale=0.3), **weights)
+    result = apply(step, model, smallest=1)
+    operators = [node.op_type for node in result.model.graph.all_nodes()]
+    assert operators.count("DynamicQuantizeLSTM" if step == "dynamic-int8" else "LSTM") == 2
+    large = [v for v in result.model.graph.initializers.values() if v.const_value.size > 44]
+    assert sorted(str(v.dtype) for v in large) == ["INT8", "INT8"]
+    for which in (True, False):
+        feeds = {"x": normal(5, 3, 7, seed=9), "long": np.asarray(which)}
+        ours = run(result.model, feeds, "sardonyx")[0]
+        assert snr(run(model, feeds)[0], ours) > 25
+        assert snr(ours, run(result.model, feeds, "onnxruntime")[0]) > 60
 
 
 LEFT_ALONE = {
