@@ -72,10 +72,10 @@ def convolve(
     `scale`, of one number a channel of x [1, C, 1, 1], multiplies the weights; only for what a kernel on blocks does.
     """
     if x.dtype in ("float16", "bfloat16"):  # accumulated in float32, rounded once
-        wide = [None if t is None else _cast(ctx, t, "float32") for t in (x, w, bias)]
+        wide = [None if t is None else cast(ctx, t, "float32") for t in (x, w, bias)]
         assert wide[0] is not None
         assert wide[1] is not None
-        return _cast(ctx, convolve(ctx, wide[0], wide[1], wide[2], place, groups), x.dtype)
+        return cast(ctx, convolve(ctx, wide[0], wide[1], wide[2], place, groups), x.dtype)
     shape = (x.shape[0], w.shape[0], *place.output)
     raw = _kernel(ctx, x, w, place, groups, shape, scale)
     if raw is None:
@@ -87,7 +87,8 @@ def convolve(
     return map_elements(ctx, lambda a, b: a + b, raw, spread, shape=shape)
 
 
-def _cast(ctx: Lowering, x: Tensor, dtype: str) -> Tensor:
+def cast(ctx: Lowering, x: Tensor, dtype: str) -> Tensor:
+    """`x` as `dtype`; constants are converted now."""
     if x.array is not None:
         return ctx.constant(x.array.astype(np.float32), dtype)
     return ctx.lazy(dtype, x.shape, lambda i: ex.cast(x.at(i), dtype), sources=[x], cost=1)

@@ -26,7 +26,7 @@ from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Reduce, Store
 from sardonyx.compiler.tensor import LANES, Blocked, Plain, Tensor, variables
 from sardonyx.ops.binary import map_elements
-from sardonyx.ops.convolution import convolve
+from sardonyx.ops.convolution import cast, convolve
 from sardonyx.ops.convolution_forms import reshaped
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
@@ -49,6 +49,11 @@ def conv_transpose(ctx: Lowering, node: Node, x: Tensor, w: Tensor, bias: Tensor
 
 def transposed(ctx: Lowering, x: Tensor, w: Tensor, bias: Tensor | None, place: Window, groups: int) -> Tensor:
     """See `conv_transpose`; `place` says kernel, strides, dilations, padding taken off, and output size."""
+    if x.dtype in ("float16", "bfloat16"):  # accumulated in float32, rounded once
+        wide = [None if t is None else cast(ctx, t, "float32") for t in (x, w, bias)]
+        assert wide[0] is not None
+        assert wide[1] is not None
+        return cast(ctx, transposed(ctx, wide[0], wide[1], wide[2], place, groups), x.dtype)
     shape = (x.shape[0], w.shape[1] * groups, *place.output)
     raw = _kernel(ctx, x, w, place, groups, shape)
     if raw is None:
@@ -254,9 +259,8 @@ def _nest(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, shape
     # A tap that reaches no input adds nothing, whatever its weight is.
     product = x.at((outer[0], source, *where)) * w.at((source, outer[1] - group * w.shape[1], *taps))
     term = ex.guard(inside, product, 0)
-    dtype = "float64" if x.dtype == "float64" else "float32"
     buffer = ctx.temporary(x.dtype, ix.product(shape))
-    total = Reduce("total", "sum", ex.cast(term, dtype), inner, dtype)
-    store = Store(buffer, Plain(shape).offset(outer), ex.cast(ex.local("total", dtype), x.dtype))
+    total = Reduce("total", "sum", term, inner, x.dtype)
+    store = Store(buffer, Plain(shape).offset(outer), ex.local("total", x.dtype))
     ctx.nest(outer, [total, store])
     return ctx.in_memory(buffer, shape)

@@ -98,3 +98,20 @@ def test_what_is_not_finite_stays_where_its_window_is():
     weight = draw(5, 16, 3, 3)
     made = model([1, 5, 6, 6], weight, strides=[2, 2])
     check(made, x)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+@pytest.mark.parametrize("strides", [[2, 2], [1, 1]])
+def test_other_widths(dtype, strides):
+    """float16 is added up in float32 and rounded once, float64 in float64."""
+    kind = oh.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    weight, x = draw(5, 17, 4, 3).astype(dtype), draw(2, 5, 6, 7).astype(dtype)
+    node = oh.make_node("ConvTranspose", ["x", "w"], ["y"], strides=strides, pads=[1, 1, 1, 1])
+    ends = [oh.make_tensor_value_info("x", kind, x.shape)], [oh.make_tensor_value_info("y", kind, None)]
+    graph = oh.make_graph([node], "g", *ends, [onnx.numpy_helper.from_array(weight, "w")])
+    made = oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=10)
+    wide = model([2, 5, 6, 7], weight.astype(np.float32), strides=strides, pads=[1, 1, 1, 1])
+    want = Evaluator(wide).run(None, {"x": x.astype(np.float32)})[0]
+    (have,) = sardonyx.Session(made.SerializeToString()).run({"x": x})
+    assert have.dtype == dtype
+    np.testing.assert_allclose(have, want, rtol=1e-3 if dtype == np.float16 else 1e-4, atol=1e-3)
