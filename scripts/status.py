@@ -197,6 +197,18 @@ def faster(models: Mapping[str, int], against: Collection[str], least: float) ->
     return measure
 
 
+def single_operators(report: Report) -> Verdict:
+    """All ratios with one thread: their mean, how many are below 1, and the lowest of all."""
+    rows = report.get("t1", {})
+    ratios = {name: row["ratio"] for name, row in rows.items() if "ratio" in row}
+    value = geomean(ratios.values())
+    if value is None:
+        return "not measured", False
+    low = dict(sorted(((name, ratio) for name, ratio in ratios.items() if ratio < 1), key=lambda pair: pair[1]))
+    worst = "; lowest: " + _listed(dict(list(low.items())[:5]), "{:.2f}") if low else ""
+    return f"{value:.2f} over {len(ratios)} of {len(rows)}, {len(low)} below 1{worst}", True
+
+
 def scaling(report: Report) -> Verdict:
     one, two = measured(report, 1, 1), measured(report, 2, 1)
     found = {
@@ -314,6 +326,7 @@ BACKEND, AGREEMENT, LOADS, OVERHEAD = (
 )
 BENCH, CONVERT, AVX2 = "make bench", "make test-converters", "python scripts/bench.py --avx2"
 CONVERTED = ("converters", "converters_torch")  # parts with rows of converted models
+OPERATORS = "python benchmarks/operators.py"
 OPTIMIZE, QUANTIZED = "python benchmarks/optimize.py", "python benchmarks/quantized.py"
 ORT, BOTH = ("onnxruntime",), ("onnxruntime", "openvino")
 CONVOLUTION_MODELS = ("resnet18", "resnet50", "densenet121", "unet", "mobilenet_v2")
@@ -362,6 +375,7 @@ GOALS = (
         faster(PERCEPTRONS, ORT, 1.5),
     ),
     Goal("zoo against ONNX Runtime, no AVX-512 for anyone", "reported", "zoo-avx2", AVX2, each(ORT)),
+    Goal("single operators against ONNX Runtime, 1 thread", "reported", "operators", OPERATORS, single_operators),
     Goal("two threads against one", "at least 1.8", "zoo", BENCH, scaling),
     Goal("fraction of the measured peak", "reported", "zoo", BENCH, of_peak),
     Goal("slow-down with a core taken, beside ONNX Runtime", "at most 2.5 x", "threads", BENCH, taken_core),
