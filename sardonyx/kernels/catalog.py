@@ -205,6 +205,16 @@ _ALL = (
         hot_in="inner_",
     ),
     Kernel(
+        "grouped_nchw16c_f32",
+        "convolution of groups of 2, 4 or 8 channels in and out, with an epilogue",
+        f"{_BLOCKED}; weights packing.pack_grouped",
+        "kh, channel of the group from the output's own pair on, kw; from 0",
+        f"{_TASKS}; lanes beyond the last channel are 0 in x and weights",
+        "kernels/test_grouped.py",
+        hot=_FMA,
+        hot_in="inner_",
+    ),
+    Kernel(
         "stream_nchw16c_f32",
         "1x1 convolutions around a depthwise one, by bands, with epilogues",
         f"{_BLOCKED}; weights as of its layers",
