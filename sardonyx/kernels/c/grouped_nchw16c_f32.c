@@ -116,6 +116,7 @@ SX_INLINE void run_tiles(int T, int KW, int S, int border, const grouped_row *r,
                 int64_t c = 0;
 #if VL == 16
                 STEP(0);
+                __asm__("" : "+r"(row));  // or Clang keeps x for step 1, and doubles lanes after the load
                 STEP(1);
 #endif
 #pragma clang loop unroll(disable)
