@@ -206,7 +206,7 @@ _ALL = (
     ),
     Kernel(
         "grouped_nchw16c_f32",
-        "convolution of groups of 2, 4 or 8 channels in and out, with an epilogue",
+        "convolution of groups of 2, 4, 8 or 16 channels in and out, with an epilogue",
         f"{_BLOCKED}; weights packing.pack_grouped",
         "kh, channel of the group from the output's own pair on, kw; from 0",
         f"{_TASKS}; lanes beyond the last channel are 0 in x and weights",
