@@ -215,6 +215,14 @@ _ALL = (
         hot_in="inner_",
     ),
     Kernel(
+        "channels_nchw16c_f32",
+        "channels in another order, repeated, left out or 0, with an epilogue",
+        _BLOCKED,
+        _ANY,
+        f"{_TASKS}; channels of x that exist",
+        "kernels/test_channels.py",
+    ),
+    Kernel(
         "stream_nchw16c_f32",
         "1x1 convolutions around a depthwise one, by bands, with epilogues",
         f"{_BLOCKED}; weights as of its layers",

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sardonyx.compiler import expr as ex
 from sardonyx.compiler import index as ix
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Pointer
-from sardonyx.compiler.tensor import LANES, Blocked, Element, Tensor
+from sardonyx.compiler.tensor import LANES, Tensor
 from sardonyx.kernels import packing
 from sardonyx.ops.window import Window
 from sardonyx.ops.winograd import open_blocked
@@ -51,11 +50,11 @@ def convolve_groups(
     """
     inputs, outputs = weight.shape[1], weight.shape[0] // groups
     if inputs == 1:
-        source = x if outputs == 1 else _repeated(ctx, x, outputs)
+        source = x if outputs == 1 else _channels(ctx, x, np.repeat(np.arange(groups), outputs))
         fields = fields | _weights(ctx, packing.pack_depthwise(weight)) | {"c_blocks": -(-len(weight) // LANES)}
         return _call(ctx, "depthwise_nchw16c_f32", source, fields, shape)
     room = choose_room(groups, inputs, outputs, place)
-    source = x if room.inputs == inputs else _with_gaps(ctx, x, groups, inputs, room.inputs)
+    source = x if room.inputs == inputs else _channels(ctx, x, _room_changed(groups, inputs, room.inputs))
     padded = np.zeros((groups, room.outputs, room.inputs, *weight.shape[2:]), np.float32)
     padded[:, :outputs, :inputs] = weight.reshape(groups, outputs, *weight.shape[1:])
     padded = padded.reshape(groups * room.outputs, *padded.shape[2:])
@@ -66,7 +65,7 @@ def convolve_groups(
         fields = fields | _weights(ctx, packing.pack_conv(padded, groups))
         fields |= {"ic_blocks": groups * room.inputs // LANES, "oc_blocks": blocks, "groups": groups, "ic": inputs}
     raw = _call(ctx, room.kernel, source, fields, (shape[0], len(padded), *shape[2:]))
-    return raw if room.outputs == outputs else _without_gaps(ctx, raw, outputs, room.outputs, shape)
+    return raw if room.outputs == outputs else _channels(ctx, raw, _room_changed(groups, room.outputs, outputs))
 
 
 def choose_room(groups: int, inputs: int, outputs: int, place: Window) -> Room:
@@ -100,36 +99,19 @@ def _call(ctx: Lowering, kernel: str, source: Tensor, fields: dict, shape: tuple
     return open_blocked(ctx, kernel, fields | {"x": address, "x_batch": image, "n": shape[0]}, shape)
 
 
-def _with_gaps(ctx: Lowering, x: Tensor, groups: int, size: int, room: int) -> Tensor:
-    """Each group of `size` channels with zeros up to `room`."""
-    ctx.cheap(x)
-
-    def element(i: tuple[Dim, ...]) -> ex.Expr:
-        lane = ix.mod(i[1], room)
-        value = x.at((i[0], ix.floordiv(i[1], room) * size + lane, *i[2:]))
-        return ex.guard(ex.index(lane) < ex.index(size), value, 0)
-
-    return _blocked(ctx, (x.shape[0], groups * room, *x.shape[2:]), element, x)
-
-
-def _without_gaps(ctx: Lowering, raw: Tensor, size: int, room: int, shape: tuple[Dim, ...]) -> Tensor:
-    """The first `size` of each `room` channels."""
-    ctx.materialize(raw)
-
-    def element(i: tuple[Dim, ...]) -> ex.Expr:
-        return raw.at((i[0], ix.floordiv(i[1], size) * room + ix.mod(i[1], size), *i[2:]))
-
-    return _blocked(ctx, shape, element, raw)
+def _channels(ctx: Lowering, x: Tensor, channels: np.ndarray) -> Tensor:
+    """The channels of `x` with these numbers; 0 where a number is negative."""
+    address, image = ctx.blocked(x)
+    blocks = -(-len(channels) // LANES)
+    numbers = np.full(blocks * LANES, -1, np.int32)
+    numbers[: len(channels)] = channels
+    fields = {"x": address, "from": Pointer(ctx.constant_buffer(numbers, "int32")), "x_batch": image}
+    fields |= {"n": x.shape[0], "c_blocks": blocks, "positions": ix.product(x.shape[2:])}
+    return open_blocked(ctx, "channels_nchw16c_f32", fields, (x.shape[0], len(channels), *x.shape[2:]))
 
 
-def _repeated(ctx: Lowering, x: Tensor, times: int) -> Tensor:
-    """Each channel so many times."""
-    ctx.cheap(x)
-    shape = (x.shape[0], x.shape[1] * times, *x.shape[2:])
-    return _blocked(ctx, shape, lambda i: x.at((i[0], ix.floordiv(i[1], times), *i[2:])), x)
-
-
-def _blocked(ctx: Lowering, shape: tuple[Dim, ...], element: Element, source: Tensor) -> Tensor:
-    result = ctx.lazy("float32", shape, element, sources=[source])
-    result.prefers = Blocked
-    return result
+def _room_changed(groups: int, size: int, room: int) -> np.ndarray:
+    """Which channels to take for groups of `room` channels from groups of `size`: -1 beyond the last."""
+    numbers = np.arange(groups)[:, None] * size + np.arange(room)
+    numbers[:, size:] = -1
+    return numbers.ravel()
