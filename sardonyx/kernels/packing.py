@@ -111,3 +111,25 @@ def pack_depthwise(weight: np.ndarray) -> np.ndarray:
         A contiguous array [ceil(C / 16), KH, KW, 16] of the same dtype, 0 beyond channel C.
     """
     return pack_conv_first(weight)[:, 0]
+
+
+def pack_grouped(weight: np.ndarray) -> np.ndarray:
+    """Pack the weights of `grouped_nchw16c_f32`.
+
+    Args:
+        weight: [O, I, KH, KW], any strides; groups of I = 2, 4, 8 or 16 channels in and out.
+
+    Returns:
+        A contiguous array [ceil(O / 16), KH, I, KW, 16] of the same dtype, whose lane l has in step c of axis 2 the
+        weight of its group's channel (l & ~1) ^ c; 0 beyond output channel O.
+
+    Raises:
+        ValueError: Groups of another size.
+    """
+    o, i, kh, kw = weight.shape
+    if i not in (2, 4, 8, 16) or o % i:
+        raise ValueError(f"pack_grouped: groups of {i} channels, {o} in all; the kernel has 2, 4, 8 and 16")
+    padded = np.zeros((_blocks(o) * 16, i, kh, kw), weight.dtype)
+    outputs = np.arange(o)[:, None]
+    padded[:o] = weight[outputs, (outputs % i & ~1) ^ np.arange(i)]
+    return np.ascontiguousarray(padded.reshape(_blocks(o), 16, i, kh, kw).transpose(0, 3, 2, 4, 1))

@@ -1,7 +1,8 @@
 """Convolution, in one to three dimensions.
 
 fp32 with constant weights runs in hand-written kernels on NCHW16c, some by way of other convolutions
-(`convolution_forms`); everything else (other dtypes, computed weights, groups that are no whole blocks) as a loop nest.
+(`convolution_forms`), groups in kernels of their own (`convolution_groups`); everything else (other dtypes, computed
+weights) as a loop nest.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sardonyx.compiler.tensor import LANES, Plain, Tensor, variables
 from sardonyx.kernels import packing
 from sardonyx.ops import convolution_forms
 from sardonyx.ops.binary import broadcast_shape, map_elements
+from sardonyx.ops.convolution_groups import convolve_groups
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
 from sardonyx.ops.window import Window, window
@@ -122,28 +124,22 @@ def _kernel(
         return convolution_forms.by_columns(ctx, x, array, place, shape)
     weight = array.reshape(*array.shape[:2], *((1,) * (4 - w.rank)), *array.shape[2:])
     outputs, inner = weight.shape[:2]
-    if groups == 1 and inner <= FIRST_CHANNELS and not x.blocked:
+    if groups > 1:
+        return convolve_groups(ctx, x, weight, groups, place, _geometry(place), shape)
+    if inner <= FIRST_CHANNELS and not x.blocked:
         name, packed = "conv_first_f32", packing.pack_conv_first(weight)
-    elif groups == outputs and inner == 1 and groups > 1:
-        name, packed = "depthwise_nchw16c_f32", packing.pack_depthwise(weight)
-    elif groups == 1 or (inner % LANES == 0 and (outputs // groups) % LANES == 0):
-        name, packed = "conv_nchw16c_f32", packing.pack_conv(weight, groups)
-    else:
-        return None
-    if name == "conv_nchw16c_f32" and groups == 1 and winograd_pays(x.shape[0], inner, outputs, place):
+    elif winograd_pays(x.shape[0], inner, outputs, place):
         return winograd(ctx, x, weight, place, shape)
+    else:
+        name, packed = "conv_nchw16c_f32", packing.pack_conv(weight)
     fields = _geometry(place)
-    blocks = ix.ceildiv(x.shape[1], LANES)
-    pixels = ix.product(place.size)
+    blocks = ix.ceildiv(outputs, LANES)
     if name == "conv_first_f32":
         source = ctx.pointer(x)
-        fields |= {"ic": inner, "oc_blocks": ix.ceildiv(outputs, LANES), "x_batch": inner * pixels}
+        fields |= {"ic": inner, "oc_blocks": blocks, "x_batch": inner * ix.product(place.size)}
     else:
         source, fields["x_batch"] = ctx.blocked(x)
-        if name == "conv_nchw16c_f32":
-            fields |= {"ic_blocks": blocks, "oc_blocks": ix.ceildiv(outputs, LANES), "groups": groups, "ic": inner}
-        else:
-            fields["c_blocks"] = blocks
+        fields |= {"ic_blocks": ix.ceildiv(x.shape[1], LANES), "oc_blocks": blocks, "groups": 1, "ic": inner}
     weights = Pointer(ctx.constant_buffer(packed, "float32")) if scale is None else _scaled(ctx, packed, scale)
     fields |= {"x": source, "w": weights, "n": x.shape[0]}
     return open_blocked(ctx, name, fields, shape)

@@ -9,10 +9,12 @@
 #define MULTIPLY_ADD(x, y, z) __builtin_fmaf(x, y, z)
 #endif
 
+#define PAIRS (-2)
+
 typedef struct {
     int64_t n, c, ih, iw, o, oh, ow, kh, kw, stride_h, stride_w, dilation_h, dilation_w;
     int64_t pad_top, pad_left, pad_bottom, pad_right, groups;
-    int64_t order;  // channels taken together at each tap: 16 (NCHW16c), or 1 (NCHW)
+    int64_t order;  // channels taken together at each tap: 16 (NCHW16c), 1 (NCHW); PAIRS: see naive_conv
 } window;
 
 static int64_t row(const window *a, int64_t oh, int64_t kh) {
@@ -23,8 +25,34 @@ static int64_t column(const window *a, int64_t ow, int64_t kw) {
 }
 static int inside(const window *a, int64_t ih, int64_t iw) { return ih >= 0 && ih < a->ih && iw >= 0 && iw < a->iw; }
 
+// In the order PAIRS the sums of a row of taps go over the channels, from the output's own pair on: number c is, of the
+// output with number o in its group, channel (o & ~1) ^ c.
+static void naive_conv_pairs(const window *a, const float *x, const float *w, float *y) {
+    int64_t channels = a->c / a->groups;
+    for (int64_t n = 0; n < a->n; n++)
+        for (int64_t o = 0; o < a->o; o++)
+            for (int64_t oh = 0; oh < a->oh; oh++)
+                for (int64_t ow = 0; ow < a->ow; ow++) {
+                    float sum = 0;
+                    for (int64_t kh = 0; kh < a->kh; kh++)
+                        for (int64_t c = 0; c < channels; c++)
+                            for (int64_t kw = 0; kw < a->kw; kw++) {
+                                int64_t ih = row(a, oh, kh), iw = column(a, ow, kw), own = (o % channels & ~1) ^ c;
+                                int64_t from = o / channels * channels + own;
+                                int64_t at = ((n * a->c + from) * a->ih + ih) * a->iw + iw;
+                                float value = inside(a, ih, iw) ? x[at] : 0;
+                                sum = MULTIPLY_ADD(value, w[((o * channels + own) * a->kh + kh) * a->kw + kw], sum);
+                            }
+                    y[((n * a->o + o) * a->oh + oh) * a->ow + ow] = sum;
+                }
+}
+
 void naive_conv(const window *a, const float *x, const float *w, float *y) {
     int64_t channels = a->c / a->groups;
+    if (a->order == PAIRS) {
+        naive_conv_pairs(a, x, w, y);
+        return;
+    }
     for (int64_t n = 0; n < a->n; n++)
         for (int64_t o = 0; o < a->o; o++)
             for (int64_t oh = 0; oh < a->oh; oh++)

@@ -10,6 +10,7 @@
 #include "depthwise_nchw16c_f32.h"
 
 #include "plane_tasks.h"
+#include "row_cover.h"
 #include "simd.h"
 
 #define EPILOGUE_POSITIONS 128  // outputs between two calls of the epilogue, unless a row is longer: 8 KB
@@ -25,16 +26,6 @@ typedef struct {
     int64_t iw, pad_left, stride, dilation;
     int64_t listed;                   // kw * 4 + stride where such tiles are listed, else 0
 } depthwise_row;
-
-// How every row is covered: `tiles` tiles of `size` positions from position `ow`, whose first tap is in column `iw`.
-typedef struct {
-    int64_t size, ow, iw, tiles, border;  // border: some taps of theirs may lie outside
-} depthwise_piece;
-
-typedef struct {
-    int64_t count;
-    depthwise_piece piece[8];
-} depthwise_cover;
 
 // `tiles` tiles of T neighbouring positions, filters of KW taps in a row without dilation, position stride S. x: tap row
 // kh_lo at the first column of the first tile, which is column iw of the image.
@@ -131,7 +122,7 @@ static __attribute__((noinline)) void border_single(const depthwise_row *r, cons
         else inner_4_##KW##s##S(r, x, y, p->tiles);                                                                 \
         break;
 
-static void run_piece(const depthwise_row *r, const depthwise_piece *p, float *y) {
+static void run_piece(const depthwise_row *r, const row_piece *p, float *y) {
     const float *x = r->x + p->iw * 16;
     y += p->ow * 16;
     switch (p->size > 1 ? r->listed : 0) {
@@ -143,35 +134,24 @@ static void run_piece(const depthwise_row *r, const depthwise_piece *p, float *y
     }
 }
 
-// Adds `tiles` tiles of `size` positions from `ow` on. Neighbours are one piece when all or none of them are at a border:
-// three pieces at most.
-static void add_tiles(const depthwise_row *r, depthwise_cover *c, int64_t size, int64_t ow, int64_t tiles) {
-    int64_t width = (size - 1) * r->stride + (r->kw - 1) * r->dilation + 1, first = c->count;
-    for (; tiles > 0; tiles--, ow += size) {
-        int64_t iw = ow * r->stride - r->pad_left;
-        int border = iw < 0 || iw + width > r->iw;
-        if (c->count > first && c->piece[c->count - 1].border == border) c->piece[c->count - 1].tiles++;
-        else c->piece[c->count++] = (depthwise_piece){size, ow, iw, 1, border};
-    }
-}
-
 // Covers a row with tiles of 7 where the filter is listed, of 4 or of 1; a last one that would leave the row moves back
 // over its neighbour.
-static void make_cover(const depthwise_row *r, depthwise_cover *c, int64_t columns) {
+static void make_cover(const depthwise_row *r, row_cover *c, int64_t columns) {
+    const row_window w = {r->iw, r->stride, (r->kw - 1) * r->dilation + 1, r->pad_left};
     c->count = 0;
     int64_t large = r->listed ? columns / 7 : 0, rest = columns - large * 7;
     if (columns < 4) {
-        add_tiles(r, c, 1, 0, columns);
+        cover_tiles(&w, c, 1, 0, columns);
         return;
     }
     if (large && rest == 1) large--, rest = 8;  // 4 + 4 for 7 + 1
-    add_tiles(r, c, 7, 0, large);
+    cover_tiles(&w, c, 7, 0, large);
     if (large && rest > 4 && rest < 8) {
-        add_tiles(r, c, 7, columns - 7, 1);
+        cover_tiles(&w, c, 7, columns - 7, 1);
         return;
     }
-    add_tiles(r, c, 4, large * 7, rest / 4);
-    if (rest % 4) add_tiles(r, c, 4, columns - 4, 1);
+    cover_tiles(&w, c, 4, large * 7, rest / 4);
+    if (rest % 4) cover_tiles(&w, c, 4, columns - 4, 1);
 }
 
 static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -186,7 +166,7 @@ void depthwise_nchw16c_f32_rows(const depthwise_nchw16c_f32_args *a, int64_t blo
     int listed = (a->kw == 3 || a->kw == 5 || a->kw == 7) && a->dilation_w == 1 && a->stride_w <= 2 &&
                  a->pad_left < a->kw && reach < a->kw;
     r.listed = listed ? a->kw * 4 + a->stride_w : 0;
-    depthwise_cover cover;
+    row_cover cover;
     make_cover(&r, &cover, a->ow);
     for (int64_t oh = lo; oh < hi; oh++) {
         int64_t ih = oh * a->stride_h - a->pad_top;

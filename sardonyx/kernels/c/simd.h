@@ -90,6 +90,22 @@ SX_INLINE vi vi_load(const int32_t *p) { return *(const vi_unaligned *)p; }
 SX_INLINE void vi_store(int32_t *p, vi x) { *(vi_unaligned *)p = x; }
 SX_INLINE vi vi_set1(int32_t x) { return x - (vi){}; }
 
+// Lane l of the result is lane lanes[l] of x; 0 <= lanes[l] < VL.
+SX_INLINE vf v_permute_plain(vf x, vi lanes) {
+    vf y;
+    for (int l = 0; l < VL; l++) y[l] = x[lanes[l]];
+    return y;
+}
+SX_INLINE vf v_permute(vf x, vi lanes) {
+#if VL == 16 && defined(__AVX512DQ__)
+    return __builtin_ia32_permvarsf512(x, lanes);
+#elif VL == 8 && defined(__AVX2__)
+    return __builtin_ia32_permvarsf256(x, lanes);
+#else
+    return v_permute_plain(x, lanes);
+#endif
+}
+
 // The low four bits of each word, less 8 modulo 16, as floats: 0 .. 7, -8 .. -1.
 SX_INLINE vf v_signed_nibble_plain(vi x) { return __builtin_convertvector(x << 28 >> 28, vf); }
 SX_INLINE vf v_signed_nibble(vi x) {
