@@ -17,7 +17,7 @@
 #define BLOCK_FLOATS (64 << 10) // scores of a block: with the packed panels they stay in L2
 #define MOST_QUERIES 128
 #define LEAST_QUERIES 16
-#define SIDE (VL == 16 ? 8 : 2) // rows of scores that go through a softmax side by side
+#define SIDE (VL == 16 ? 8 : VL == 8 ? 2 : 1) // rows of scores that go through a softmax side by side
 #define PACKED_FLOATS (4 << 10) // keys (values) that are packed at once stay in L1
 
 #define INFINITY_F32 __builtin_inff()

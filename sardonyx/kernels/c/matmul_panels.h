@@ -13,14 +13,16 @@ typedef struct {
     int64_t parts, part_now, line, done; // what comes next: the part, the line of its rows, the rows done
 } matmul_fetch;
 
-// A tile with MATMUL_AHEAD 2 fetches a line of as many rows as it has k.
+// A tile with MATMUL_AHEAD 2 fetches a line of as many rows as it has k. Parts of far fewer rows are left out.
 SX_INLINE void matmul_fetch_next(matmul_fetch *f, matmul_tile *t) {
     t->ahead_step = 0;
+    while (f->part_now < f->parts && f->part[f->part_now].rows < t->k - t->k / 4) f->part_now++;
     if (f->part_now == f->parts) return;
-    t->ahead = f->part[f->part_now].at + f->done * f->part[f->part_now].row + f->line * 64;
+    const int64_t rows = f->part[f->part_now].rows, last = rows > t->k ? rows - t->k : 0;
     t->ahead_step = f->part[f->part_now].row;
+    t->ahead = f->part[f->part_now].at + (f->done < last ? f->done : last) * t->ahead_step + f->line * 64;
     f->done += t->k;
-    if (f->done < f->part[f->part_now].rows) return;
+    if (f->done < rows) return;
     f->done = 0;
     if (++f->line == f->part[f->part_now].lines) f->line = 0, f->part_now++;
 }
