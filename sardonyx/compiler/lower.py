@@ -330,9 +330,25 @@ class Lowering:
         self.emit_nest(Nest(tuple(outer), stages))
 
     def pointer(self, tensor: Tensor) -> Pointer:
-        """The address of a tensor, row-major in memory."""
+        """The address of a tensor, row-major in memory: a view that reads memory in this order is not copied."""
+        if tensor.buffer is None and tensor.array is None and tensor.element is not None:
+            found = self._row_major_view(tensor)
+            if found is not None:
+                return found
         buffer = self.plain(tensor).buffer
         assert buffer is not None
+        return Pointer(buffer)
+
+    def _row_major_view(self, tensor: Tensor) -> Pointer | None:
+        position = variables(tensor.shape)
+        element = tensor.at(position)
+        if element.op != "load":
+            return None
+        buffer, offset = element.value
+        found = ix.linear(offset, position)
+        if found is None or found != ix.linear(Plain(tensor.shape).offset(position), position):
+            return None
+        self.close(buffer)
         return Pointer(buffer)
 
     def strided(self, tensor: Tensor) -> tuple[Pointer, list[Dim]] | None:

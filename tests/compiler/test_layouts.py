@@ -8,6 +8,8 @@ import onnx
 import pytest
 from programs import Network, check, copies, kernels, program_of
 
+from sardonyx.compiler.program import Pointer
+
 
 def fire() -> onnx.ModelProto:
     """Two modules of SqueezeNet with a pool between them."""
@@ -131,3 +133,18 @@ def test_the_square_root_of_a_dim_is_a_constant() -> None:
     assert [step.operator for step in steps] == ["Div", "Softmax", "Div"]
     assert not any(buffer.kind == "constant" for step in steps for buffer in step.reads())
     check(model, (2, 9, 4))
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [0, 2, 1, 3]], ids=["as it lies", "another order"])
+def test_a_kernel_reads_a_view_in_place_if_its_elements_lie_in_order(order: list[int]) -> None:
+    net = Network(["n", "s", 24])
+    heads = net.add("Reshape", "x", net.add("Constant", value_ints=[0, 0, 3, 8]))
+    there = net.add("Transpose", net.add("Transpose", heads, perm=[0, 2, 1, 3]), perm=[order[i] for i in (0, 2, 1, 3)])
+    view = net.add("Reshape", there, net.add("Constant", value_ints=[0, -1, 24]))
+    net.nodes.append(onnx.helper.make_node("DynamicQuantizeLinear", [view], ["bytes", "scale", "zero"]))
+    numbers, zero = (net.add("Cast", each, to=onnx.TensorProto.FLOAT) for each in ("bytes", "zero"))
+    model = net.model(net.add("Mul", net.add("Sub", numbers, zero), "scale"))
+    source = kernels(program_of(model), "range_f32")[0].fields["x"]
+    assert isinstance(source, Pointer)
+    assert (source.buffer.kind == "input") == (order == [0, 1, 2, 3])
+    check(model, (2, 5, 24), (1, 7, 24))

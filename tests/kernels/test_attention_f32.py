@@ -74,3 +74,29 @@ def test_a_query_that_sees_nothing_gives_zero_or_nan() -> None:
     result = run(library("avx2"), x, zero_unseen=1)
     assert (result[2] == 0).all()
     assert np.isfinite(result).all()
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_rows_side_by_side_have_the_bits_of_single_rows(build) -> None:
+    x = operands(23, 37, 8, 64)  # groups of rows, rows that are left, and lanes beyond the keys
+    x["mask"][3, 5] = -np.inf
+    together = run(library(build), x)
+    for i in range(23):
+        one = {name: harness.at_page_end(x[name][i : i + 1] if name in ("q", "mask") else x[name]) for name in x}
+        assert (run(library(build), one)[0] == together[i]).all()
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_numbers_that_are_not_finite_stay_in_their_row(build) -> None:
+    x = operands(19, 21, 8, 16)
+    clean = run(library(build), x, zero_unseen=1)
+    x["mask"][2, 20] = np.nan
+    x["mask"][4], x["mask"][4, 7] = -np.inf, np.nan  # not a row that sees nothing
+    x["mask"][5, 0] = np.inf
+    x["mask"][17, 3] = np.nan
+    x["mask"][18] = -np.inf
+    result = run(library(build), x, zero_unseen=1)
+    assert np.isnan(result[[2, 4, 5, 17]]).all()
+    assert (result[18] == 0).all()
+    others = np.setdiff1d(np.arange(19), [2, 4, 5, 17, 18])
+    assert (result[others] == clean[others]).all()

@@ -153,7 +153,7 @@ static void run_many(const matmul_nbits_f32_args *g, int64_t row, int64_t rows, 
             matmul_panels((matmul_tile){.a = g->a + row * g->a_row + k, .a_row = g->a_row, .a_k = 1, .b = scratch,
                                    .b_panel = 16 * depth, .b_k = 16, .c = whole ? own : beside,
                                    .c_row = whole ? g->c_row : GROUP * 16, .k = depth, .fresh = k == 0},
-                     rows, panels);
+                          rows, panels, NULL);
         }
         for (int64_t i = 0; i < rows && !whole; i++)
             for (int64_t j = 0; j < columns; j++) own[i * g->c_row + j] = beside[i * GROUP * 16 + j];

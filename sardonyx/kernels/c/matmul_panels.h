@@ -4,24 +4,48 @@
 
 #include "matmul_tile.h"
 
-// c[rows][16 * panels] (+)= a * packed panels; all columns are written.
-static void matmul_panels(matmul_tile t, int64_t rows, int64_t panels) {
+// Memory that is wanted soon, in parts of `rows` rows, `row` bytes apart, of `lines` cache lines.
+typedef struct {
+    struct {
+        const char *at;
+        int64_t row, rows, lines;
+    } part[4];
+    int64_t parts, part_now, line, done; // what comes next: the part, the line of its rows, the rows done
+} matmul_fetch;
+
+// A tile with MATMUL_AHEAD 2 fetches a line of as many rows as it has k. Parts of far fewer rows are left out.
+SX_INLINE void matmul_fetch_next(matmul_fetch *f, matmul_tile *t) {
+    t->ahead_step = 0;
+    while (f->part_now < f->parts && f->part[f->part_now].rows < t->k - t->k / 4) f->part_now++;
+    if (f->part_now == f->parts) return;
+    const int64_t rows = f->part[f->part_now].rows, last = rows > t->k ? rows - t->k : 0;
+    t->ahead_step = f->part[f->part_now].row;
+    t->ahead = f->part[f->part_now].at + (f->done < last ? f->done : last) * t->ahead_step + f->line * 64;
+    f->done += t->k;
+    if (f->done < rows) return;
+    f->done = 0;
+    if (++f->line == f->part[f->part_now].lines) f->line = 0, f->part_now++;
+}
+
+// c[rows][16 * panels] (+)= a * packed panels; all columns are written. `fetch` may be NULL.
+static void matmul_panels(matmul_tile t, int64_t rows, int64_t panels, matmul_fetch *fetch) {
     static const int8_t widths[MR + 1] = {
 #define WIDTH_ENTRY(R) [R] = WIDE(R),
         EACH_ROW_COUNT(WIDTH_ENTRY)};
-    const int64_t tiles = (rows + MR - 1) / MR, height = rows / tiles, taller = rows % tiles; // the first by one more
-    const int64_t wide = widths[height + (taller > 0)];
     const float *const a = t.a;
     float *const c = t.c;
     t.ahead_step = 0;
     for (int64_t panel = 0; panel < panels;) {
-        const int64_t group = panels - panel >= wide ? wide : 1;
+        const int64_t most = MATMUL_FLAT && panels - panel >= 4 ? FLAT_ROWS : MR, tiles = (rows + most - 1) / most;
+        const int64_t height = rows / tiles, taller = rows % tiles; // the first by one more
+        const int64_t wide = widths[height + (taller > 0)], group = panels - panel >= wide ? wide : 1;
         const matmul_tile_function *const functions = group == wide ? matmul_wide_tiles : matmul_slim_tiles;
         t.a = a;
         t.c = c + 16 * panel;
         t.ahead = (const char *)t.b;
         for (int64_t i = 0; i < tiles; i++) {
             const int64_t n = height + (i < taller);
+            if (fetch) matmul_fetch_next(fetch, &t);
             functions[n](&t);
             t.a += n * t.a_row;
             t.c += n * t.c_row;

@@ -5,6 +5,8 @@
 // Every element is accumulated k-sequentially with SX_FMA, whatever the tile.
 //
 // MATMUL_AHEAD 0 leaves the prefetching out: where B is in L2 already, it takes half of what L2 gives (recurrent layers).
+// MATMUL_AHEAD 2 fetches one line a k, `ahead_step` bytes apart, wherever that is (attention).
+// MATMUL_FLAT 1 makes tiles of 6 rows 4 panels wide as well, with AVX-512: better for short sums (attention).
 // Tunables: MR, WIDE(R). Registers: R * P * LANES for sums, P * LANES for B (none with R == 1, where loads fold into
 // the FMA) and 1 for A, of VREGS. A tile needs 8 independent sums to hide the latency of the FMA, hence several panels
 // at once (WIDE) where rows are few; 4 panels are enough to stream B at the speed of L2.
@@ -18,20 +20,27 @@
 #endif
 #define LANES (16 / VL) // registers a panel
 
+#ifndef MATMUL_FLAT
+#define MATMUL_FLAT 0
+#endif
 #if VL == 16
 #define MR 14
-#define WIDE(R) ((R) <= 4 ? 4 : 2)
+#define FLAT_ROWS (MATMUL_FLAT ? 6 : 4)
+#define WIDE(R) ((R) <= FLAT_ROWS ? 4 : 2)
 #define EACH_ROW_COUNT(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
 #elif VL == 8
 #define MR 6
+#define FLAT_ROWS MR
 #define WIDE(R) ((R) == 1 ? 4 : (R) == 2 ? 2 : 1) // 3 rows of 2 panels spill
 #define EACH_ROW_COUNT(X) X(1) X(2) X(3) X(4) X(5) X(6)
 #elif VREGS == 32
 #define MR 6
+#define FLAT_ROWS MR
 #define WIDE(R) ((R) <= 2 ? 2 : 1)
 #define EACH_ROW_COUNT(X) X(1) X(2) X(3) X(4) X(5) X(6)
 #else
 #define MR 2
+#define FLAT_ROWS MR
 #define WIDE(R) ((R) == 1 ? 2 : 1)
 #define EACH_ROW_COUNT(X) X(1) X(2)
 #endif
@@ -91,7 +100,7 @@ SX_INLINE void matmul_tile_body(const matmul_tile *t, const int rows, const int 
             if (rows > 6) OPAQUE(a[g]); // or else one general register a row, which are too many
         }
         b += b_k;
-        UNROLL for (int p = 0; p < panels && MATMUL_AHEAD; p++)
+        UNROLL for (int p = 0; p < (MATMUL_AHEAD == 1 ? panels : MATMUL_AHEAD / 2); p++)
             __builtin_prefetch(ahead + p * b_panel * (int64_t)sizeof(float), 0, 2);
         ahead += ahead_step;
     }
