@@ -37,7 +37,13 @@
 #define X_UNSIGNED 0
 #endif
 #define ITEM (WIDE ? 2 : 1)                   // bytes of an element of x as laid out
-#define GROUP (16 * PANELS)                   // output channels of a block
+#define GROUP (16 * PANELS)                   // output channels of a tile
+#ifndef SPAN
+#define SPAN (SX_TILES ? 64 : GROUP)          // of a block: a line of y where there are tiles
+#endif
+#ifndef AHEAD_BLOCKS
+#define AHEAD_BLOCKS 32
+#endif
 
 typedef struct {
     int64_t icg, ocg, panels;             // of one group
@@ -176,7 +182,7 @@ static void widen_panel(const int8_t *from, int64_t segments, int64_t quads, int
 // What one thread works with.
 typedef struct {
     int64_t image, group, row_lo, rows, col_lo, col_hi; // output channels of the group
-    int32_t *sums, *bias; // [MR][GROUP]; [columns]
+    int32_t *sums, *bias; // [MR][GROUP], with tiles twice; [columns]
     float *scale;         // [columns]
     uint8_t *beside;      // [MR][GROUP] bytes: the last channels
     int64_t *places;      // of each position, in y
@@ -186,7 +192,7 @@ typedef struct {
     requantization r;
 } conv_task;
 
-#define SUMS_BYTES (MR * GROUP * 4 + 256)
+#define SUMS_BYTES ((SX_TILES ? 2 : 1) * MR * GROUP * 4 + 256)
 #define BESIDE_BYTES (MR * GROUP)
 
 static int64_t places_bytes(const conv_plan *p) { return ceil_div(p->most * p->row, 8) * 64; }
@@ -204,7 +210,8 @@ static void prepare(const conv_nhwc_int8_args *a, const conv_plan *p, int32_t ze
     t->r = (requantization){
         .zero = byte_at(a->y_zero, a->y_signed), .is_signed = a->y_signed != 0, .own_zero = (int32_t)a->own_zero,
         .other_zero = (int32_t)a->other_zero, .own_scale = a->own_scale, .other_scale = a->other_scale,
-        .divisor = a->divisor, .inverse = a->inverse};
+        .divisor = a->divisor, .inverse = a->inverse, .by_factors = a->own_factor != 0, .own_factor = a->own_factor, .other_factor = a->other_factor,
+        .offset = a->offset};
     for (int64_t j = 0; j < t->col_hi - t->col_lo; j++) {
         const int64_t o = first + t->col_lo + j;
         const int inside = t->col_lo + j < p->ocg;
@@ -276,36 +283,85 @@ SX_INLINE void copy_few(uint8_t *to, const uint8_t *from, int64_t count) {
     }
 }
 
-// The sums of `count` positions from `lo` on, of `channels` (in rows of `width`) from `column` of the group on, to where they
-// belong.
-static void put(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_task *t, int64_t lo, int64_t count,
-                int64_t width, int64_t column, int64_t channels) {
-    const int64_t first = t->image * a->y_batch + t->group * p->ocg + column, *const at = t->places + lo;
+// Sums of some positions and output channels.
+typedef struct {
+    const int32_t *sums;              // [count][width]
+    int64_t lo, count;                // positions of the task
+    int64_t column, width, channels;  // of the group: the first; how many are there, and wanted
+} computed_tile;
+
+// Sums to where they belong.
+static void put(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_task *t, const computed_tile *c) {
+    const int64_t first = t->image * a->y_batch + t->group * p->ocg + c->column, *const at = t->places + c->lo;
     if (!a->scale) {
-        for (int64_t i = 0; i < count; i++)
-            __builtin_memcpy((int32_t *)a->y + first + at[i], t->sums + i * width, (size_t)channels * 4);
+        for (int64_t i = 0; i < c->count; i++)
+            __builtin_memcpy((int32_t *)a->y + first + at[i], c->sums + i * c->width, (size_t)c->channels * 4);
         return;
     }
     requantization r = t->r;
-    r.scale = t->scale + column - t->col_lo;
+    r.scale = t->scale + c->column - t->col_lo;
     if (a->other) r.other = (const uint8_t *)a->other + first;
     uint8_t *const y = (uint8_t *)a->y + first;
-    if (channels == width) {
-        requantize(t->sums, count, width, y, at, at, &r);
+    if (c->channels == c->width) {
+        requantize(c->sums, c->count, c->width, y, at, at, &r);
         return;
     }
     int64_t aside[MR];
-    for (int64_t i = 0; i < count; i++) aside[i] = i * width;
-    requantize(t->sums, count, width, t->beside, aside, at, &r);
-    for (int64_t i = 0; i < count; i++) copy_few(y + at[i], t->beside + i * width, channels);
+    for (int64_t i = 0; i < c->count; i++) aside[i] = i * c->width;
+    requantize(c->sums, c->count, c->width, t->beside, aside, at, &r);
+    for (int64_t i = 0; i < c->count; i++) copy_few(y + at[i], t->beside + i * c->width, c->channels);
 }
 
-// One pair of panels for all positions of a task.
+#if SX_TILES
+// SPAN columns, or fewer, for all positions of a task: positions by 16 or 32 (the last ones reach back where they would read
+// beyond x), and for these one pair of panels after the other, so that lines of y are written while they are in L1.
+static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_task *t, const char *x, int64_t col) {
+    const int64_t positions = (t->rows - 1) * p->row + p->ow, end = least(col + SPAN, least(t->col_hi, p->ocg));
+    const int64_t steps = p->segments * ceil_div(p->words, 16), blocks = ceil_div(positions, 32);
+    conv_int8_work work = {.step = p->tiled ? 64 : p->step, .next = p->tiled ? 1024 : 64, .below = 16 * p->step,
+                           .segment = t->segment, .segments = p->segments, .words = p->words, .w_panel = p->w_panel,
+                           .w_segment = p->w_segment, .sums = t->sums, .x_signed = a->x_signed};
+    const char *const panels_at = (const char *)a->w + t->group * p->panels * p->w_panel;
+    work.ahead = panels_at + ceil_div(end, 16) * p->w_panel;
+    work.ahead_lines = blocks <= AHEAD_BLOCKS ? ceil_div(32, blocks) : 0;
+    const uint8_t *const others = (const uint8_t *)a->other + t->image * a->y_batch + t->group * p->ocg;
+    requantization r = t->r;
+    uint8_t *const y = (uint8_t *)a->y + t->image * a->y_batch + t->group * p->ocg;
+    int32_t *sums = t->sums;
+    computed_tile last = {.channels = 32};
+    for (int64_t lo = 0, used; lo < positions; lo += used) {
+        const int64_t all = positions - lo > 16 && (positions >= 32 || !p->in_place) ? 32 : 16;
+        if (p->in_place) lo = least(lo, positions - all);
+        used = least(all, positions - lo);
+        work.x = x + lo * p->step;
+        for (int64_t c = col; c < end; c += GROUP) {
+            const int64_t panels = least(PANELS, p->panels - c / 16);
+            work.w = panels_at + c / 16 * p->w_panel, work.bias = t->bias + c - t->col_lo;
+            work.sums = sums;
+            if (used > 16 && panels == 2 && last.count % 2 == 0 && last.channels == 32 && a->scale && !t->r.large) {
+                const int64_t groups = last.count / 2, turns = 2 * steps + 2;
+                r.scale = t->scale + last.column - t->col_lo, r.other = a->other ? others + last.column : NULL;
+                work.meanwhile = &(conv_int8_meanwhile){
+                    .sums = last.sums, .groups = groups, .each = ceil_div(groups, turns), .turns = most(1, turns / most(groups, 1)),
+                    .y = y + last.column, .at = t->places + last.lo, .r = &r};
+                conv_int8_busy_tile(&work);
+            } else {
+                conv_int8_tile(&work, used, panels);
+                if (last.count) put(a, p, t, &last);
+            }
+            work.ahead += steps * work.ahead_lines * 64;
+            last = (computed_tile){sums, lo, used, c, 16 * panels, least(16 * panels, p->ocg - c)};
+            sums = sums == t->sums ? sums + MR * GROUP : t->sums;
+        }
+    }
+    put(a, p, t, &last);
+}
+#else
+// SPAN columns, a pair of panels or one, for all positions of a task.
 static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_task *t, const char *x, int64_t col) {
     const int64_t panels = least(PANELS, p->panels - col / 16), width = 16 * panels;
-    const int64_t channels = least(width, p->ocg - col);
-    const int64_t positions = (t->rows - 1) * p->row + p->ow;
-    conv_int8_work work = {.step = p->tiled ? 64 : p->step, .next = p->tiled ? 1024 : 64, .below = 16 * p->step, .segment = t->segment, .segments = p->segments, .words = p->words,
+    const int64_t positions = (t->rows - 1) * p->row + p->ow, tiles = ceil_div(positions, MR);
+    conv_int8_work work = {.step = p->step, .segment = t->segment, .segments = p->segments, .words = p->words,
                            .w_panel = p->w_panel, .w_segment = p->w_segment, .bias = t->bias + col - t->col_lo,
                            .sums = t->sums, .x_signed = a->x_signed};
     work.w = (const char *)a->w + (t->group * p->panels + col / 16) * (p->w_panel / ITEM);
@@ -315,41 +371,14 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
                     p->w_segment / 128, (int32_t *)(t->w + i * p->w_panel));
     work.w = t->w;
 #endif
-    int64_t before = 0, computed = 0; // what the last tile has left in sums
-    requantization r = t->r;
-    r.scale = t->scale + col - t->col_lo;
-    if (a->other) r.other = (const uint8_t *)a->other + t->image * a->y_batch + t->group * p->ocg + col;
-#if SX_TILES // 16 or 32 positions; the last ones reach back where they would read beyond x
-    for (int64_t lo = 0, used; lo < positions; lo += used) {
-        const int64_t all = positions - lo > 16 && (positions >= 32 || !p->in_place) ? 32 : 16;
-        if (p->in_place) lo = least(lo, positions - all);
-        used = least(all, positions - lo);
-#else
-    const int64_t tiles = ceil_div(positions, MR);
-    for (int64_t i = 0, lo = 0, used; i < tiles; i++, lo += used) {
-        used = part(positions, tiles, i + 1) - lo;
-#endif
+    for (int64_t i = 0; i < tiles; i++) {
+        const int64_t lo = part(positions, tiles, i), count = part(positions, tiles, i + 1) - lo;
         work.x = x + lo * p->step;
-#if SX_TILES // while these sums are on their way, those before become bytes
-        if (used > 16 && computed % 2 == 0 && computed && channels == 32 && a->scale && !t->r.large) {
-            conv_int8_meanwhile other = {.sums = t->sums, .groups = computed / 2, .at = t->places + before, .r = &r};
-            other.y = (uint8_t *)a->y + t->image * a->y_batch + t->group * p->ocg + col;
-            other.each = ceil_div(other.groups, p->segments * ceil_div(p->words, 16));
-            work.meanwhile = &other;
-            conv_int8_busy_tile(&work);
-        } else {
-            conv_int8_tile(&work, used, panels);
-            if (computed) put(a, p, t, before, computed, width, col, channels);
-        }
-        conv_int8_store(&work, used, panels);
-#else
-        conv_int8_tile(&work, used, panels);
-        put(a, p, t, lo, used, width, col, channels);
-#endif
-        before = lo, computed = used;
+        conv_int8_tile(&work, count, panels);
+        put(a, p, t, &(computed_tile){t->sums, lo, count, col, width, least(width, p->ocg - col)});
     }
-    if (SX_TILES) put(a, p, t, before, computed, width, col, channels);
 }
+#endif
 
 int64_t conv_nhwc_int8_tasks(const conv_nhwc_int8_args *a) {
     const conv_plan p = plan_of(a);
@@ -388,7 +417,7 @@ void conv_nhwc_int8(const void *args, int64_t lo, int64_t hi, void *scratch) {
         prepare(a, &p, zero, &t);
         const char *const x = find_rows(a, &p, zero, &t);
         find_places(a, &p, &t);
-        for (int64_t col = t.col_lo; col < least(t.col_hi, p.ocg); col += GROUP) run_block(a, &p, &t, x, col);
+        for (int64_t col = t.col_lo; col < least(t.col_hi, p.ocg); col += SPAN) run_block(a, &p, &t, x, col);
         if (!a->epilogue) continue;
         const int64_t first = t.group * p.ocg, pixel = t.row_lo * p.ow;
         a->epilogue(a->operands, a->dims, t.image, 0, pixel, pixel + t.rows * p.ow, first + t.col_lo,

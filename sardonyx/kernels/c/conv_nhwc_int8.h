@@ -21,6 +21,8 @@ typedef struct {
     int64_t own_zero, other_zero;   // y = saturate(round(((y' - own_zero) * own_scale + (other - other_zero) * other_scale)
     float own_scale, other_scale;   //     / divisor) + y_zero), where y' is what y would have been with own_zero as its zero
     float divisor, inverse;         //     point; inverse: the float nearest to 1 / divisor
+    float own_factor, other_factor; // 0, or: fma(y' - own_zero, own_factor, fma(other, other_factor, offset)) rounds to the
+    float offset;                   //     same as the quotient for all pairs of bytes
     void *y;                        // uint8, or int8 when y_signed, or int32: [n][oh * ow][y_pitch]
     int64_t y_signed, y_batch, y_pitch;
     int64_t n, ic, oc, groups;      // ic and oc of all groups
