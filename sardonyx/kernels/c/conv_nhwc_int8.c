@@ -24,6 +24,9 @@
 #ifndef FLAT_BYTES
 #define FLAT_BYTES 49152 // likewise of 1x1 convolutions
 #endif
+#define SPAN_BYTES 16384    // of weights of 64 output channels, which fill lines of y where they stay in L1 together
+#define AHEAD_BYTES 65536   // of weights that are fetched ahead: fewer stay in L2
+#define ONCE_BYTES 32768    // of weights of a tile: more do not stay in L1
 #define TASK_WORK (SX_TILES ? 1 << 25 : 1 << 23) // products that are worth a task
 #define SHARED_WORK (1 << 21) // products that are worth four tasks
 #define MOST_TASKS 16       // because of this rule
@@ -38,12 +41,6 @@
 #endif
 #define ITEM (WIDE ? 2 : 1)                   // bytes of an element of x as laid out
 #define GROUP (16 * PANELS)                   // output channels of a tile
-#ifndef SPAN
-#define SPAN (SX_TILES ? 64 : GROUP)          // of a block: a line of y where there are tiles
-#endif
-#ifndef AHEAD_BLOCKS
-#define AHEAD_BLOCKS 32
-#endif
 
 typedef struct {
     int64_t icg, ocg, panels;             // of one group
@@ -53,6 +50,7 @@ typedef struct {
     int64_t tiled;                        // positions are laid out as tiles
     int64_t oh, ow, row;                  // output rows and columns as tasks see them; positions from row to row
     int64_t step, line, phases;           // bytes from position to position, of a laid out row; planes
+    int64_t span;                         // output channels of a block
     int64_t ranges, most, parts, columns; // of rows; rows of a range at most; of panels; output channels of a part at most
 } conv_plan;
 
@@ -92,6 +90,7 @@ static conv_plan plan_of(const conv_nhwc_int8_args *a) {
     p.words = ceil_div(p.length * ITEM, 4);
     p.w_segment = ceil_div(p.length, 64) * 1024 * ITEM;
     p.w_panel = p.segments * p.w_segment;
+    p.span = SX_TILES && 4 * p.w_panel <= SPAN_BYTES ? 2 * GROUP : GROUP;
     p.flip = !SX_TILES && !WIDE && SX_DOT_GROUP == 4 && X_UNSIGNED == (a->x_signed != 0);
     if (a->n * a->oh * a->ow * a->oc == 0) return p;
     const int pointwise = a->kh * a->kw == 1 && !a->pad_top && !a->pad_left && (a->oh - 1) * a->stride_h < a->ih &&
@@ -189,6 +188,7 @@ typedef struct {
     char *rows_at;        // laid out rows
     char *w;              // widened weights of a block
     int64_t *segment;
+    int64_t fetch;        // weights ahead
     requantization r;
 } conv_task;
 
@@ -313,17 +313,17 @@ static void put(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_tas
 }
 
 #if SX_TILES
-// SPAN columns, or fewer, for all positions of a task: positions by 16 or 32 (the last ones reach back where they would read
+// A span of columns for all positions of a task: positions by 16 or 32 (the last ones reach back where they would read
 // beyond x), and for these one pair of panels after the other, so that lines of y are written while they are in L1.
 static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_task *t, const char *x, int64_t col) {
-    const int64_t positions = (t->rows - 1) * p->row + p->ow, end = least(col + SPAN, least(t->col_hi, p->ocg));
+    const int64_t positions = (t->rows - 1) * p->row + p->ow, end = least(col + p->span, least(t->col_hi, p->ocg));
     const int64_t steps = p->segments * ceil_div(p->words, 16), blocks = ceil_div(positions, 32);
     conv_int8_work work = {.step = p->tiled ? 64 : p->step, .next = p->tiled ? 1024 : 64, .below = 16 * p->step,
                            .segment = t->segment, .segments = p->segments, .words = p->words, .w_panel = p->w_panel,
-                           .w_segment = p->w_segment, .sums = t->sums, .x_signed = a->x_signed};
+                           .w_segment = p->w_segment, .sums = t->sums, .x_signed = a->x_signed,
+                           .once = PANELS * p->w_panel >= ONCE_BYTES};
     const char *const panels_at = (const char *)a->w + t->group * p->panels * p->w_panel;
     work.ahead = panels_at + ceil_div(end, 16) * p->w_panel;
-    work.ahead_lines = blocks <= AHEAD_BLOCKS ? ceil_div(32, blocks) : 0;
     const uint8_t *const others = (const uint8_t *)a->other + t->image * a->y_batch + t->group * p->ocg;
     requantization r = t->r;
     uint8_t *const y = (uint8_t *)a->y + t->image * a->y_batch + t->group * p->ocg;
@@ -334,6 +334,7 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
         if (p->in_place) lo = least(lo, positions - all);
         used = least(all, positions - lo);
         work.x = x + lo * p->step;
+        work.ahead_lines = t->fetch && lo < 32 * 32 ? ceil_div(32, blocks) : 0;
         for (int64_t c = col; c < end; c += GROUP) {
             const int64_t panels = least(PANELS, p->panels - c / 16);
             work.w = panels_at + c / 16 * p->w_panel, work.bias = t->bias + c - t->col_lo;
@@ -357,7 +358,7 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
     put(a, p, t, &last);
 }
 #else
-// SPAN columns, a pair of panels or one, for all positions of a task.
+// Some columns, a pair of panels or one, for all positions of a task.
 static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_task *t, const char *x, int64_t col) {
     const int64_t panels = least(PANELS, p->panels - col / 16), width = 16 * panels;
     const int64_t positions = (t->rows - 1) * p->row + p->ow, tiles = ceil_div(positions, MR);
@@ -414,10 +415,12 @@ void conv_nhwc_int8(const void *args, int64_t lo, int64_t hi, void *scratch) {
         t.group = rest % a->groups, t.image = rest / a->groups;
         t.row_lo = part(p.oh, p.ranges, range), t.rows = part(p.oh, p.ranges, range + 1) - t.row_lo;
         t.col_lo = part(groups, p.parts, part_of) * GROUP, t.col_hi = part(groups, p.parts, part_of + 1) * GROUP;
+        // The first range of each of two threads brings weights to L2, where those after it find them.
+        t.fetch = p.panels * p.w_panel >= AHEAD_BYTES && range % ceil_div(p.ranges, 2) == 0;
         prepare(a, &p, zero, &t);
         const char *const x = find_rows(a, &p, zero, &t);
         find_places(a, &p, &t);
-        for (int64_t col = t.col_lo; col < least(t.col_hi, p.ocg); col += SPAN) run_block(a, &p, &t, x, col);
+        for (int64_t col = t.col_lo; col < least(t.col_hi, p.ocg); col += p.span) run_block(a, &p, &t, x, col);
         if (!a->epilogue) continue;
         const int64_t first = t.group * p.ocg, pixel = t.row_lo * p.ow;
         a->epilogue(a->operands, a->dims, t.image, 0, pixel, pixel + t.rows * p.ow, first + t.col_lo,
