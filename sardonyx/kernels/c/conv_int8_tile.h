@@ -18,7 +18,7 @@ typedef struct {
     int64_t groups;      // of 64 sums
     int64_t each, turns; // so many at every `turns`-th opportunity
     uint8_t *y;
-    const int64_t *at;
+    const int64_t *at, *beside; // where rows go in y, and where what is added to them lies
     const requantization *r;
 } conv_int8_meanwhile;
 
@@ -34,7 +34,7 @@ typedef struct {
     int32_t *sums;           // [R][16 P]
     int64_t x_signed;
     const conv_int8_meanwhile *meanwhile;
-    const char *ahead;       // weights that come next, of which so many lines are fetched after every 64 bytes of K
+    const char *ahead;       // what comes next, of which so many lines are fetched after every 64 bytes of K
     int64_t ahead_lines;
     int once;                // weights are larger than L1
 } conv_int8_work;
@@ -94,8 +94,8 @@ typedef void (*conv_int8_tile_function)(const conv_int8_work *);
     static void conv_int8_tile_##ROWS##_##WIDTH(const conv_int8_work *t) {                                  \
         if (t->x_signed) TILE_BODY(ROWS, WIDTH, tile_dot_s8, )                                              \
         else TILE_BODY(ROWS, WIDTH, tile_dot_u8, )                                                          \
-        STORE_BODY(ROWS, WIDTH, )                                                                           \
-    }
+    }                                                                                                       \
+    static void conv_int8_store_##ROWS##_##WIDTH(const conv_int8_work *t) STORE_BODY(ROWS, WIDTH, )
 TILE(1, 1) TILE(1, 2) TILE(2, 1) TILE(2, 2)
 
 // The same with bytes of the tile before between products and stores. Left to itself the processor does not overlap them:
@@ -103,15 +103,15 @@ TILE(1, 1) TILE(1, 2) TILE(2, 1) TILE(2, 2)
 #define SOME(SIGNED, ADDS)                                                                                  \
     if (--turns == 0) {                                                                                     \
         turns = m->turns;                                                                                   \
-        for (int64_t n = m->each; n > 0 && groups > 0; n--, groups--, sums += 64, at += 2)                  \
-            requantize_64(sums, 2, 32, y, at, ADDS, other, at, &v, SIGNED, 0);                              \
+        for (int64_t n = m->each; n > 0 && groups > 0; n--, groups--, sums += 64, at += 2, beside += 2)     \
+            requantize_64(sums, 2, 32, y, at, ADDS, other, beside, &v, SIGNED, 0);                          \
     }
 #define BUSY_TILE(NAME, DOT, SIGNED, ADDS)                                                                  \
     static void conv_int8_busy_##NAME(const conv_int8_work *t) {                                            \
         const conv_int8_meanwhile *const m = t->meanwhile;                                                  \
         const requantization_vectors v = requantization_of(m->r, 32);                                       \
         const int32_t *sums = m->sums;                                                                      \
-        const int64_t *at = m->at;                                                                          \
+        const int64_t *at = m->at, *beside = m->beside;                                                     \
         const uint8_t *const other = m->r->other;                                                           \
         uint8_t *const y = m->y;                                                                            \
         int64_t groups = m->groups, turns = m->turns;                                                       \
@@ -131,12 +131,19 @@ static void conv_int8_busy_tile(const conv_int8_work *t) {
     tiles[t->x_signed != 0][t->meanwhile->r->is_signed][t->meanwhile->r->other != NULL](t);
 }
 
-// `count` rows: all 16 or 32 are computed.
+// `count` rows: all 16 or 32 are computed, and stay in registers until they are stored.
 static void conv_int8_tile(const conv_int8_work *t, int64_t count, int64_t panels) {
     if (panels == 2)
         (count > 16 ? conv_int8_tile_2_2 : conv_int8_tile_1_2)(t);
     else
         (count > 16 ? conv_int8_tile_2_1 : conv_int8_tile_1_1)(t);
+}
+
+static void conv_int8_store(const conv_int8_work *t, int64_t count, int64_t panels) {
+    if (panels == 2)
+        (count > 16 ? conv_int8_store_2_2 : conv_int8_store_1_2)(t);
+    else
+        (count > 16 ? conv_int8_store_2_1 : conv_int8_store_1_1)(t);
 }
 
 #else // words broadcast from x, dot products with a row of weights

@@ -16,7 +16,7 @@
 
 // Tunables.
 #ifndef ROWS_BYTES
-#define ROWS_BYTES 49152 // of laid out rows, or of x read in place, in a task: they are read once for each pair of panels
+#define ROWS_BYTES (SX_TILES ? 98304 : 49152) // of laid out rows, or of x read in place, in a task: they are read once for each pair of panels
 #endif
 #ifndef MOST_ROWS_BYTES
 #define MOST_ROWS_BYTES 196608 // where there are twice as many of weights, which are read once for each range of rows
@@ -184,11 +184,13 @@ typedef struct {
     int32_t *sums, *bias; // [MR][GROUP], with tiles twice; [columns]
     float *scale;         // [columns]
     uint8_t *beside;      // [MR][GROUP] bytes: the last channels
+    int64_t aside[MR];    // of each row of them
     int64_t *places;      // of each position, in y
     char *rows_at;        // laid out rows
     char *w;              // widened weights of a block
     int64_t *segment;
-    int64_t fetch;        // weights ahead
+    int64_t fetch;        // weights ahead,
+    const char *ahead, *end; // or this
     requantization r;
 } conv_task;
 
@@ -258,10 +260,24 @@ static const char *find_rows(const conv_nhwc_int8_args *a, const conv_plan *p, i
     return t->rows_at;
 }
 
+// What the next range of rows reads and this one does not.
+static void find_ahead(const conv_nhwc_int8_args *a, const conv_plan *p, conv_task *t) {
+    const char *const x = (const char *)a->x + t->image * a->x_batch + t->group * p->icg;
+    const int64_t row = p->oh > a->oh ? a->x_pitch : a->iw * a->x_pitch, rows = p->oh > a->oh ? a->ih * a->iw : a->ih;
+    const int64_t first = (t->row_lo + t->rows - 1) * a->stride_h - a->pad_top + (a->kh - 1) * a->dilation_h + 1;
+    t->ahead = x + least(most(first, 0), rows) * row;
+    t->end = t->row_lo + t->rows < p->oh ? x + least(most(first + t->rows * a->stride_h, 0), rows) * row : t->ahead;
+}
+
 // Where each position of the task goes, in elements from its image's first on. What is computed beyond the end of a row goes
 // to where the next row begins, and is overwritten by what belongs there.
 static void find_places(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_task *t) {
     int64_t *to = t->places;
+    if (p->row == p->ow) { // no gaps
+        const int64_t count = t->rows * p->ow, first = t->row_lo * p->ow, pitch = a->y_pitch;
+        for (int64_t i = 0; i < count; i++) to[i] = (first + i) * pitch;
+        return;
+    }
     for (int64_t row = 0; row < t->rows; row++) {
         const int64_t pixel = (t->row_lo + row) * p->ow;
         for (int64_t i = 0; i < p->ow; i++) *to++ = (pixel + i) * a->y_pitch;
@@ -290,6 +306,12 @@ typedef struct {
     int64_t column, width, channels;  // of the group: the first; how many are there, and wanted
 } computed_tile;
 
+// Bytes of the last output channels, to where they belong.
+static void put_beside(uint8_t *y, const conv_task *t, const computed_tile *c) {
+    for (int64_t i = 0; i < c->count; i++)
+        copy_few(y + t->places[c->lo + i], t->beside + i * GROUP, c->channels);
+}
+
 // Sums to where they belong.
 static void put(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_task *t, const computed_tile *c) {
     const int64_t first = t->image * a->y_batch + t->group * p->ocg + c->column, *const at = t->places + c->lo;
@@ -306,10 +328,8 @@ static void put(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_tas
         requantize(c->sums, c->count, c->width, y, at, at, &r);
         return;
     }
-    int64_t aside[MR];
-    for (int64_t i = 0; i < c->count; i++) aside[i] = i * c->width;
-    requantize(c->sums, c->count, c->width, t->beside, aside, at, &r);
-    for (int64_t i = 0; i < c->count; i++) copy_few(y + at[i], t->beside + i * c->width, c->channels);
+    requantize(c->sums, c->count, c->width, t->beside, t->aside, at, &r);
+    put_beside(y, t, c);
 }
 
 #if SX_TILES
@@ -323,34 +343,40 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
                            .w_segment = p->w_segment, .sums = t->sums, .x_signed = a->x_signed,
                            .once = PANELS * p->w_panel >= ONCE_BYTES};
     const char *const panels_at = (const char *)a->w + t->group * p->panels * p->w_panel;
-    work.ahead = panels_at + ceil_div(end, 16) * p->w_panel;
+    const char *const next = panels_at + ceil_div(end, 16) * p->w_panel;
+    int64_t lines = ceil_div(32, blocks);
+    if (t->fetch) t->ahead = next, t->end = next + ceil_div(end - col, 16) * p->w_panel;
+    else lines = ceil_div(t->end - t->ahead, 64 * steps * blocks * ceil_div(least(t->col_hi, p->ocg) - col, GROUP));
     const uint8_t *const others = (const uint8_t *)a->other + t->image * a->y_batch + t->group * p->ocg;
     requantization r = t->r;
     uint8_t *const y = (uint8_t *)a->y + t->image * a->y_batch + t->group * p->ocg;
     int32_t *sums = t->sums;
-    computed_tile last = {.channels = 32};
+    computed_tile last = {.width = 32, .channels = 32};
     for (int64_t lo = 0, used; lo < positions; lo += used) {
         const int64_t all = positions - lo > 16 && (positions >= 32 || !p->in_place) ? 32 : 16;
         if (p->in_place) lo = least(lo, positions - all);
         used = least(all, positions - lo);
         work.x = x + lo * p->step;
-        work.ahead_lines = t->fetch && lo < 32 * 32 ? ceil_div(32, blocks) : 0;
         for (int64_t c = col; c < end; c += GROUP) {
             const int64_t panels = least(PANELS, p->panels - c / 16);
             work.w = panels_at + c / 16 * p->w_panel, work.bias = t->bias + c - t->col_lo;
-            work.sums = sums;
-            if (used > 16 && panels == 2 && last.count % 2 == 0 && last.channels == 32 && a->scale && !t->r.large) {
+            work.sums = sums, work.ahead = t->ahead, work.ahead_lines = t->ahead < t->end ? lines : 0;
+            if (used > 16 && panels == 2 && last.count % 2 == 0 && last.width == 32 && a->scale && !t->r.large) {
                 const int64_t groups = last.count / 2, turns = 2 * steps + 2;
+                const int whole = last.channels == 32;
                 r.scale = t->scale + last.column - t->col_lo, r.other = a->other ? others + last.column : NULL;
                 work.meanwhile = &(conv_int8_meanwhile){
-                    .sums = last.sums, .groups = groups, .each = ceil_div(groups, turns), .turns = most(1, turns / most(groups, 1)),
-                    .y = y + last.column, .at = t->places + last.lo, .r = &r};
+                    .sums = last.sums, .groups = groups, .each = ceil_div(groups, turns),
+                    .turns = most(1, turns / most(groups, 1)), .y = whole ? y + last.column : t->beside,
+                    .at = whole ? t->places + last.lo : t->aside, .beside = t->places + last.lo, .r = &r};
                 conv_int8_busy_tile(&work);
+                if (!whole) put_beside(y + last.column, t, &last);
             } else {
                 conv_int8_tile(&work, used, panels);
                 if (last.count) put(a, p, t, &last);
+                conv_int8_store(&work, used, panels);
             }
-            work.ahead += steps * work.ahead_lines * 64;
+            t->ahead += steps * work.ahead_lines * 64;
             last = (computed_tile){sums, lo, used, c, 16 * panels, least(16 * panels, p->ocg - c)};
             sums = sums == t->sums ? sums + MR * GROUP : t->sums;
         }
@@ -409,14 +435,16 @@ void conv_nhwc_int8(const void *args, int64_t lo, int64_t hi, void *scratch) {
 #if SX_TILES
     tiles_begin((const uint8_t[8]){0});
 #endif
+    for (int64_t i = 0; i < MR; i++) t.aside[i] = i * GROUP;
     for (int64_t task = lo; task < hi; task++) {
         const int64_t range = task % p.ranges, part_of = task / p.ranges % p.parts, rest = task / p.ranges / p.parts;
         const int64_t groups = ceil_div(p.panels, PANELS);
         t.group = rest % a->groups, t.image = rest / a->groups;
         t.row_lo = part(p.oh, p.ranges, range), t.rows = part(p.oh, p.ranges, range + 1) - t.row_lo;
         t.col_lo = part(groups, p.parts, part_of) * GROUP, t.col_hi = part(groups, p.parts, part_of + 1) * GROUP;
-        // The first range of each of two threads brings weights to L2, where those after it find them.
+        // The first range of each of two threads brings weights to L2, where those after it find them; these bring x.
         t.fetch = p.panels * p.w_panel >= AHEAD_BYTES && range % ceil_div(p.ranges, 2) == 0;
+        find_ahead(a, &p, &t);
         prepare(a, &p, zero, &t);
         const char *const x = find_rows(a, &p, zero, &t);
         find_places(a, &p, &t);
