@@ -67,6 +67,11 @@ SX_INLINE f32x16 quotient_16(f32x16 x, f32x16 c, f32x16 inverse) {
 
 #define EACH for (int i = 0; i < 4; i++)
 
+SX_INLINE void round_products(const f32x16 products[4], const int large, i32x16 words[4]) {
+    EACH words[i] = round_words(large || !SX_ROUNDS_ALL ? select16(products[i] < 65536.0f, products[i], set16(65536.0f))
+                                                        : products[i]);
+}
+
 // Products of sums and scales as words; 64 bytes of something else are added. One step for all lanes after the other, or
 // waiting operations of one register fill the processor's window.
 SX_INLINE void add_other(const f32x16 products[4], const uint8_t *const *other, const requantization_vectors *v,
@@ -95,12 +100,10 @@ SX_INLINE i8x64 requantized(const int32_t *sums, const int adds, const uint8_t *
     i32x16 words[4];
     f32x16 products[4];
     EACH products[i] = __builtin_convertvector(*(const i32x16_unaligned *)(sums + 16 * i), f32x16) * v->scale[i];
-    if (adds) {
+    if (adds)
         add_other(products, other, v, is_signed, words);
-        return narrow_words(words, v->zero, is_signed);
-    }
-    if (large || !SX_ROUNDS_ALL) EACH products[i] = select16(products[i] < 65536.0f, products[i], set16(65536.0f));
-    EACH words[i] = round_words(products[i]);
+    else
+        round_products(products, large, words);
     return narrow_words(words, v->zero, is_signed);
 }
 
