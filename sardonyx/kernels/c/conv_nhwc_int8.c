@@ -308,8 +308,12 @@ typedef struct {
 
 // Bytes of the last output channels, to where they belong.
 static void put_beside(uint8_t *y, const conv_task *t, const computed_tile *c) {
-    for (int64_t i = 0; i < c->count; i++)
-        copy_few(y + t->places[c->lo + i], t->beside + i * GROUP, c->channels);
+    const int64_t *const at = t->places + c->lo;
+    if (c->channels > 3)
+        for (int64_t i = 0; i < c->count; i++) copy_few(y + at[i], t->beside + i * GROUP, c->channels);
+    else
+        for (int64_t j = 0; j < c->channels; j++)
+            for (int64_t i = 0; i < c->count; i++) y[at[i] + j] = t->beside[i * GROUP + j];
 }
 
 // Sums to where they belong.
