@@ -273,8 +273,15 @@ static void find_ahead(const conv_nhwc_int8_args *a, const conv_plan *p, conv_ta
 // to where the next row begins, and is overwritten by what belongs there.
 static void find_places(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_task *t) {
     int64_t *to = t->places;
+    const int64_t count = t->rows * p->ow, first = t->row_lo * p->ow, pitch = a->y_pitch;
+    if (a->spread > 1) {
+        for (int64_t i = 0, row = first / a->ow, column = first % a->ow; i < count; i++) {
+            to[i] = (row * a->spread * a->ow + column) * a->spread * pitch;
+            if (++column == a->ow) column = 0, row++;
+        }
+        return;
+    }
     if (p->row == p->ow) { // no gaps
-        const int64_t count = t->rows * p->ow, first = t->row_lo * p->ow, pitch = a->y_pitch;
         for (int64_t i = 0; i < count; i++) to[i] = (first + i) * pitch;
         return;
     }
@@ -306,6 +313,13 @@ typedef struct {
     int64_t column, width, channels;  // of the group: the first; how many are there, and wanted
 } computed_tile;
 
+// Where an output channel of the task's group lies in y, from its image's first element and a position's place on.
+SX_INLINE int64_t column_place(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_task *t, int64_t column) {
+    if (a->spread <= 1) return t->group * p->ocg + column;
+    const int64_t depth = p->ocg / (a->spread * a->spread), block = column / depth;
+    return (block / a->spread * a->ow * a->spread + block % a->spread) * a->y_pitch + column % depth;
+}
+
 // Bytes of the last output channels, to where they belong.
 static void put_beside(uint8_t *y, const conv_task *t, const computed_tile *c) {
     const int64_t *const at = t->places + c->lo;
@@ -318,7 +332,7 @@ static void put_beside(uint8_t *y, const conv_task *t, const computed_tile *c) {
 
 // Sums to where they belong.
 static void put(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_task *t, const computed_tile *c) {
-    const int64_t first = t->image * a->y_batch + t->group * p->ocg + c->column, *const at = t->places + c->lo;
+    const int64_t first = t->image * a->y_batch + column_place(a, p, t, c->column), *const at = t->places + c->lo;
     if (!a->scale) {
         for (int64_t i = 0; i < c->count; i++)
             __builtin_memcpy((int32_t *)a->y + first + at[i], c->sums + i * c->width, (size_t)c->channels * 4);
@@ -353,7 +367,7 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
     else lines = ceil_div(t->end - t->ahead, 64 * steps * blocks * ceil_div(least(t->col_hi, p->ocg) - col, GROUP));
     const uint8_t *const others = (const uint8_t *)a->other + t->image * a->y_batch + t->group * p->ocg;
     requantization r = t->r;
-    uint8_t *const y = (uint8_t *)a->y + t->image * a->y_batch + t->group * p->ocg;
+    uint8_t *const image = (uint8_t *)a->y + t->image * a->y_batch;
     int32_t *sums = t->sums;
     computed_tile last = {.width = 32, .channels = 32};
     for (int64_t lo = 0, used; lo < positions; lo += used) {
@@ -368,13 +382,14 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
             if (used > 16 && panels == 2 && last.count % 2 == 0 && last.width == 32 && a->scale && !t->r.large) {
                 const int64_t groups = last.count / 2, turns = 2 * steps + 2;
                 const int whole = last.channels == 32;
+                uint8_t *const y = image + column_place(a, p, t, last.column);
                 r.scale = t->scale + last.column - t->col_lo, r.other = a->other ? others + last.column : NULL;
                 work.meanwhile = &(conv_int8_meanwhile){
                     .sums = last.sums, .groups = groups, .each = ceil_div(groups, turns),
-                    .turns = most(1, turns / most(groups, 1)), .y = whole ? y + last.column : t->beside,
+                    .turns = most(1, turns / most(groups, 1)), .y = whole ? y : t->beside,
                     .at = whole ? t->places + last.lo : t->aside, .beside = t->places + last.lo, .r = &r};
                 conv_int8_busy_tile(&work);
-                if (!whole) put_beside(y + last.column, t, &last);
+                if (!whole) put_beside(y, t, &last);
             } else {
                 conv_int8_tile(&work, used, panels);
                 if (last.count) put(a, p, t, &last);

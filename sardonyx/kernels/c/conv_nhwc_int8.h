@@ -26,6 +26,8 @@ typedef struct {
     void *y;                        // uint8, or int8 when y_signed, or int32: [n][oh * ow][y_pitch]
     int64_t y_signed, y_batch, y_pitch;
     int64_t n, ic, oc, groups;      // ic and oc of all groups
+    int64_t spread;                 // b > 1: channel (i b + j) oc / b^2 + c of pixel (h, w) goes to channel c of pixel (b h + i,
+                                    // b w + j); oc / b^2 is a multiple of 32, groups is 1, the window 1x1, nothing follows
     int64_t ih, iw, oh, ow, kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
     sx_epilogue epilogue;           // NULL: nothing follows; its i0 is the image, i1 0, i2 oh * OW + ow, i3 the channel
     void *const *operands;
