@@ -366,6 +366,8 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
     if (t->fetch) t->ahead = next, t->end = next + ceil_div(end - col, 16) * p->w_panel;
     else lines = ceil_div(t->end - t->ahead, 64 * steps * blocks * ceil_div(least(t->col_hi, p->ocg) - col, GROUP));
     const uint8_t *const others = (const uint8_t *)a->other + t->image * a->y_batch + t->group * p->ocg;
+    // Where something is added to the bytes of few products, the processor overlaps them better when they come last.
+    const int busy = a->scale && !t->r.large && (!a->other || steps > 2);
     requantization r = t->r;
     uint8_t *const image = (uint8_t *)a->y + t->image * a->y_batch;
     int32_t *sums = t->sums;
@@ -379,7 +381,7 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
             const int64_t panels = least(PANELS, p->panels - c / 16);
             work.w = panels_at + c / 16 * p->w_panel, work.bias = t->bias + c - t->col_lo;
             work.sums = sums, work.ahead = t->ahead, work.ahead_lines = t->ahead < t->end ? lines : 0;
-            if (used > 16 && panels == 2 && last.count % 2 == 0 && last.width == 32 && a->scale && !t->r.large) {
+            if (busy && used > 16 && panels == 2 && last.count % 2 == 0 && last.width == 32) {
                 const int64_t groups = last.count / 2, turns = 2 * steps + 2;
                 const int whole = last.channels == 32;
                 uint8_t *const y = image + column_place(a, p, t, last.column);
@@ -392,8 +394,9 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
                 if (!whole) put_beside(y, t, &last);
             } else {
                 conv_int8_tile(&work, used, panels);
+                if (a->other) conv_int8_store(&work, used, panels);
                 if (last.count) put(a, p, t, &last);
-                conv_int8_store(&work, used, panels);
+                if (!a->other) conv_int8_store(&work, used, panels);
             }
             t->ahead += steps * work.ahead_lines * 64;
             last = (computed_tile){sums, lo, used, c, 16 * panels, least(16 * panels, p->ocg - c)};
