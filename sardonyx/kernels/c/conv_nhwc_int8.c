@@ -77,6 +77,7 @@ static void cut(const conv_nhwc_int8_args *a, conv_plan *p) {
     p->parts = 1;
     while (images * p->ranges * p->parts < wanted && p->panels >= 2 * PART_PANELS * p->parts) p->parts *= 2;
     while (images * p->ranges * p->parts < wanted && p->oh >= 2 * p->ranges * (window ? 2 : ceil_div(32, p->row))) p->ranges *= 2;
+    if (work >= SHARED_WORK && images * p->ranges * p->parts % 2 && p->ranges < p->oh) p->ranges++; // for two threads
     p->most = ceil_div(p->oh, p->ranges);
     p->columns = ceil_div(ceil_div(p->panels, PANELS), p->parts) * GROUP;
 }

@@ -16,6 +16,7 @@
 // Tunables.
 #define WORDS_BYTES 65536   // of words in a task: they are read kw times
 #define TASK_WORK (1 << 18) // products that are worth a task
+#define SHARED_WORK (1 << 16) // products that are worth two tasks
 #define MOST_TASKS 16
 #define AT_ONCE 4           // positions of a tile
 
@@ -52,8 +53,9 @@ static depthwise_plan plan_of(const depthwise_nhwc_int8_args *a) {
     if (WIDE && p.parts > 1 && p.channels > 64) p.channels = ceil_div(p.channels, 64) * 64;
     p.parts = ceil_div(blocks * 16, p.channels);
     const int64_t work = a->n * a->oh * a->ow * a->oc * a->kh * a->kw;
-    const int64_t wanted = least(most(work / TASK_WORK, 1), MOST_TASKS);
+    const int64_t wanted = least(most(work / TASK_WORK, work >= SHARED_WORK ? 2 : 1), MOST_TASKS);
     p.ranges = least(a->oh, ceil_div(wanted, a->n * p.parts));
+    if (wanted > 1 && a->n * p.parts * p.ranges % 2 && p.ranges < a->oh) p.ranges++; // for two threads
     p.most = ceil_div(a->oh, p.ranges);
     p.row = p.columns * p.channels + 16;
     return p;
