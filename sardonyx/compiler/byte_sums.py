@@ -54,7 +54,8 @@ def equal_factors(
     rows, columns = (np.broadcast_to(side, near.shape)[near] for side in (left, right))
     for steps in product(STEPS, repeat=3):
         found = Factors(*(_moved(number, step) for number, step in zip(first, steps, strict=True)))
-        if np.array_equal(rounded(found, rows, columns), want[near]) and np.array_equal(rounded(found, left, right), want):
+        pairs = ((rows, columns, want[near]), (left, right, want))  # the few that decide, then all
+        if all(np.array_equal(rounded(found, own_side, other_side), there) for own_side, other_side, there in pairs):
             return found
     return None
 

@@ -80,8 +80,9 @@ def spread_bytes(ctx: Lowering, x: Tensor, block: int) -> Tensor | None:
     if kernel is None or kernel.name != "conv_nhwc_int8" or x.layout != ChannelsLast(x.shape) or x.uses > 1:
         return None
     n, channels, height, width = x.shape
-    fits = not kernel.only_moves and kernel.fields["groups"] == kernel.fields["kh"] == kernel.fields["kw"] == 1 and block > 1
-    if not fits or not isinstance(channels, int) or channels % (block * block * GROUP):
+    if kernel.only_moves or block < 2 or any(kernel.fields[field] != 1 for field in ("groups", "kh", "kw")):
+        return None
+    if not isinstance(channels, int) or channels % (block * block * GROUP):
         return None
     shape = (n, channels // (block * block), height * block, width * block)
     layout = ChannelsLast(shape)
