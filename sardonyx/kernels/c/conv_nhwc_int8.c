@@ -16,7 +16,7 @@
 
 // Tunables.
 #ifndef ROWS_BYTES
-#define ROWS_BYTES (SX_TILES ? 98304 : 49152) // of laid out rows, or of x read in place, in a task: they are read once for each pair of panels
+#define ROWS_BYTES (SX_TILES ? 98304 : 49152) // of laid out rows in a task: they are read once for each pair of panels
 #endif
 #ifndef MOST_ROWS_BYTES
 #define MOST_ROWS_BYTES 196608 // where there are twice as many of weights, which are read once for each range of rows
@@ -213,8 +213,8 @@ static void prepare(const conv_nhwc_int8_args *a, const conv_plan *p, int32_t ze
     t->r = (requantization){
         .zero = byte_at(a->y_zero, a->y_signed), .is_signed = a->y_signed != 0, .own_zero = (int32_t)a->own_zero,
         .other_zero = (int32_t)a->other_zero, .own_scale = a->own_scale, .other_scale = a->other_scale,
-        .divisor = a->divisor, .inverse = a->inverse, .by_factors = a->own_factor != 0, .own_factor = a->own_factor, .other_factor = a->other_factor,
-        .offset = a->offset};
+        .divisor = a->divisor, .inverse = a->inverse, .by_factors = a->own_factor != 0, .own_factor = a->own_factor,
+        .other_factor = a->other_factor, .offset = a->offset};
     for (int64_t j = 0; j < t->col_hi - t->col_lo; j++) {
         const int64_t o = first + t->col_lo + j;
         const int inside = t->col_lo + j < p->ocg;
@@ -332,22 +332,21 @@ static void put_beside(uint8_t *y, const conv_task *t, const computed_tile *c) {
 }
 
 // Sums to where they belong.
-static void put(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_task *t, const computed_tile *c) {
+static void put(const conv_nhwc_int8_args *a, const conv_plan *p, conv_task *t, const computed_tile *c) {
     const int64_t first = t->image * a->y_batch + column_place(a, p, t, c->column), *const at = t->places + c->lo;
     if (!a->scale) {
         for (int64_t i = 0; i < c->count; i++)
             __builtin_memcpy((int32_t *)a->y + first + at[i], c->sums + i * c->width, (size_t)c->channels * 4);
         return;
     }
-    requantization r = t->r;
-    r.scale = t->scale + c->column - t->col_lo;
-    if (a->other) r.other = (const uint8_t *)a->other + first;
+    t->r.scale = t->scale + c->column - t->col_lo;
+    if (a->other) t->r.other = (const uint8_t *)a->other + first;
     uint8_t *const y = (uint8_t *)a->y + first;
     if (c->channels == c->width) {
-        requantize(c->sums, c->count, c->width, y, at, at, &r);
+        requantize(c->sums, c->count, c->width, y, at, at, &t->r);
         return;
     }
-    requantize(c->sums, c->count, c->width, t->beside, t->aside, at, &r);
+    requantize(c->sums, c->count, c->width, t->beside, t->aside, at, &t->r);
     put_beside(y, t, c);
 }
 
@@ -421,11 +420,12 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
                     p->w_segment / 128, (int32_t *)(t->w + i * p->w_panel));
     work.w = t->w;
 #endif
-    for (int64_t i = 0; i < tiles; i++) {
-        const int64_t lo = part(positions, tiles, i), count = part(positions, tiles, i + 1) - lo;
-        work.x = x + lo * p->step;
-        conv_int8_tile(&work, count, panels);
-        put(a, p, t, &(computed_tile){t->sums, lo, count, col, width, least(width, p->ocg - col)});
+    computed_tile tile = {t->sums, 0, 0, col, width, least(width, p->ocg - col)};
+    for (int64_t i = 0; i < tiles; i++, tile.lo += tile.count) {
+        tile.count = part(positions, tiles, i + 1) - tile.lo;
+        work.x = x + tile.lo * p->step;
+        conv_int8_tile(&work, tile.count, panels);
+        put(a, p, t, &tile);
     }
 }
 #endif
