@@ -367,7 +367,7 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
     else lines = ceil_div(t->end - t->ahead, 64 * steps * blocks * ceil_div(least(t->col_hi, p->ocg) - col, GROUP));
     const uint8_t *const others = (const uint8_t *)a->other + t->image * a->y_batch + t->group * p->ocg;
     // Where something is added to the bytes of few products, the processor overlaps them better when they come last.
-    const int busy = a->scale && !t->r.large && (!a->other || steps > 2);
+    const int busy = a->scale && !t->r.large, last_of_all = a->other && steps <= 2;
     requantization r = t->r;
     uint8_t *const image = (uint8_t *)a->y + t->image * a->y_batch;
     int32_t *sums = t->sums;
@@ -387,16 +387,15 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
                 uint8_t *const y = image + column_place(a, p, t, last.column);
                 r.scale = t->scale + last.column - t->col_lo, r.other = a->other ? others + last.column : NULL;
                 work.meanwhile = &(conv_int8_meanwhile){
-                    .sums = last.sums, .groups = groups, .each = ceil_div(groups, turns),
-                    .turns = most(1, turns / most(groups, 1)), .y = whole ? y : t->beside,
+                    .sums = last.sums, .groups = groups, .each = last_of_all ? groups : ceil_div(groups, turns),
+                    .turns = last_of_all ? turns : most(1, turns / most(groups, 1)), .y = whole ? y : t->beside,
                     .at = whole ? t->places + last.lo : t->aside, .beside = t->places + last.lo, .r = &r};
                 conv_int8_busy_tile(&work);
                 if (!whole) put_beside(y, t, &last);
             } else {
                 conv_int8_tile(&work, used, panels);
-                if (a->other) conv_int8_store(&work, used, panels);
                 if (last.count) put(a, p, t, &last);
-                if (!a->other) conv_int8_store(&work, used, panels);
+                conv_int8_store(&work, used, panels);
             }
             t->ahead += steps * work.ahead_lines * 64;
             last = (computed_tile){sums, lo, used, c, 16 * panels, least(16 * panels, p->ocg - c)};
