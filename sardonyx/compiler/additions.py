@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sardonyx.compiler import index as ix
+from sardonyx.compiler.byte_sums import equal_factors
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.program import Buffer, Kernel, Pointer, Store
@@ -47,6 +48,9 @@ def absorb_addition(kernel: Kernel) -> None:
         "own_scale": own.scale, "other_scale": other.scale, "divisor": divisor, "inverse": inverse,
         "y_zero": f"(const int8_t[]){{(int8_t){zero}}}",
     }  # fmt: skip
+    factors = equal_factors((own.zero, own.scale), (other.zero, other.scale), divisor, zero, other.load.dtype)
+    if factors is not None:
+        kernel.fields |= factors._asdict()
     kernel.epilogue, kernel.target = None, ""
 
 

@@ -22,7 +22,7 @@ from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.failures import Unsupported as Unsupported
 from sardonyx.compiler.failures import reported
 from sardonyx.compiler.index import Dim
-from sardonyx.compiler.nest import as_epilogue, is_copy, redirect, simplify
+from sardonyx.compiler.nest import as_epilogue, is_copy, moves, redirect, simplify
 from sardonyx.compiler.program import (
     Block,
     Buffer,
@@ -272,7 +272,7 @@ class Lowering:
             if kernel is None or kernel.epilogue is not None:
                 continue
             epilogue = as_epilogue(nest, kernel, buffer)
-            if epilogue is None:
+            if epilogue is None or (kernel.only_moves and not (adopt and moves(epilogue, kernel))):
                 continue
             for other in others:
                 self.close(other)

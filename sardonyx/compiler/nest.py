@@ -218,6 +218,13 @@ def as_epilogue(nest: Nest, kernel: Kernel, buffer: Buffer) -> Nest | None:
     return fitted
 
 
+def moves(epilogue: Nest, kernel: Kernel) -> bool:
+    """Whether `epilogue` only copies to where `redirect` can let `kernel` write."""
+    (store,) = epilogue.stages
+    assert isinstance(store, Store)
+    return store.value.op == "load" and _strides_at(kernel, store) is not None
+
+
 def redirect(kernel: Kernel, buffer: Buffer) -> bool:
     """Let `kernel` write where its epilogue stores, rather than to `buffer` first, if it can.
 
@@ -227,15 +234,10 @@ def redirect(kernel: Kernel, buffer: Buffer) -> bool:
     assert epilogue is not None
     (store,) = epilogue.stages
     assert isinstance(store, Store)
-    loops = domain_variables(kernel.domain)
-    found = ix.linear(store.offset, loops)
-    if not kernel.target or len(kernel.output) != 1 or store.buffer.dtype != buffer.dtype or found is None:
+    found = _strides_at(kernel, store)
+    if found is None:
         return False
     strides, base = found
-    free = len(kernel.pitches)
-    for axis, (extent, own, wanted) in enumerate(zip(kernel.domain, kernel.strides, strides, strict=True)):
-        if extent != 1 and own != wanted and axis >= free:
-            return False
     for axis, name in enumerate(kernel.pitches):
         if kernel.domain[axis] != 1:
             kernel.fields[name] = strides[axis]
@@ -249,6 +251,17 @@ def redirect(kernel: Kernel, buffer: Buffer) -> bool:
     if is_copy(epilogue):
         kernel.epilogue = None
     return True
+
+
+def _strides_at(kernel: Kernel, store: Store) -> tuple[list[Dim], Dim] | None:
+    """Strides along the domain of `kernel` and offset of where `store` goes, if it can write there."""
+    found = ix.linear(store.offset, domain_variables(kernel.domain))
+    if not kernel.target or len(kernel.output) != 1 or store.buffer.dtype != kernel.output[0].dtype or found is None:
+        return None
+    for axis, (extent, own, wanted) in enumerate(zip(kernel.domain, kernel.strides, found[0], strict=True)):
+        if extent != 1 and own != wanted and axis >= len(kernel.pitches):
+            return None
+    return found
 
 
 def is_copy(nest: Nest) -> bool:

@@ -171,6 +171,7 @@ class Kernel(Step):
     inside: Dim | None = None  # elements from row to row of an output that only the epilogue reads: it has no memory
     serial: bool = False  # one call without tasks: ``int64_t NAME(const NAME_args *, sx_host *)``, negative on failure
     result: Dim | None = None  # symbol that takes what a serial kernel returns
+    only_moves: bool = False  # instead of an epilogue, its output may only lie elsewhere
 
     def pointers(self) -> Iterator[Buffer]:
         """Buffers among the fields."""

@@ -17,6 +17,7 @@ from sardonyx.ops.convolution import _geometry as geometry
 from sardonyx.ops.window import Window
 
 BYTES = ("int8", "uint8")
+GROUP = 32  # output channels that lie together wherever the kernel writes
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,26 @@ def convolve_bytes(
             ctx.equal_dims(after.bias.size, outputs, "the bias does not fit the output channels")
             fields["bias"] = ctx.pointer(after.bias)
     return _opened(ctx, name, fields, place, (x.shape[0], outputs), "int32" if after is None else after.zero.dtype)
+
+
+def spread_bytes(ctx: Lowering, x: Tensor, block: int) -> Tensor | None:
+    """DepthToSpace of a convolution of bytes that is still to be computed: it writes channels where they belong."""
+    kernel = None if x.buffer is None else x.buffer.pending
+    if kernel is None or kernel.name != "conv_nhwc_int8" or x.layout != ChannelsLast(x.shape) or x.uses > 1:
+        return None
+    n, channels, height, width = x.shape
+    if kernel.only_moves or block < 2 or any(kernel.fields[field] != 1 for field in ("groups", "kh", "kw")):
+        return None
+    if not isinstance(channels, int) or channels % (block * block * GROUP):
+        return None
+    shape = (n, channels // (block * block), height * block, width * block)
+    layout = ChannelsLast(shape)
+    image, pitch = layout.steps()
+    assert x.buffer is not None
+    kernel.fields |= {"spread": block, "y_batch": image, "y_pitch": pitch}
+    kernel.domain, kernel.strides = (n, 1, layout.pixels, shape[1]), (image, 0, pitch, 1)
+    kernel.only_moves = True
+    return ctx.in_memory(x.buffer, shape, layout)
 
 
 def suits_bytes(x: Tensor, place: Window) -> bool:

@@ -13,6 +13,7 @@ from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.tensor import ChannelsLast, Plain, Position, Tensor
 from sardonyx.ops.binary import broadcast, broadcast_shape
+from sardonyx.ops.convolution_int8 import spread_bytes
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
 from sardonyx.ops.shapes import are_known, axes_of, axis_of, by_axis, dims, integers, moved
@@ -194,6 +195,9 @@ def depth_to_space(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
     b = node.attr("blocksize")
     depth = _exact(ctx, c, b * b, "the number of channels")
     column_row = node.attr("mode", "DCR") == "CRD"
+    spread = None if column_row else spread_bytes(ctx, x, b)
+    if spread is not None:
+        return spread
 
     def origin(position: Position) -> Position:
         image, channel, y, x_ = position

@@ -7,6 +7,7 @@ import pytest
 from kernels import harness
 from kernels.nhwc import ENGINES, Case, reference, samples
 
+from sardonyx.compiler.byte_sums import equal_factors
 from sardonyx.kernels.packing_int8 import pack_conv_nhwc
 
 CASES = {
@@ -42,7 +43,7 @@ CASES = {
 }  # fmt: skip
 
 
-def convolve(lib, case: Case, t: dict[str, np.ndarray], *, splits=None, **more) -> tuple[np.ndarray, int]:
+def convolve(lib, case: Case, t: dict[str, np.ndarray], *, splits=None, place=None, **more) -> tuple[np.ndarray, int]:
     args_type = harness.struct("conv_nhwc_int8.h", "conv_nhwc_int8_args")
     (oh, ow), pitch = case.out, case.c + case.pitch
     x = np.full((case.n, *case.size, pitch), 85, t["x"].dtype)
@@ -64,6 +65,8 @@ def convolve(lib, case: Case, t: dict[str, np.ndarray], *, splits=None, **more) 
         stride_w=case.strides[1], dilation_h=case.dilations[0], dilation_w=case.dilations[1], pad_top=case.pads[0],
         pad_left=case.pads[1], **more,
     )  # fmt: skip
+    for name, value in (place or {}).items():
+        setattr(args, name, value)
     tasks = harness.run(lib, "conv_nhwc_int8", args, splits=splits)
     assert (y[..., case.o :] == 99).all(), "wrote between pixels"
     return y[..., : case.o], tasks
@@ -155,3 +158,41 @@ def test_the_hot_loops_do_not_touch_the_stack(isa):
     loops = [loop for name, loop in harness.hot_loops(text, r"vpdpbusd|vpmaddwd|smull2") if "conv_int8" in name]
     assert len(loops) == {"x86_64_v3": 6, "icelake_server": 28, "aarch64": 5}[isa], "one for each tile"
     assert not any("%rsp" in loop or "%rbp" in loop or "[sp" in loop for loop in loops)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("block", [2, 3])
+def test_channels_are_spread_over_blocks_of_pixels(engine, block):
+    lib, depth = library(engine), 64 if block == 2 else 32
+    case = Case(n=2, c=37, o=block * block * depth, size=(5, 7), kernel=(1, 1), pads=(0, 0, 0, 0), scales=1)
+    t, (oh, ow) = samples(case, 13), case.out
+    want = reference(case, t).reshape(case.n, oh, ow, block, block, depth).transpose(0, 1, 3, 2, 4, 5)
+    want = want.reshape(case.n, oh * block, ow * block, depth)
+    y = harness.at_page_end(np.full((*want.shape[:3], depth + 32), 99, case.y))
+    place = {"spread": block, "y": harness.pointer(y), "y_pitch": depth + 32, "y_batch": y[0].size}
+    convolve(lib, case, t, place=place)
+    np.testing.assert_array_equal(y[..., :depth], want)
+    assert (y[..., depth:] == 99).all(), "wrote between pixels"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", ["3x3", "pointwise", "groups of 32", "many tasks", "signed", "many channels"])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_sum_with_other_bytes_is_rounded_as_its_quotient(engine, name, known):
+    case, lib, single = CASES[name], library(engine), np.float32
+    t, info, rng = samples(case, 17), np.iinfo(case.y), np.random.default_rng(19)
+    other = rng.integers(info.min, info.max + 1, (case.n, *case.out, case.o), case.y)
+    own_zero, other_zero, zero = 3, -5 if case.y == "int8" else 5, 12
+    own_scale, other_scale, divisor = map(single, (0.021, 0.013, 0.017))
+    t["y_zero"][...] = own_zero
+    own = reference(case, t).astype(int) - own_zero
+    terms = own.astype(single) * own_scale + (other.astype(int) - other_zero).astype(single) * other_scale
+    want = np.clip(np.rint(terms / divisor) + zero, info.min, info.max)
+    found = equal_factors((own_zero, own_scale), (other_zero, other_scale), divisor, zero, case.y)
+    assert found is not None
+    t["y_zero"][...] = zero
+    room = harness.at_page_end(np.concatenate([other.reshape(-1), np.zeros(64, case.y)]))
+    more = {"other": harness.pointer(room), "own_zero": own_zero, "other_zero": other_zero, "own_scale": own_scale,
+            "other_scale": other_scale, "divisor": divisor, "inverse": single(1) / divisor}  # fmt: skip
+    got, _ = convolve(lib, case, t, **more, **(found._asdict() if known else {}))
+    np.testing.assert_array_equal(got, want)

@@ -24,6 +24,11 @@ CASES = {
     "batch in gaps": Case(n=3, c=18, o=18, groups=18, pitch=7, scales=1),
     "all padding": Case(c=5, o=5, groups=5, size=(1, 1), kernel=(3, 3), pads=(3, 3, 3, 3)),
     "no bias": Case(c=40, o=40, groups=40, bias=False),
+    "64 channels": Case(c=64, o=64, groups=64, scales=1, size=(5, 11)),
+    "192 channels, signed": Case(c=192, o=192, groups=192, x="int8", y="int8", strides=(2, 2), size=(7, 13)),
+    "64 channels in gaps": Case(c=64, o=64, groups=64, x="int8", y="uint8", kernel=(5, 5), pads=(2, 2, 2, 2), pitch=3),
+    "sums of 64 channels": Case(c=64, o=64, groups=64, y="int32"),
+    "wide parts": Case(c=1088, o=1088, groups=1088, size=(3, 40), scales=1),
     "parts": Case(c=1030, o=1030, groups=1030, size=(3, 40), scales=1),
     "nothing": Case(n=0, c=5, o=5, groups=5),
 }

@@ -122,6 +122,12 @@ def test_an_addition_of_quantised_tensors_is_part_of_the_convolution(kind, chann
     assert nests(program) == 2
 
 
+def test_an_addition_whose_ties_hang_on_each_step_is_divided():
+    program = added(Network([1, 32, 5, 7]), 32, 0.082, own=0.041)
+    assert any(absorbed(program))
+    assert not any("own_factor" in step.fields for step in program.main.walk() if isinstance(step, Kernel))
+
+
 def test_an_addition_whose_quotients_may_be_huge_stays_outside():
     assert not any(absorbed(added(Network([1, 8, 4, 4]), 8, 0.001, own=900.0)))
 
@@ -152,6 +158,38 @@ def test_a_concatenation_of_channels_is_written_in_place():
     program = net.check(net.conv(net.add("Concat", a, b, axis=1), (10, 22, 3, 3)))
     assert kernels(program) == [CONV] * 3
     assert nests(program) == 2
+
+
+def depth_to_space(net: Network, channels: int, mode: str = "DCR") -> tuple[str, str]:
+    """A convolution of `channels`, and its channels spread over blocks of two by two pixels."""
+    wide = net.conv("x", (channels, net.shape[1], 1, 1))
+    return wide, net.add("DepthToSpace", wide, blocksize=2, mode=mode)
+
+
+def test_channels_that_become_pixels_are_written_where_they_belong():
+    net = Network([2, 9, 4, 5])
+    program = net.check(net.conv(depth_to_space(net, 128)[1], (5, 32, 3, 3)))
+    assert kernels(program) == [CONV, CONV]
+    assert nests(program) == 2
+
+
+def test_channels_that_become_pixels_are_written_into_a_concatenation():
+    net = Network([1, 9, 4, 5])
+    skip = net.conv(net.add("Resize", "x", "", net.constant(np.array([1, 1, 2, 2], F32)), mode="nearest"), (7, 9, 1, 1))
+    program = net.check(net.conv(net.add("Concat", depth_to_space(net, 256)[1], skip, axis=1), (5, 71, 3, 3)))
+    (spread,) = (step for step in program.main.walk() if isinstance(step, Kernel) and "spread" in step.fields)
+    assert (spread.fields["spread"], spread.fields["y_pitch"]) == (2, 71)
+
+
+@pytest.mark.parametrize("case", ["few channels", "other order", "used twice", "arithmetic"])
+def test_channels_that_become_pixels_are_moved_afterwards_where_the_kernel_cannot(case):
+    net = Network([1, 9, 4, 5])
+    wide, y = depth_to_space(net, 64 if case == "few channels" else 128, "CRD" if case == "other order" else "DCR")
+    if case == "arithmetic":
+        y = net.bytes(net.add("Relu", net.floats(y, 0.05, 90)), 0.07, 3)
+    program = net.check(y, *([wide] if case == "used twice" else []))
+    spread = any("spread" in step.fields for step in program.main.walk() if isinstance(step, Kernel))
+    assert spread == (case == "arithmetic"), "then arithmetic is a loop of its own"
 
 
 def test_weights_with_zero_points_are_moved_when_the_model_is_compiled():

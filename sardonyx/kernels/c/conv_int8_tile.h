@@ -12,12 +12,13 @@
 #define UNROLL _Pragma("clang loop unroll(full)")
 #define LANES (16 / VL) // registers a panel
 
-// Sums of another tile, [2 groups][32], that become bytes meanwhile: see requantize_64.
+// Sums of the tile before, [2 groups][32], that become bytes meanwhile: see requantize_64.
 typedef struct {
     const int32_t *sums;
-    int64_t groups, each; // of 64 sums: how many, and after every 64 bytes of K
+    int64_t groups;      // of 64 sums
+    int64_t each, turns; // so many at every `turns`-th opportunity
     uint8_t *y;
-    const int64_t *at;
+    const int64_t *at, *beside; // where rows go in y, and where what is added to them lies
     const requantization *r;
 } conv_int8_meanwhile;
 
@@ -32,7 +33,10 @@ typedef struct {
     const int32_t *bias;     // [16 P]
     int32_t *sums;           // [R][16 P]
     int64_t x_signed;
-    conv_int8_meanwhile *meanwhile;
+    const conv_int8_meanwhile *meanwhile;
+    const char *ahead;       // what comes next, of which so many lines are fetched after every 64 bytes of K
+    int64_t ahead_lines;
+    int once;                // weights are larger than L1
 } conv_int8_work;
 
 typedef void (*conv_int8_tile_function)(const conv_int8_work *);
@@ -43,6 +47,12 @@ typedef void (*conv_int8_tile_function)(const conv_int8_work *);
 #define PANELS 2
 
 // Rows 0..15 go to tiles 0 and 1, rows 16..31 to tiles 2 and 3. The bias is loaded as a tile whose rows all lie in one place.
+// Weights that do not stay in L1 anyway pass it by, so that x does: 3x3, 512 -> 512 channels 9 % faster.
+#define W_LOAD(tile, from)                                                                                  \
+    if (once)                                                                                               \
+        tile_load_once(tile, from, 64);                                                                     \
+    else                                                                                                    \
+        tile_load(tile, from, 64)
 #define TILE_BODY(ROWS, WIDTH, DOT, MEANWHILE)                                                              \
     {                                                                                                       \
         tile_load(0, t->bias, 0);                                                                           \
@@ -50,51 +60,68 @@ typedef void (*conv_int8_tile_function)(const conv_int8_work *);
         if (ROWS > 1) tile_load(2, t->bias, 0);                                                             \
         if (ROWS > 1 && WIDTH > 1) tile_load(3, t->bias + 16, 0);                                           \
         const int64_t step = t->step, next = t->next, below = t->below, w_panel = t->w_panel;               \
+        const char *ahead = t->ahead;                                                                       \
+        const int once = t->once;                                                                           \
         for (int64_t s = 0; s < t->segments; s++) {                                                         \
             const char *x = t->x + t->segment[s], *w = t->w + s * t->w_segment;                             \
             for (int64_t k = 0; k < t->words; k += 16, x += next, w += 1024) {                              \
-                tile_load(6, w, 64);                                                                        \
+                W_LOAD(6, w);                                                                               \
                 tile_load(4, x, step);                                                                      \
                 DOT(0, 4, 6);                                                                               \
-                if (WIDTH > 1) tile_load(7, w + w_panel, 64);                                               \
+                if (WIDTH > 1) {                                                                            \
+                    W_LOAD(7, w + w_panel);                                                                 \
+                }                                                                                           \
                 if (WIDTH > 1) DOT(1, 4, 7);                                                                \
+                MEANWHILE                                                                                   \
                 if (ROWS > 1) tile_load(5, x + below, step);                                                \
                 if (ROWS > 1) DOT(2, 5, 6);                                                                 \
                 if (ROWS > 1 && WIDTH > 1) DOT(3, 5, 7);                                                    \
+                for (int64_t n = t->ahead_lines; n > 0; n--, ahead += 64) __builtin_prefetch(ahead, 0, 2);  \
                 MEANWHILE                                                                                   \
             }                                                                                               \
         }                                                                                                   \
+    }
+#define STORE_BODY(ROWS, WIDTH, MEANWHILE)                                                                  \
+    {                                                                                                       \
+        tile_store(0, t->sums, 64 * WIDTH);                                                                 \
+        if (WIDTH > 1) tile_store(1, t->sums + 16, 64 * WIDTH);                                             \
+        MEANWHILE                                                                                           \
+        if (ROWS > 1) tile_store(2, t->sums + 256 * WIDTH, 64 * WIDTH);                                     \
+        if (ROWS > 1 && WIDTH > 1) tile_store(3, t->sums + 256 * WIDTH + 16, 64 * WIDTH);                   \
+        MEANWHILE                                                                                           \
     }
 #define TILE(ROWS, WIDTH)                                                                                   \
     static void conv_int8_tile_##ROWS##_##WIDTH(const conv_int8_work *t) {                                  \
         if (t->x_signed) TILE_BODY(ROWS, WIDTH, tile_dot_s8, )                                              \
         else TILE_BODY(ROWS, WIDTH, tile_dot_u8, )                                                          \
     }                                                                                                       \
-    static void conv_int8_store_##ROWS##_##WIDTH(const conv_int8_work *t) {                                 \
-        tile_store(0, t->sums, 64 * WIDTH);                                                                 \
-        if (WIDTH > 1) tile_store(1, t->sums + 16, 64 * WIDTH);                                             \
-        if (ROWS > 1) tile_store(2, t->sums + 256 * WIDTH, 64 * WIDTH);                                     \
-        if (ROWS > 1 && WIDTH > 1) tile_store(3, t->sums + 256 * WIDTH + 16, 64 * WIDTH);                   \
-    }
+    static void conv_int8_store_##ROWS##_##WIDTH(const conv_int8_work *t) STORE_BODY(ROWS, WIDTH, )
 TILE(1, 1) TILE(1, 2) TILE(2, 1) TILE(2, 2)
 
-// The same with a few instructions of the tile before among the products. Left to itself the processor does not overlap
-// them: its scheduler is full of loads and products that wait.
-#define SOME(SIGNED, OTHER)                                                                                 \
-    for (int64_t n = m->each; n > 0 && m->groups > 0; n--, m->groups--, m->sums += 64, m->at += 2)          \
-        requantize_64(m->sums, 2, 32, m->y, m->at, OTHER, m->at, &v, SIGNED, 0);
-#define BUSY_TILE(NAME, DOT, SIGNED, OTHER)                                                                 \
-    static void conv_int8_busy_##NAME(const conv_int8_work *t) {                                            \
-        conv_int8_meanwhile *const m = t->meanwhile;                                                        \
-        const requantization_vectors v = requantization_of(m->r, 32);                                       \
-        TILE_BODY(2, 2, DOT, SOME(SIGNED, OTHER))                                                           \
-        m->each = m->groups;                                                                                \
-        SOME(SIGNED, OTHER)                                                                                 \
+// The same with bytes of the tile before between products and stores. Left to itself the processor does not overlap them:
+// 16 groups after four products and four stores take 311 cycles, between them 245 (of which the bytes alone 160).
+#define SOME(SIGNED, ADDS)                                                                                  \
+    if (--turns == 0) {                                                                                     \
+        turns = m->turns;                                                                                   \
+        for (int64_t n = m->each; n > 0 && groups > 0; n--, groups--, sums += 64, at += 2, beside += 2)     \
+            requantize_64(sums, 2, 32, y, at, ADDS, other, beside, &v, SIGNED, 0);                          \
     }
-BUSY_TILE(u8_u8, tile_dot_u8, 0, NULL) BUSY_TILE(u8_s8, tile_dot_u8, 1, NULL)
-BUSY_TILE(s8_u8, tile_dot_s8, 0, NULL) BUSY_TILE(s8_s8, tile_dot_s8, 1, NULL)
-BUSY_TILE(u8_u8_add, tile_dot_u8, 0, m->r->other) BUSY_TILE(u8_s8_add, tile_dot_u8, 1, m->r->other)
-BUSY_TILE(s8_u8_add, tile_dot_s8, 0, m->r->other) BUSY_TILE(s8_s8_add, tile_dot_s8, 1, m->r->other)
+#define BUSY_TILE(NAME, DOT, SIGNED, ADDS)                                                                  \
+    static void conv_int8_busy_##NAME(const conv_int8_work *t) {                                            \
+        const conv_int8_meanwhile *const m = t->meanwhile;                                                  \
+        const requantization_vectors v = requantization_of(m->r, 32);                                       \
+        const int32_t *sums = m->sums;                                                                      \
+        const int64_t *at = m->at, *beside = m->beside;                                                     \
+        const uint8_t *const other = m->r->other;                                                           \
+        uint8_t *const y = m->y;                                                                            \
+        int64_t groups = m->groups, turns = m->turns;                                                       \
+        TILE_BODY(2, 2, DOT, SOME(SIGNED, ADDS))                                                            \
+        STORE_BODY(2, 2, SOME(SIGNED, ADDS))                                                                \
+    }
+BUSY_TILE(u8_u8, tile_dot_u8, 0, 0) BUSY_TILE(u8_s8, tile_dot_u8, 1, 0)
+BUSY_TILE(s8_u8, tile_dot_s8, 0, 0) BUSY_TILE(s8_s8, tile_dot_s8, 1, 0)
+BUSY_TILE(u8_u8_add, tile_dot_u8, 0, 1) BUSY_TILE(u8_s8_add, tile_dot_u8, 1, 1)
+BUSY_TILE(s8_u8_add, tile_dot_s8, 0, 1) BUSY_TILE(s8_s8_add, tile_dot_s8, 1, 1)
 
 static void conv_int8_busy_tile(const conv_int8_work *t) {
     static const conv_int8_tile_function tiles[2][2][2] = {

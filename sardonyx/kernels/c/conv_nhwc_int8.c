@@ -16,7 +16,7 @@
 
 // Tunables.
 #ifndef ROWS_BYTES
-#define ROWS_BYTES 49152 // of laid out rows, or of x read in place, in a task: they are read once for each pair of panels
+#define ROWS_BYTES (SX_TILES ? 98304 : 49152) // of laid out rows in a task: they are read once for each pair of panels
 #endif
 #ifndef MOST_ROWS_BYTES
 #define MOST_ROWS_BYTES 196608 // where there are twice as many of weights, which are read once for each range of rows
@@ -24,6 +24,9 @@
 #ifndef FLAT_BYTES
 #define FLAT_BYTES 49152 // likewise of 1x1 convolutions
 #endif
+#define SPAN_BYTES 16384    // of weights of 64 output channels, which fill lines of y where they stay in L1 together
+#define AHEAD_BYTES 65536   // of weights that are fetched ahead: fewer stay in L2
+#define ONCE_BYTES 32768    // of weights of a tile: more do not stay in L1
 #define TASK_WORK (SX_TILES ? 1 << 25 : 1 << 23) // products that are worth a task
 #define SHARED_WORK (1 << 21) // products that are worth four tasks
 #define MOST_TASKS 16       // because of this rule
@@ -37,7 +40,7 @@
 #define X_UNSIGNED 0
 #endif
 #define ITEM (WIDE ? 2 : 1)                   // bytes of an element of x as laid out
-#define GROUP (16 * PANELS)                   // output channels of a block
+#define GROUP (16 * PANELS)                   // output channels of a tile
 
 typedef struct {
     int64_t icg, ocg, panels;             // of one group
@@ -47,6 +50,7 @@ typedef struct {
     int64_t tiled;                        // positions are laid out as tiles
     int64_t oh, ow, row;                  // output rows and columns as tasks see them; positions from row to row
     int64_t step, line, phases;           // bytes from position to position, of a laid out row; planes
+    int64_t span;                         // output channels of a block
     int64_t ranges, most, parts, columns; // of rows; rows of a range at most; of panels; output channels of a part at most
 } conv_plan;
 
@@ -73,6 +77,7 @@ static void cut(const conv_nhwc_int8_args *a, conv_plan *p) {
     p->parts = 1;
     while (images * p->ranges * p->parts < wanted && p->panels >= 2 * PART_PANELS * p->parts) p->parts *= 2;
     while (images * p->ranges * p->parts < wanted && p->oh >= 2 * p->ranges * (window ? 2 : ceil_div(32, p->row))) p->ranges *= 2;
+    if (work >= SHARED_WORK && images * p->ranges * p->parts % 2 && p->ranges < p->oh) p->ranges++; // for two threads
     p->most = ceil_div(p->oh, p->ranges);
     p->columns = ceil_div(ceil_div(p->panels, PANELS), p->parts) * GROUP;
 }
@@ -86,6 +91,7 @@ static conv_plan plan_of(const conv_nhwc_int8_args *a) {
     p.words = ceil_div(p.length * ITEM, 4);
     p.w_segment = ceil_div(p.length, 64) * 1024 * ITEM;
     p.w_panel = p.segments * p.w_segment;
+    p.span = SX_TILES && 4 * p.w_panel <= SPAN_BYTES ? 2 * GROUP : GROUP;
     p.flip = !SX_TILES && !WIDE && SX_DOT_GROUP == 4 && X_UNSIGNED == (a->x_signed != 0);
     if (a->n * a->oh * a->ow * a->oc == 0) return p;
     const int pointwise = a->kh * a->kw == 1 && !a->pad_top && !a->pad_left && (a->oh - 1) * a->stride_h < a->ih &&
@@ -176,17 +182,20 @@ static void widen_panel(const int8_t *from, int64_t segments, int64_t quads, int
 // What one thread works with.
 typedef struct {
     int64_t image, group, row_lo, rows, col_lo, col_hi; // output channels of the group
-    int32_t *sums, *bias; // [MR][GROUP]; [columns]
+    int32_t *sums, *bias; // [MR][GROUP], with tiles twice; [columns]
     float *scale;         // [columns]
     uint8_t *beside;      // [MR][GROUP] bytes: the last channels
+    int64_t aside[MR];    // of each row of them
     int64_t *places;      // of each position, in y
     char *rows_at;        // laid out rows
     char *w;              // widened weights of a block
     int64_t *segment;
+    int64_t fetch;        // weights ahead,
+    const char *ahead, *end; // or this
     requantization r;
 } conv_task;
 
-#define SUMS_BYTES (MR * GROUP * 4 + 256)
+#define SUMS_BYTES ((SX_TILES ? 2 : 1) * MR * GROUP * 4 + 256)
 #define BESIDE_BYTES (MR * GROUP)
 
 static int64_t places_bytes(const conv_plan *p) { return ceil_div(p->most * p->row, 8) * 64; }
@@ -204,7 +213,8 @@ static void prepare(const conv_nhwc_int8_args *a, const conv_plan *p, int32_t ze
     t->r = (requantization){
         .zero = byte_at(a->y_zero, a->y_signed), .is_signed = a->y_signed != 0, .own_zero = (int32_t)a->own_zero,
         .other_zero = (int32_t)a->other_zero, .own_scale = a->own_scale, .other_scale = a->other_scale,
-        .divisor = a->divisor, .inverse = a->inverse};
+        .divisor = a->divisor, .inverse = a->inverse, .by_factors = a->own_factor != 0, .own_factor = a->own_factor,
+        .other_factor = a->other_factor, .offset = a->offset};
     for (int64_t j = 0; j < t->col_hi - t->col_lo; j++) {
         const int64_t o = first + t->col_lo + j;
         const int inside = t->col_lo + j < p->ocg;
@@ -251,10 +261,31 @@ static const char *find_rows(const conv_nhwc_int8_args *a, const conv_plan *p, i
     return t->rows_at;
 }
 
+// What the next range of rows reads and this one does not.
+static void find_ahead(const conv_nhwc_int8_args *a, const conv_plan *p, conv_task *t) {
+    const char *const x = (const char *)a->x + t->image * a->x_batch + t->group * p->icg;
+    const int64_t row = p->oh > a->oh ? a->x_pitch : a->iw * a->x_pitch, rows = p->oh > a->oh ? a->ih * a->iw : a->ih;
+    const int64_t first = (t->row_lo + t->rows - 1) * a->stride_h - a->pad_top + (a->kh - 1) * a->dilation_h + 1;
+    t->ahead = x + least(most(first, 0), rows) * row;
+    t->end = t->row_lo + t->rows < p->oh ? x + least(most(first + t->rows * a->stride_h, 0), rows) * row : t->ahead;
+}
+
 // Where each position of the task goes, in elements from its image's first on. What is computed beyond the end of a row goes
 // to where the next row begins, and is overwritten by what belongs there.
 static void find_places(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_task *t) {
     int64_t *to = t->places;
+    const int64_t count = t->rows * p->ow, first = t->row_lo * p->ow, pitch = a->y_pitch;
+    if (a->spread > 1) {
+        for (int64_t i = 0, row = first / a->ow, column = first % a->ow; i < count; i++) {
+            to[i] = (row * a->spread * a->ow + column) * a->spread * pitch;
+            if (++column == a->ow) column = 0, row++;
+        }
+        return;
+    }
+    if (p->row == p->ow) { // no gaps
+        for (int64_t i = 0; i < count; i++) to[i] = (first + i) * pitch;
+        return;
+    }
     for (int64_t row = 0; row < t->rows; row++) {
         const int64_t pixel = (t->row_lo + row) * p->ow;
         for (int64_t i = 0; i < p->ow; i++) *to++ = (pixel + i) * a->y_pitch;
@@ -276,36 +307,109 @@ SX_INLINE void copy_few(uint8_t *to, const uint8_t *from, int64_t count) {
     }
 }
 
-// The sums of `count` positions from `lo` on, of `channels` (in rows of `width`) from `column` of the group on, to where they
-// belong.
-static void put(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_task *t, int64_t lo, int64_t count,
-                int64_t width, int64_t column, int64_t channels) {
-    const int64_t first = t->image * a->y_batch + t->group * p->ocg + column, *const at = t->places + lo;
-    if (!a->scale) {
-        for (int64_t i = 0; i < count; i++)
-            __builtin_memcpy((int32_t *)a->y + first + at[i], t->sums + i * width, (size_t)channels * 4);
-        return;
-    }
-    requantization r = t->r;
-    r.scale = t->scale + column - t->col_lo;
-    if (a->other) r.other = (const uint8_t *)a->other + first;
-    uint8_t *const y = (uint8_t *)a->y + first;
-    if (channels == width) {
-        requantize(t->sums, count, width, y, at, at, &r);
-        return;
-    }
-    int64_t aside[MR];
-    for (int64_t i = 0; i < count; i++) aside[i] = i * width;
-    requantize(t->sums, count, width, t->beside, aside, at, &r);
-    for (int64_t i = 0; i < count; i++) copy_few(y + at[i], t->beside + i * width, channels);
+// Sums of some positions and output channels.
+typedef struct {
+    const int32_t *sums;              // [count][width]
+    int64_t lo, count;                // positions of the task
+    int64_t column, width, channels;  // of the group: the first; how many are there, and wanted
+} computed_tile;
+
+// Where an output channel of the task's group lies in y, from its image's first element and a position's place on.
+SX_INLINE int64_t column_place(const conv_nhwc_int8_args *a, const conv_plan *p, const conv_task *t, int64_t column) {
+    if (a->spread <= 1) return t->group * p->ocg + column;
+    const int64_t depth = p->ocg / (a->spread * a->spread), block = column / depth;
+    return (block / a->spread * a->ow * a->spread + block % a->spread) * a->y_pitch + column % depth;
 }
 
-// One pair of panels for all positions of a task.
+// Bytes of the last output channels, to where they belong.
+static void put_beside(uint8_t *y, const conv_task *t, const computed_tile *c) {
+    const int64_t *const at = t->places + c->lo;
+    if (c->channels > 3)
+        for (int64_t i = 0; i < c->count; i++) copy_few(y + at[i], t->beside + i * GROUP, c->channels);
+    else
+        for (int64_t j = 0; j < c->channels; j++)
+            for (int64_t i = 0; i < c->count; i++) y[at[i] + j] = t->beside[i * GROUP + j];
+}
+
+// Sums to where they belong.
+static void put(const conv_nhwc_int8_args *a, const conv_plan *p, conv_task *t, const computed_tile *c) {
+    const int64_t first = t->image * a->y_batch + column_place(a, p, t, c->column), *const at = t->places + c->lo;
+    if (!a->scale) {
+        for (int64_t i = 0; i < c->count; i++)
+            __builtin_memcpy((int32_t *)a->y + first + at[i], c->sums + i * c->width, (size_t)c->channels * 4);
+        return;
+    }
+    t->r.scale = t->scale + c->column - t->col_lo;
+    if (a->other) t->r.other = (const uint8_t *)a->other + first;
+    uint8_t *const y = (uint8_t *)a->y + first;
+    if (c->channels == c->width) {
+        requantize(c->sums, c->count, c->width, y, at, at, &t->r);
+        return;
+    }
+    requantize(c->sums, c->count, c->width, t->beside, t->aside, at, &t->r);
+    put_beside(y, t, c);
+}
+
+#if SX_TILES
+// A span of columns for all positions of a task: positions by 16 or 32 (the last ones reach back where they would read
+// beyond x), and for these one pair of panels after the other, so that lines of y are written while they are in L1.
+static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_task *t, const char *x, int64_t col) {
+    const int64_t positions = (t->rows - 1) * p->row + p->ow, end = least(col + p->span, least(t->col_hi, p->ocg));
+    const int64_t steps = p->segments * ceil_div(p->words, 16), blocks = ceil_div(positions, 32);
+    conv_int8_work work = {.step = p->tiled ? 64 : p->step, .next = p->tiled ? 1024 : 64, .below = 16 * p->step,
+                           .segment = t->segment, .segments = p->segments, .words = p->words, .w_panel = p->w_panel,
+                           .w_segment = p->w_segment, .sums = t->sums, .x_signed = a->x_signed,
+                           .once = PANELS * p->w_panel >= ONCE_BYTES};
+    const char *const panels_at = (const char *)a->w + t->group * p->panels * p->w_panel;
+    const char *const next = panels_at + ceil_div(end, 16) * p->w_panel;
+    int64_t lines = ceil_div(32, blocks);
+    if (t->fetch) t->ahead = next, t->end = next + ceil_div(end - col, 16) * p->w_panel;
+    else lines = ceil_div(t->end - t->ahead, 64 * steps * blocks * ceil_div(least(t->col_hi, p->ocg) - col, GROUP));
+    const uint8_t *const others = (const uint8_t *)a->other + t->image * a->y_batch + t->group * p->ocg;
+    // Where something is added to the bytes of few products, the processor overlaps them better when they come last.
+    const int busy = a->scale && !t->r.large, last_of_all = a->other && steps <= 2;
+    requantization r = t->r;
+    uint8_t *const image = (uint8_t *)a->y + t->image * a->y_batch;
+    int32_t *sums = t->sums;
+    computed_tile last = {.width = 32, .channels = 32};
+    for (int64_t lo = 0, used; lo < positions; lo += used) {
+        const int64_t all = positions - lo > 16 && (positions >= 32 || !p->in_place) ? 32 : 16;
+        if (p->in_place) lo = least(lo, positions - all);
+        used = least(all, positions - lo);
+        work.x = x + lo * p->step;
+        for (int64_t c = col; c < end; c += GROUP) {
+            const int64_t panels = least(PANELS, p->panels - c / 16);
+            work.w = panels_at + c / 16 * p->w_panel, work.bias = t->bias + c - t->col_lo;
+            work.sums = sums, work.ahead = t->ahead, work.ahead_lines = t->ahead < t->end ? lines : 0;
+            if (busy && used > 16 && panels == 2 && last.count % 2 == 0 && last.width == 32) {
+                const int64_t groups = last.count / 2, turns = 2 * steps + 2;
+                const int whole = last.channels == 32;
+                uint8_t *const y = image + column_place(a, p, t, last.column);
+                r.scale = t->scale + last.column - t->col_lo, r.other = a->other ? others + last.column : NULL;
+                work.meanwhile = &(conv_int8_meanwhile){
+                    .sums = last.sums, .groups = groups, .each = last_of_all ? groups : ceil_div(groups, turns),
+                    .turns = last_of_all ? turns : most(1, turns / most(groups, 1)), .y = whole ? y : t->beside,
+                    .at = whole ? t->places + last.lo : t->aside, .beside = t->places + last.lo, .r = &r};
+                conv_int8_busy_tile(&work);
+                if (!whole) put_beside(y, t, &last);
+            } else {
+                conv_int8_tile(&work, used, panels);
+                if (last.count) put(a, p, t, &last);
+                conv_int8_store(&work, used, panels);
+            }
+            t->ahead += steps * work.ahead_lines * 64;
+            last = (computed_tile){sums, lo, used, c, 16 * panels, least(16 * panels, p->ocg - c)};
+            sums = sums == t->sums ? sums + MR * GROUP : t->sums;
+        }
+    }
+    put(a, p, t, &last);
+}
+#else
+// Some columns, a pair of panels or one, for all positions of a task.
 static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_task *t, const char *x, int64_t col) {
     const int64_t panels = least(PANELS, p->panels - col / 16), width = 16 * panels;
-    const int64_t channels = least(width, p->ocg - col);
-    const int64_t positions = (t->rows - 1) * p->row + p->ow;
-    conv_int8_work work = {.step = p->tiled ? 64 : p->step, .next = p->tiled ? 1024 : 64, .below = 16 * p->step, .segment = t->segment, .segments = p->segments, .words = p->words,
+    const int64_t positions = (t->rows - 1) * p->row + p->ow, tiles = ceil_div(positions, MR);
+    conv_int8_work work = {.step = p->step, .segment = t->segment, .segments = p->segments, .words = p->words,
                            .w_panel = p->w_panel, .w_segment = p->w_segment, .bias = t->bias + col - t->col_lo,
                            .sums = t->sums, .x_signed = a->x_signed};
     work.w = (const char *)a->w + (t->group * p->panels + col / 16) * (p->w_panel / ITEM);
@@ -315,41 +419,15 @@ static void run_block(const conv_nhwc_int8_args *a, const conv_plan *p, conv_tas
                     p->w_segment / 128, (int32_t *)(t->w + i * p->w_panel));
     work.w = t->w;
 #endif
-    int64_t before = 0, computed = 0; // what the last tile has left in sums
-    requantization r = t->r;
-    r.scale = t->scale + col - t->col_lo;
-    if (a->other) r.other = (const uint8_t *)a->other + t->image * a->y_batch + t->group * p->ocg + col;
-#if SX_TILES // 16 or 32 positions; the last ones reach back where they would read beyond x
-    for (int64_t lo = 0, used; lo < positions; lo += used) {
-        const int64_t all = positions - lo > 16 && (positions >= 32 || !p->in_place) ? 32 : 16;
-        if (p->in_place) lo = least(lo, positions - all);
-        used = least(all, positions - lo);
-#else
-    const int64_t tiles = ceil_div(positions, MR);
-    for (int64_t i = 0, lo = 0, used; i < tiles; i++, lo += used) {
-        used = part(positions, tiles, i + 1) - lo;
-#endif
-        work.x = x + lo * p->step;
-#if SX_TILES // while these sums are on their way, those before become bytes
-        if (used > 16 && computed % 2 == 0 && computed && channels == 32 && a->scale && !t->r.large) {
-            conv_int8_meanwhile other = {.sums = t->sums, .groups = computed / 2, .at = t->places + before, .r = &r};
-            other.y = (uint8_t *)a->y + t->image * a->y_batch + t->group * p->ocg + col;
-            other.each = ceil_div(other.groups, p->segments * ceil_div(p->words, 16));
-            work.meanwhile = &other;
-            conv_int8_busy_tile(&work);
-        } else {
-            conv_int8_tile(&work, used, panels);
-            if (computed) put(a, p, t, before, computed, width, col, channels);
-        }
-        conv_int8_store(&work, used, panels);
-#else
-        conv_int8_tile(&work, used, panels);
-        put(a, p, t, lo, used, width, col, channels);
-#endif
-        before = lo, computed = used;
+    computed_tile tile = {t->sums, 0, 0, col, width, least(width, p->ocg - col)};
+    for (int64_t i = 0; i < tiles; i++, tile.lo += tile.count) {
+        tile.count = part(positions, tiles, i + 1) - tile.lo;
+        work.x = x + tile.lo * p->step;
+        conv_int8_tile(&work, tile.count, panels);
+        put(a, p, t, &tile);
     }
-    if (SX_TILES) put(a, p, t, before, computed, width, col, channels);
 }
+#endif
 
 int64_t conv_nhwc_int8_tasks(const conv_nhwc_int8_args *a) {
     const conv_plan p = plan_of(a);
@@ -379,16 +457,20 @@ void conv_nhwc_int8(const void *args, int64_t lo, int64_t hi, void *scratch) {
 #if SX_TILES
     tiles_begin((const uint8_t[8]){0});
 #endif
+    for (int64_t i = 0; i < MR; i++) t.aside[i] = i * GROUP;
     for (int64_t task = lo; task < hi; task++) {
         const int64_t range = task % p.ranges, part_of = task / p.ranges % p.parts, rest = task / p.ranges / p.parts;
         const int64_t groups = ceil_div(p.panels, PANELS);
         t.group = rest % a->groups, t.image = rest / a->groups;
         t.row_lo = part(p.oh, p.ranges, range), t.rows = part(p.oh, p.ranges, range + 1) - t.row_lo;
         t.col_lo = part(groups, p.parts, part_of) * GROUP, t.col_hi = part(groups, p.parts, part_of + 1) * GROUP;
+        // The first range of each of two threads brings weights to L2, where those after it find them; these bring x.
+        t.fetch = p.panels * p.w_panel >= AHEAD_BYTES && range % ceil_div(p.ranges, 2) == 0;
+        find_ahead(a, &p, &t);
         prepare(a, &p, zero, &t);
         const char *const x = find_rows(a, &p, zero, &t);
         find_places(a, &p, &t);
-        for (int64_t col = t.col_lo; col < least(t.col_hi, p.ocg); col += GROUP) run_block(a, &p, &t, x, col);
+        for (int64_t col = t.col_lo; col < least(t.col_hi, p.ocg); col += p.span) run_block(a, &p, &t, x, col);
         if (!a->epilogue) continue;
         const int64_t first = t.group * p.ocg, pixel = t.row_lo * p.ow;
         a->epilogue(a->operands, a->dims, t.image, 0, pixel, pixel + t.rows * p.ow, first + t.col_lo,

@@ -21,9 +21,13 @@ typedef struct {
     int64_t own_zero, other_zero;   // y = saturate(round(((y' - own_zero) * own_scale + (other - other_zero) * other_scale)
     float own_scale, other_scale;   //     / divisor) + y_zero), where y' is what y would have been with own_zero as its zero
     float divisor, inverse;         //     point; inverse: the float nearest to 1 / divisor
+    float own_factor, other_factor; // 0, or: fma(y' - own_zero, own_factor, fma(other, other_factor, offset)) rounds to the
+    float offset;                   //     same as the quotient for all pairs of bytes
     void *y;                        // uint8, or int8 when y_signed, or int32: [n][oh * ow][y_pitch]
     int64_t y_signed, y_batch, y_pitch;
     int64_t n, ic, oc, groups;      // ic and oc of all groups
+    int64_t spread;                 // b > 1: channel (i b + j) oc / b^2 + c of pixel (h, w) goes to channel c of pixel (b h + i,
+                                    // b w + j); oc / b^2 is a multiple of 32, groups is 1, the window 1x1, nothing follows
     int64_t ih, iw, oh, ow, kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
     sx_epilogue epilogue;           // NULL: nothing follows; its i0 is the image, i1 0, i2 oh * OW + ow, i3 the channel
     void *const *operands;

@@ -7,8 +7,10 @@
 #define MOST_TASKS 16
 
 typedef int8_t i8x64 __attribute__((vector_size(64)));
+typedef int8_t i8x32 __attribute__((vector_size(32)));
 typedef int8_t i8x16 __attribute__((vector_size(16)));
 typedef int8_t i8x64_unaligned __attribute__((vector_size(64), aligned(1), may_alias));
+typedef int8_t i8x32_unaligned __attribute__((vector_size(32), aligned(1), may_alias));
 typedef int8_t i8x16_unaligned __attribute__((vector_size(16), aligned(1), may_alias));
 
 SX_INLINE int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
@@ -41,11 +43,13 @@ static int64_t taps_inside(int64_t at, int64_t size, int64_t count, int64_t dila
         return best ^ flip;                                                                         \
     }
 LARGEST(largest_64, i8x64, i8x64_unaligned)
+LARGEST(largest_32, i8x32, i8x32_unaligned)
 LARGEST(largest_16, i8x16, i8x16_unaligned)
 
 static void pool_position(const pool_window *w, int64_t channels, int8_t flip, uint8_t *y) {
     int64_t c = 0;
     for (; c + 64 <= channels; c += 64) *(i8x64_unaligned *)(y + c) = largest_64(w, flip - (i8x64){}, c);
+    for (; c + 32 <= channels; c += 32) *(i8x32_unaligned *)(y + c) = largest_32(w, flip - (i8x32){}, c);
     for (; c + 16 <= channels; c += 16) *(i8x16_unaligned *)(y + c) = largest_16(w, flip - (i8x16){}, c);
     for (; c < channels; c++) {
         int8_t best = -128;
@@ -120,12 +124,13 @@ void pool_nhwc_int8(const void *args, int64_t lo, int64_t hi, void *scratch) {
         const int64_t image = task / ranges, range = task % ranges;
         const int64_t first = a->oh * range / ranges, end = a->oh * (range + 1) / ranges;
         const uint8_t *const x = (const uint8_t *)a->x + image * a->x_batch, flip = a->is_signed ? 0x80 : 0;
-        for (int64_t oh = first; oh < end; oh++)
+        for (int64_t oh = first; oh < end; oh++) {
+            int64_t top, left;
+            const int64_t ih = oh * a->stride_h - a->pad_top;
+            pool_window w = {.down = a->dilation_h * a->iw * a->x_pitch, .right = a->dilation_w * a->x_pitch};
+            w.rows = taps_inside(ih, a->ih, a->kh, a->dilation_h, &top);
             for (int64_t ow = 0; ow < a->ow; ow++) {
-                int64_t top, left;
-                const int64_t ih = oh * a->stride_h - a->pad_top, iw = ow * a->stride_w - a->pad_left;
-                pool_window w = {.down = a->dilation_h * a->iw * a->x_pitch, .right = a->dilation_w * a->x_pitch};
-                w.rows = taps_inside(ih, a->ih, a->kh, a->dilation_h, &top);
+                const int64_t iw = ow * a->stride_w - a->pad_left;
                 w.columns = taps_inside(iw, a->iw, a->kw, a->dilation_w, &left);
                 w.x = x + ((ih + top * a->dilation_h) * a->iw + iw + left * a->dilation_w) * a->x_pitch;
                 const int64_t at = image * a->y_batch + (oh * a->ow + ow) * a->y_pitch;
@@ -134,6 +139,7 @@ void pool_nhwc_int8(const void *args, int64_t lo, int64_t hi, void *scratch) {
                 else
                     pool_position(&w, a->oc, a->is_signed ? 0 : -128, (uint8_t *)a->y + at);
             }
+        }
         if (a->epilogue) a->epilogue(a->operands, a->dims, image, 0, first * a->ow, end * a->ow, 0, a->oc);
     }
 }

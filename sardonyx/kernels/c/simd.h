@@ -276,13 +276,20 @@ SX_INLINE i32x16 round_words(f32x16 x) {
 // Four times 16 words as 64 bytes: saturated to 16 bits, plus `zero`, saturated to int8 or uint8.
 typedef int16_t sx_i16x32 __attribute__((vector_size(64)));
 typedef int8_t sx_i8x64 __attribute__((vector_size(64)));
-SX_INLINE sx_i8x64 narrow_words(const i32x16 words[4], sx_i16x32 zero, const int is_signed) {
 #if defined(__AVX512BW__) && !defined(SX_NARROW_FALLBACK)
-    // Packing works on quarters of registers: [w0 w1 w2 w3] of each quarter in turn, which one permutation mends.
+#define SX_QUARTERS 1
+// Packing works on quarters of registers: [w0 w1 w2 w3] of each quarter in turn, which one permutation mends.
+SX_INLINE sx_i8x64 narrow_quarters(const i32x16 words[4], sx_i16x32 zero, const int is_signed) {
     const sx_i16x32 low = __builtin_elementwise_add_sat((sx_i16x32)__builtin_ia32_packssdw512(words[0], words[1]), zero);
     const sx_i16x32 high = __builtin_elementwise_add_sat((sx_i16x32)__builtin_ia32_packssdw512(words[2], words[3]), zero);
-    const i32x16 mixed = is_signed ? (i32x16)__builtin_ia32_packsswb512(low, high)
-                                   : (i32x16)__builtin_ia32_packuswb512(low, high);
+    return is_signed ? (sx_i8x64)__builtin_ia32_packsswb512(low, high) : (sx_i8x64)__builtin_ia32_packuswb512(low, high);
+}
+#else
+#define SX_QUARTERS 0
+#endif
+SX_INLINE sx_i8x64 narrow_words(const i32x16 words[4], sx_i16x32 zero, const int is_signed) {
+#if SX_QUARTERS
+    const i32x16 mixed = (i32x16)narrow_quarters(words, zero, is_signed);
     return (sx_i8x64)__builtin_shufflevector(mixed, mixed, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
 #elif defined(__AVX2__) && !defined(SX_NARROW_FALLBACK)
     typedef int16_t i16x16 __attribute__((vector_size(32)));
