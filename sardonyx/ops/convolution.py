@@ -7,8 +7,6 @@ weights) as a loop nest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from sardonyx import errors
@@ -24,7 +22,7 @@ from sardonyx.ops.binary import broadcast_shape, map_elements
 from sardonyx.ops.convolution_groups import convolve_groups
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
-from sardonyx.ops.window import Window, window
+from sardonyx.ops.window import Window, geometry, window
 from sardonyx.ops.winograd import open_blocked, winograd, winograd_pays
 
 FIRST_CHANNELS = 4  # inputs with at most this many channels are read as NCHW
@@ -125,14 +123,14 @@ def _kernel(
     weight = array.reshape(*array.shape[:2], *((1,) * (4 - w.rank)), *array.shape[2:])
     outputs, inner = weight.shape[:2]
     if groups > 1:
-        return convolve_groups(ctx, x, weight, groups, place, _geometry(place), shape)
+        return convolve_groups(ctx, x, weight, groups, place, geometry(place), shape)
     if inner <= FIRST_CHANNELS and not x.blocked:
         name, packed = "conv_first_f32", packing.pack_conv_first(weight)
     elif winograd_pays(x.shape[0], inner, outputs, place):
         return winograd(ctx, x, weight, place, shape)
     else:
         name, packed = "conv_nchw16c_f32", packing.pack_conv(weight)
-    fields = _geometry(place)
+    fields = geometry(place)
     blocks = ix.ceildiv(outputs, LANES)
     if name == "conv_first_f32":
         source = ctx.pointer(x)
@@ -151,26 +149,6 @@ def _scaled(ctx: Lowering, packed: np.ndarray, scale: Tensor) -> Pointer:
     weights, last = ctx.constant(packed), scale.shape[1] - 1
     value = lambda i: weights.at(i) * scale.at((0, ix.imin(i[1] * LANES + i[4], last), 0, 0))  # noqa: E731
     return ctx.pointer(ctx.lazy("float32", packed.shape, value, sources=[weights], cost=1))
-
-
-def _geometry(place: Window) -> dict[str, Dim | Pointer]:
-    """The window as fields of a two-dimensional kernel; one-dimensional data has a height of 1."""
-    flat = len(place.size) == 1
-
-    def pair(values: Sequence[Dim], single: Dim) -> tuple[Dim, Dim]:
-        return (single, values[0]) if flat else (values[0], values[1])
-
-    fields: dict[str, Dim | Pointer] = {}
-    for names, values, single in (
-        (("ih", "iw"), place.size, 1),
-        (("oh", "ow"), place.output, 1),
-        (("kh", "kw"), place.kernel, 1),
-        (("stride_h", "stride_w"), place.strides, 1),
-        (("dilation_h", "dilation_w"), place.dilations, 1),
-        (("pad_top", "pad_left"), place.begin, 0),
-    ):
-        fields |= dict(zip(names, pair(values, single), strict=True))
-    return fields
 
 
 def _nest(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, shape: tuple[Dim, ...]) -> Tensor:

@@ -1,8 +1,9 @@
 """Grouped convolution on NCHW16c: which kernel, and how groups that it does not take as they are get room in it.
 
-`depthwise_nchw16c_f32` takes groups of one channel, `grouped_nchw16c_f32` groups of 2, 4, 8 or 16 channels in and as many
-out, `conv_nchw16c_f32` groups of whole blocks. Where no group fits, inputs are spread out with zeros between them, outputs
-are written with gaps and read without, or both. Zeros meet zeros alone, so NaN and infinity of a group stay in it.
+`depthwise_nchw16c_f32` takes groups of one channel, `grouped_nchw16c_f32` groups of 2, 4, 8 or 16 channels in and as
+many out, `conv_nchw16c_f32` groups of whole blocks. Where no group fits, inputs are spread out with zeros between them,
+outputs are written with gaps and read without, or both. Zeros meet zeros alone, so NaN and infinity of a group stay
+in it.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Kernel, Pointer
 from sardonyx.compiler.tensor import ChannelsLast, Tensor
 from sardonyx.kernels.packing_int8 import pack_conv_nhwc, pack_depthwise_nhwc
-from sardonyx.ops.convolution import _geometry as geometry
-from sardonyx.ops.window import Window
+from sardonyx.ops.convolution_forms import seen
+from sardonyx.ops.window import Window, geometry
 
 BYTES = ("int8", "uint8")
 GROUP = 32  # output channels that lie together wherever the kernel writes
@@ -54,6 +54,7 @@ def convolve_bytes(
     weights = _signed_weights(w, w_zero)
     if weights is None or (after is not None and not _is_finite(after.scale)):
         return None
+    weights, place = seen(weights, place)
     weights = weights.reshape(*weights.shape[:2], *((1,) * (4 - w.rank)), *weights.shape[2:])
     outputs, own = weights.shape[:2]
     if groups == outputs and own == 1 and groups > 1:

@@ -13,12 +13,11 @@ from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Reduce, Store
 from sardonyx.compiler.tensor import LANES, Blocked, Plain, Tensor, variables
-from sardonyx.ops.convolution import _geometry as geometry
 from sardonyx.ops.convolution_forms import reshaped
 from sardonyx.ops.convolution_int8 import largest_bytes, suits_bytes
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
-from sardonyx.ops.window import Window, single, window
+from sardonyx.ops.window import Window, geometry, single, window
 from sardonyx.ops.winograd import open_blocked
 
 MOST_WASTE = 4  # a plain input is put into blocks of 16 channels when at most this much of them would be padding

@@ -11,6 +11,7 @@ from sardonyx.compiler import index as ix
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
+from sardonyx.compiler.program import Pointer
 from sardonyx.ops.node import Node
 
 
@@ -107,3 +108,23 @@ def _attribute(node: Node, name: str, length: int, default: int) -> list[int]:
     if name in ("strides", "dilations") and any(v < 1 for v in values):
         raise errors.ModelError(f"attribute '{name}' must be positive", node=node.name, operator=node.op_type)
     return values
+
+
+def geometry(place: Window) -> dict[str, Dim | Pointer]:
+    """The window as fields of a two-dimensional kernel; one-dimensional data has a height of 1."""
+    flat = len(place.size) == 1
+
+    def pair(values: Sequence[Dim], single: Dim) -> tuple[Dim, Dim]:
+        return (single, values[0]) if flat else (values[0], values[1])
+
+    fields: dict[str, Dim | Pointer] = {}
+    for names, values, single in (
+        (("ih", "iw"), place.size, 1),
+        (("oh", "ow"), place.output, 1),
+        (("kh", "kw"), place.kernel, 1),
+        (("stride_h", "stride_w"), place.strides, 1),
+        (("dilation_h", "dilation_w"), place.dilations, 1),
+        (("pad_top", "pad_left"), place.begin, 0),
+    ):
+        fields |= dict(zip(names, pair(values, single), strict=True))
+    return fields

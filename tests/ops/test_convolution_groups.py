@@ -1,4 +1,4 @@
-"""Convolutions in groups of any size: which kernels, the same numbers as the reference, and no group that disturbs another."""
+"""Convolutions in groups of any size: which kernels, the reference's numbers, and no group that disturbs another."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from sardonyx.compiler.compile import generate
 from sardonyx.compiler.program import Kernel
 from sardonyx.runtime.reference import evaluate
 
-CHANNELS, CONV, DEPTHWISE, GROUPED = (
-    f"{name}_nchw16c_f32" for name in ("channels", "conv", "depthwise", "grouped")
-)
+CHANNELS, CONV, DEPTHWISE, GROUPED = (f"{name}_nchw16c_f32" for name in ("channels", "conv", "depthwise", "grouped"))
 
 
 class Layers:

@@ -289,3 +289,11 @@ def test_transposed_convolutions_without_overlap_are_spread(bias):
     (have,) = sardonyx.Session(model).run({"x": x})
     (want,) = evaluate(sardonyx.load(model), {"x": x})
     np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-5)
+
+
+def test_taps_that_see_padding_only_are_left_out():
+    net = Network([1, 10, 9, 8], np.uint8)
+    w = net.constant(net.rng.integers(-128, 128, (9, 10, 3, 3)).astype(np.int8))
+    sums = net.add("ConvInteger", "x", w, net.constant(np.uint8(77)), dilations=[11, 3], pads=[11, 3, 11, 3])
+    program = net.check(sums)
+    assert [step.fields["kh"] for step in program.main.steps if isinstance(step, Kernel)] == [1]
