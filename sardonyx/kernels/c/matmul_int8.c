@@ -18,12 +18,10 @@
 #if SX_TILES                 // products take a quarter of the time
 #define BLOCK_PANELS 8       // as in a group of columns
 #define BLOCK_ROWS 64
-#define TALL_ROWS 128        // fewest rows where columns alone make four blocks: 128 x 768 x 3072 takes 0.92 of the time of 2 x 64
 #define TASK_WORK (1 << 24)
 #else
 #define BLOCK_PANELS 4       // fewest panels of a block, where there are as many: each block lays out its rows of A anew
 #define BLOCK_ROWS 48        // fewest rows likewise: each block lays out its panels of B anew
-#define TALL_ROWS BLOCK_ROWS
 #define TASK_WORK (1 << 21)  // products that are worth a task
 #endif
 #define BLOCK_COLUMNS (BLOCK_PANELS * 16)
@@ -38,8 +36,7 @@ static int8_plan plan_of(const matmul_int8_args *g) {
     const int64_t work = most(g->m, 8) * g->n * most(g->k, 1) / TASK_WORK; // few rows cost what reading B costs
     const int64_t wanted = most(1, least(work, 64));
     plan.col_blocks = least(plan.units, wanted);
-    const int64_t fewest = plan.col_blocks < 4 ? BLOCK_ROWS : TALL_ROWS;
-    plan.row_blocks = most(1, least(g->m / fewest, wanted / plan.col_blocks));
+    plan.row_blocks = most(1, least(g->m / BLOCK_ROWS, wanted / plan.col_blocks));
     plan.tasks = g->batch * plan.row_blocks * plan.col_blocks;
     return plan;
 }
