@@ -1,7 +1,7 @@
 """Convolution and its transpose, in one to three dimensions.
 
-fp32 with constant weights runs in hand-written kernels on NCHW16c (groups: `convolution_groups`); everything else (other
-dtypes, computed weights, three dimensions) as a loop nest.
+fp32 with constant weights runs in hand-written kernels on NCHW16c (groups: `convolution_groups`); everything else
+(other dtypes, computed weights, three dimensions) as a loop nest.
 """
 
 from __future__ import annotations
