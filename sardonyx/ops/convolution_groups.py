@@ -1,9 +1,9 @@
 """Grouped convolution on NCHW16c: which kernel, and how groups that it does not take as they are get room in it.
 
 `depthwise_nchw16c_f32` takes groups of one channel, `grouped_nchw16c_f32` groups of 2, 4 or 8 channels in and as many
-out, `conv_nchw16c_f32` and, for few outputs, `conv_rows_nchw16c_f32` groups of whole blocks. Where none fits, inputs are
-spread out with zeros between them, outputs are written with gaps and read without, or both. Zeros meet zeros alone, so
-NaN and infinity of a group stay in it.
+out, `conv_nchw16c_f32` and, for few outputs, `conv_rows_nchw16c_f32` groups of whole blocks. Where none fits, inputs
+are spread out with zeros between them, outputs are written with gaps and read without, or both. Zeros meet zeros alone,
+so NaN and infinity of a group stay in it.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ def choose_room(groups: int, inputs: int, outputs: int, place: Window) -> Room:
 def _efficiency(room: Room, place: Window) -> float:
     """Which part of the machine's peak a kernel reaches.
 
-    Measured on Emerald Rapids, AVX-512 and AVX2, %: grouped, three taps in a row, 60 to 70 and 60 to 70; direct with one
-    block of outputs for each group 33 to 45 and 56 to 76, with two 63 to 66 and 72 to 80; by rows 50 to 59 and 65 to 86,
-    74 to 88 and 66 to 76.
+    Measured on Emerald Rapids, AVX-512 and AVX2, %: grouped, three taps in a row, 60 to 70 and 60 to 70; direct with
+    one block of outputs for each group 33 to 45 and 56 to 76, with two 63 to 66 and 72 to 80; by rows 50 to 59 and 65
+    to 86, 74 to 88 and 66 to 76.
     """
     if room.kernel == "grouped_nchw16c_f32":
         listed = place.kernel[-1] == 3 and place.dilations[-1] == 1 and place.strides[-1] <= 2
