@@ -105,7 +105,7 @@ def _efficiency(room: Room, place: Window) -> float:
 def _suits_rows(place: Window) -> bool:
     """Whether `conv_rows_nchw16c_f32` takes such a window, and there are borders or ends of rows to gain from."""
     kernel, strides = place.kernel, place.strides
-    if not all(isinstance(k, int) for k in kernel) or strides[-1] > 2 or (kernel[-1] - 1) * place.dilations[-1] > 16:
+    if strides[-1] > 2 or not isinstance(kernel[-1], int) or (kernel[-1] - 1) * place.dilations[-1] > 16:
         return False
     return set(kernel) != {1} or set(strides) != {1}
 
