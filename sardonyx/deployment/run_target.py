@@ -157,7 +157,7 @@ def link(bundles: Sequence[Bundle], target: Target, output: Path, *, jobs: int |
 def _renamed(bundle: Bundle, number: int) -> str:
     """The model's source with names that no other model in the file has."""
     text = "".join(path.read_text() for path in bundle.sources)
-    names = sorted({"sx_main", "sx_output_dims", *re.findall(r"\bloop\d+\b", text)})
+    names = sorted({"sx_main", "sx_output_dims", "sx_flops", *re.findall(r"\bloop\d+\b", text)})
     begin = "".join(f"#define {name} sx{number}_{name.removeprefix('sx_')}\n" for name in names)
     return f"{begin}{text}{''.join(f'#undef {name}{chr(10)}' for name in names)}"
 
