@@ -155,6 +155,17 @@ _ALL = (
         tunables=_CONV_TUNABLES,
     ),
     Kernel(
+        "conv_rows_nchw16c_f32",
+        "direct convolution of groups with few blocks of outputs, with an epilogue",
+        f"{_BLOCKED}; weights packing.pack_conv",
+        "as conv_nchw16c_f32: the same bits",
+        f"{_TASKS}; as conv_nchw16c_f32; stride_w <= 2, (kw - 1) * dilation_w <= 16",
+        "kernels/test_conv.py",
+        tile=("ROWS_MR", "ROWS_NB"),
+        tiles=_CONV_TILES,
+        hot=_FMA,
+    ),
+    Kernel(
         "conv_first_f32",
         "direct convolution of few channels, with an epilogue",
         "NCHW to NCHW16c; weights packed for a plain input",
@@ -214,7 +225,7 @@ _ALL = (
     ),
     Kernel(
         "grouped_nchw16c_f32",
-        "convolution of groups of 2, 4, 8 or 16 channels in and out, with an epilogue",
+        "convolution of groups of 2, 4 or 8 channels in and out, with an epilogue",
         f"{_BLOCKED}; weights packing.pack_grouped",
         "kh, channel of the group from the output's own pair on, kw; from 0",
         f"{_TASKS}; lanes beyond the last channel are 0 in x and weights",

@@ -117,7 +117,7 @@ def pack_grouped(weight: np.ndarray) -> np.ndarray:
     """Pack the weights of `grouped_nchw16c_f32`.
 
     Args:
-        weight: [O, I, KH, KW], any strides; groups of I = 2, 4, 8 or 16 channels in and out.
+        weight: [O, I, KH, KW], any strides; groups of I = 2, 4 or 8 channels in and out.
 
     Returns:
         A contiguous array [ceil(O / 16), KH, I, KW, 16] of the same dtype, whose lane l has in step c of axis 2 the
@@ -127,8 +127,8 @@ def pack_grouped(weight: np.ndarray) -> np.ndarray:
         ValueError: Groups of another size.
     """
     o, i, kh, kw = weight.shape
-    if i not in (2, 4, 8, 16) or o % i:
-        raise ValueError(f"pack_grouped: groups of {i} channels, {o} in all; the kernel has 2, 4, 8 and 16")
+    if i not in (2, 4, 8) or o % i:
+        raise ValueError(f"pack_grouped: groups of {i} channels, {o} in all; the kernel has 2, 4 and 8")
     padded = np.zeros((_blocks(o) * 16, i, kh, kw), weight.dtype)
     outputs = np.arange(o)[:, None]
     padded[:o] = weight[outputs, (outputs % i & ~1) ^ np.arange(i)]

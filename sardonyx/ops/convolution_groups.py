@@ -1,15 +1,15 @@
 """Grouped convolution on NCHW16c: which kernel, and how groups that it does not take as they are get room in it.
 
-`depthwise_nchw16c_f32` takes groups of one channel, `grouped_nchw16c_f32` groups of 2, 4, 8 or 16 channels in and as
-many out, `conv_nchw16c_f32` groups of whole blocks. Where no group fits, inputs are spread out with zeros between them,
-outputs are written with gaps and read without, or both. Zeros meet zeros alone, so NaN and infinity of a group stay
-in it.
+`depthwise_nchw16c_f32` takes groups of one channel, `grouped_nchw16c_f32` groups of 2, 4 or 8 channels in and as many
+out, `conv_nchw16c_f32` and, for few outputs, `conv_rows_nchw16c_f32` groups of whole blocks. Where none fits, inputs
+are spread out with zeros between them, outputs are written with gaps and read without, or both. Zeros meet zeros alone,
+so NaN and infinity of a group stay in it.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from sardonyx.kernels import packing
 from sardonyx.ops.window import Window
 from sardonyx.ops.winograd import open_blocked
 
-SMALL = (2, 4, 8, 16)  # channels in and out of a group that `grouped_nchw16c_f32` takes
+SMALL = (2, 4, 8)  # channels in and out of a group that `grouped_nchw16c_f32` takes
 COPY = 24  # what spreading or gathering 16 channels of a position costs, in multiply-adds of 16 lanes
 
 
@@ -70,25 +70,44 @@ def convolve_groups(
 
 
 def choose_room(groups: int, inputs: int, outputs: int, place: Window) -> Room:
-    """The kernel and the room in which groups of `inputs` and `outputs` channels are convolved fastest.
-
-    Each kernel reaches a part of the machine's peak. Emerald Rapids, 3x3, planes of 7x7 to 56x56, %: grouped 60 to 70;
-    direct 32 to 40 with one block of outputs for each group, since each input is loaded for 16 products only, and 60 to
-    70 with two. On AVX2 all three reach 60 to 70.
-    """
+    """The kernel and the room in which groups of `inputs` and `outputs` channels are convolved fastest."""
     taps = math.prod(k if isinstance(k, int) else 1 for k in place.kernel)
 
     def cost(room: Room) -> float:
         blocks = -(-groups * room.outputs // LANES)
-        direct = room.kernel == "conv_nchw16c_f32"
-        products = blocks * (inputs if direct else room.inputs) / (0.4 if direct and room.outputs == LANES else 0.65)
+        products = blocks * (room.inputs if room.kernel == "grouped_nchw16c_f32" else inputs)
         spread = -(-groups * room.inputs // LANES) * math.prod(place.strides) if room.inputs != inputs else 0
         gathered = blocks if room.outputs != outputs else 0
-        return taps * products + COPY * (spread + gathered)
+        return taps * products / _efficiency(room, place) + COPY * (spread + gathered)
 
     rooms = [Room("grouped_nchw16c_f32", size, size) for size in SMALL if size >= max(inputs, outputs)]
-    rooms.append(Room("conv_nchw16c_f32", -(-inputs // LANES) * LANES, -(-outputs // LANES) * LANES))
-    return min(rooms, key=cost)
+    whole = Room("conv_nchw16c_f32", -(-inputs // LANES) * LANES, -(-outputs // LANES) * LANES)
+    if whole.outputs <= 2 * LANES and _suits_rows(place):
+        whole = replace(whole, kernel="conv_rows_nchw16c_f32")
+    return min([*rooms, whole], key=cost)
+
+
+def _efficiency(room: Room, place: Window) -> float:
+    """Which part of the machine's peak a kernel reaches.
+
+    Measured on Emerald Rapids, AVX-512 and AVX2, %: grouped, three taps in a row, 60 to 70 and 60 to 70; direct with
+    one block of outputs for each group 33 to 45 and 56 to 76, with two 63 to 66 and 72 to 80; by rows 50 to 59 and 65
+    to 86, 74 to 88 and 66 to 76.
+    """
+    if room.kernel == "grouped_nchw16c_f32":
+        listed = place.kernel[-1] == 3 and place.dilations[-1] == 1 and place.strides[-1] <= 2
+        return 0.65 if listed else 0.33
+    if room.kernel == "conv_rows_nchw16c_f32":
+        return 0.6 if room.outputs == LANES else 0.8
+    return 0.4 if room.outputs == LANES else 0.65
+
+
+def _suits_rows(place: Window) -> bool:
+    """Whether `conv_rows_nchw16c_f32` takes such a window, and there are borders or ends of rows to gain from."""
+    kernel, strides = place.kernel, place.strides
+    if strides[-1] > 2 or not isinstance(kernel[-1], int) or (kernel[-1] - 1) * place.dilations[-1] > 16:
+        return False
+    return set(kernel) != {1} or set(strides) != {1}
 
 
 def _weights(ctx: Lowering, packed: np.ndarray) -> dict:

@@ -67,6 +67,36 @@ def convolutions() -> Sample:
     return sample("own_convolutions", text, weights, {"x": x}, {"x": spoilt[:1]}, {"x": spoilt})
 
 
+def convolutions_in_groups() -> Sample:
+    """Groups of 4, 8, 16, 32 and 20 channels, with and without stride; each input channel convolved three times."""
+    weights = {
+        "w1": floats(32, 4, 3, 3, seed=1, scale=0.2),
+        "w2": floats(32, 8, 3, 3, seed=2, scale=0.1),
+        "w3": floats(32, 16, 3, 3, seed=3, scale=0.1),
+        "w4": floats(64, 32, 3, 3, seed=4, scale=0.05),
+        "w5": floats(96, 1, 3, 3, seed=5, scale=0.3),
+        "w6": floats(60, 20, 5, 5, seed=6, scale=0.05),
+        "w7": floats(32, 8, 2, 4, seed=7, scale=0.1),
+    }
+    text = """g (float[N,32,19,37] x, float[N,60,19,37] z, float[N,64,19,37] u)
+        => (float[N,32,19,37] b, float[N,32,H,W] c, float[N,64,K,L] d, float[N,96,19,37] e, float[N,60,19,37] f,
+            float[N,32,I,J] g7) {
+        a = Conv<pads=[1,1,1,1], group=8>(x, w1)  r = Relu(a)
+        b = Conv<pads=[1,1,1,1], group=4>(r, w2)
+        c = Conv<strides=[2,2], pads=[1,1,1,1], group=2>(b, w3)
+        d = Conv<strides=[1,2], pads=[1,1,1,1], group=2>(u, w4)
+        e = Conv<pads=[1,1,1,1], group=32>(x, w5)
+        f = Conv<pads=[2,2,2,2], group=3>(z, w6)
+        g7 = Conv<dilations=[1,2], group=4>(b, w7)
+    }"""
+    feeds = [
+        {"x": floats(n, 32, 19, 37, seed=n), "z": floats(n, 60, 19, 37, seed=n), "u": floats(n, 64, 19, 37, seed=n)}
+        for n in (1, 3)
+    ]
+    feeds[1]["x"][0, 5, 3, 4] = np.nan
+    return sample("own_convolutions_in_groups", text, weights, *feeds)
+
+
 def attention() -> Sample:
     """Two layers of a transformer with run-time batch and length: Gelu, LayerNormalization, masks, embedding."""
     weights = {"table": floats(50, 48, seed=1), "gain": floats(48, seed=2), "bias": floats(48, seed=3)}
@@ -304,6 +334,7 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
     f"own_{make.__name__}": make
     for make in (
         convolutions,
+        convolutions_in_groups,
         attention,
         quantized,
         convolutions_of_bytes,

@@ -102,8 +102,15 @@ def test_wide_vectors_give_the_same_bytes(name):
     assert bad(check(batch(), machine(name))) == []
 
 
+def test_models_whose_work_depends_on_sizes_share_a_program():
+    text = "g (float[N,3] x) => (float[N,2] y) { y = MatMul(x, w) }"
+    items = [sample(name, text, {"w": floats(3, 2, seed=5)}, {"x": floats(7, 3)}) for name in ("first", "second")]
+    assert bad(check([ready(item) for item in items], machine("host"))) == []
+
+
 def test_the_number_of_threads_changes_no_byte():
-    for item in (SAMPLES["own_attention"](), SAMPLES["own_reductions"](), small()):
+    samples = ("own_attention", "own_convolutions_in_groups", "own_reductions")
+    for item in (*(SAMPLES[name]() for name in samples), small()):
         one, *others = (Session(item.model, SessionOptions(threads=n)) for n in (1, 2, 4))
         for feeds in item.feeds:
             want = outcome(one, feeds)

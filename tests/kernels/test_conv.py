@@ -71,6 +71,12 @@ def conv(window: Window, x: np.ndarray, w: np.ndarray, **options: object) -> np.
     return run_kernel("conv_nchw16c_f32", window, x, pack_conv(w, window.groups), fields=blocks, **options)
 
 
+def conv_rows(window: Window, x: np.ndarray, w: np.ndarray, **options: object) -> np.ndarray:
+    blocks = {"ic_blocks": -(-window.c // 16), "oc_blocks": -(-window.o // 16), "groups": window.groups}
+    blocks["ic"] = window.c // window.groups
+    return run_kernel("conv_rows_nchw16c_f32", window, x, pack_conv(w, window.groups), fields=blocks, **options)
+
+
 def conv_first(window: Window, x: np.ndarray, w: np.ndarray, **options: object) -> np.ndarray:
     fields = {"ic": window.c, "oc_blocks": -(-window.o // 16)}
     return run_kernel("conv_first_f32", window, x, pack_conv_first(w), blocked=False, fields=fields, **options)
@@ -88,6 +94,12 @@ def check(window: Window, kernel, order: int, rng: np.random.Generator, variant:
 @pytest.mark.parametrize("window", CASES, ids=str)
 def test_conv_sums_in_the_stated_order(window, variant):
     check(window, conv, 16, np.random.default_rng(1), variant)
+
+
+@pytest.mark.parametrize("variant", ["v3", "v2", "wide"])
+@pytest.mark.parametrize("window", [window for window in CASES if window.stride[1] <= 2], ids=str)
+def test_conv_by_rows_sums_in_the_same_order(window, variant):
+    check(window, conv_rows, 16, np.random.default_rng(1), variant)
 
 
 @pytest.mark.parametrize("tunables", SMALL)
@@ -113,11 +125,15 @@ def test_every_row_width(width):
     window = Window(c=16, o=32, size=(4, width), kernel=(3, 3), pads=(1, 1, 1, 1))
     check(window, conv, 16, np.random.default_rng(width))
     check(window, conv, 16, np.random.default_rng(width), "wide")
+    for variant in ("v3", "v2", "wide"):
+        check(window, conv_rows, 16, np.random.default_rng(width), variant)
+        halved = Window(c=32, o=48, size=(5, 2 * width), kernel=(3, 5), stride=(1, 2), pads=(1, 2, 1, 2), groups=1)
+        check(halved, conv_rows, 16, np.random.default_rng(width), variant)
     window = Window(c=3, o=16, size=(4, width), kernel=(3, 3), pads=(1, 1, 1, 1))
     check(window, conv_first, 1, np.random.default_rng(width))
 
 
-@pytest.mark.parametrize(("kernel", "order", "c"), [(conv, 16, 20), (conv_first, 1, 3)])
+@pytest.mark.parametrize(("kernel", "order", "c"), [(conv, 16, 20), (conv_rows, 16, 20), (conv_first, 1, 3)])
 def test_nan_and_infinity_pass_through(kernel, order, c):
     window = Window(c=c, o=17, size=(9, 11), kernel=(3, 3), pads=(1, 1, 1, 1), stride=(1, 1))
     rng = np.random.default_rng(5)

@@ -38,8 +38,6 @@ CASES = [
     (4, Window(c=16, size=(66, 64), kernel=(3, 3))),
     (2, Window(c=16, size=(3, 61), kernel=(3, 3), pads=(9, 40, 4, 23))),
     (8, Window(c=16, size=(20, 9), kernel=(3, 3), stride=(1, 2), dilation=(7, 4), pads=(7, 4, 7, 4))),
-    (16, Window(c=48, size=(9, 31), kernel=(3, 3), pads=(1, 1, 1, 1), n=2)),
-    (16, Window(c=32, size=(11, 12), kernel=(2, 3), stride=(2, 2), pads=(1, 0, 1, 0))),
     (4, Window(c=1100, size=(3, 3), kernel=(3, 3), pads=(1, 1, 1, 1))),
 ]
 
@@ -70,7 +68,7 @@ def test_groups_sum_in_the_stated_order(channels, window, variant):
 
 
 @pytest.mark.parametrize("variant", ["v3", "wide"])
-@pytest.mark.parametrize("channels", [2, 4, 8, 16])
+@pytest.mark.parametrize("channels", [2, 4, 8])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_every_row_width(channels, stride, variant):
     for width in (1, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 18, 19, 21, 22, 28, 33):

@@ -1,4 +1,4 @@
-"""Convolutions in groups of any size: which kernels, the reference's numbers, and no group that disturbs another."""
+"""Convolutions in groups of any size: which kernels, the numbers of the reference, no group that disturbs another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from sardonyx.compiler.compile import generate
 from sardonyx.compiler.program import Kernel
 from sardonyx.runtime.reference import evaluate
 
-CHANNELS, CONV, DEPTHWISE, GROUPED = (f"{name}_nchw16c_f32" for name in ("channels", "conv", "depthwise", "grouped"))
+CHANNELS, CONV, DEPTHWISE, GROUPED, ROWS = (
+    f"{name}_nchw16c_f32" for name in ("channels", "conv", "depthwise", "grouped", "conv_rows")
+)
 
 
 class Layers:
@@ -121,13 +123,14 @@ def test_one_dimension():
         (1, 1, [DEPTHWISE]),
         (1, 3, [CHANNELS, DEPTHWISE]),
         (4, 4, [GROUPED]),
-        (16, 16, [GROUPED]),
+        (16, 16, [ROWS]),
         (3, 4, [CHANNELS, GROUPED]),
         (4, 3, [GROUPED, CHANNELS]),
-        (48, 32, [CONV]),
-        (24, 24, [CHANNELS, CONV, CHANNELS]),
-        (24, 32, [CHANNELS, CONV]),
-        (32, 24, [CONV, CHANNELS]),
+        (48, 32, [ROWS]),
+        (48, 48, [CONV]),
+        (24, 24, [CHANNELS, ROWS, CHANNELS]),
+        (24, 32, [CHANNELS, ROWS]),
+        (32, 24, [ROWS, CHANNELS]),
     ],
 )
 def test_only_what_does_not_fit_is_copied(inputs, outputs, expected):
@@ -154,7 +157,7 @@ def test_bias_and_activation_go_into_the_last_kernel():
     net.check(*results)
     program = generate(sardonyx.load(net.model(results)))[1]
     steps = [step for step in program.main.walk() if isinstance(step, Kernel)]
-    last = {name: [step for step in steps if step.name == name] for name in (GROUPED, CHANNELS, CONV)}
+    last = {name: [step for step in steps if step.name == name] for name in (GROUPED, CHANNELS)}
     assert last[GROUPED][0].epilogue is not None
     assert sum(step.epilogue is not None for step in last[CHANNELS]) == 2
 

@@ -1,7 +1,7 @@
 // channels_nchw16c_f32.c -- a register of y is put together from the registers of x in which its channels lie.
 //
-// Which those are, and how their lanes are moved, is found once for a task's part of a block. A loop over single lanes
-// took 16 ns for 16 channels; three registers put together take 2.
+// Which those are, and how their lanes are moved, is found once for a task's part of a block. Groups of 8 channels given
+// room for 16, 112x112: a generated loop over lanes took some 15 ns for 16 channels, this takes 2.
 #include "channels_nchw16c_f32.h"
 
 #include "plane_tasks.h"

@@ -1,4 +1,4 @@
-// grouped_nchw16c_f32.h -- 2-D convolution of groups of 2, 4, 8 or 16 channels, as many out as in, fp32, NCHW16c.
+// grouped_nchw16c_f32.h -- 2-D convolution of groups of 2, 4 or 8 channels, as many out as in, fp32, NCHW16c.
 //
 //   y[n][b][oh][ow][l] = sum over kh, c < channels, kw of
 //       x[n][b][oh * stride_h + kh * dilation_h - pad_top][ow * stride_w + kw * dilation_w - pad_left][(l & ~1) ^ c]
@@ -18,7 +18,7 @@ typedef struct {
     float *y;        // [n][c_blocks][oh][ow][16]
     int64_t n, c_blocks, ih, iw, oh, ow, kh, kw;
     int64_t stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
-    int64_t channels;          // of a group: 2, 4, 8 or 16
+    int64_t channels;          // of a group: 2, 4 or 8
     int64_t x_batch, y_batch;  // elements from image to image, >= c_blocks * height * width * 16
     sx_epilogue epilogue;      // or NULL
     void *const *operands;
