@@ -1,9 +1,9 @@
 """Grouped convolution on NCHW16c: which kernel, and how groups that it does not take as they are get room in it.
 
 `depthwise_nchw16c_f32` takes groups of one channel, `grouped_nchw16c_f32` groups of 2, 4 or 8 channels in and as many
-out, `conv_nchw16c_f32` and, for few outputs, `conv_rows_nchw16c_f32` groups of whole blocks. Where none fits, inputs
-are spread out with zeros between them, outputs are written with gaps and read without, or both. Zeros meet zeros alone,
-so NaN and infinity of a group stay in it.
+out, `winograd_f32`, `conv_nchw16c_f32` and, for few outputs, `conv_rows_nchw16c_f32` groups of whole blocks. Where none
+fits, inputs are spread out with zeros between them, outputs are written with gaps and read without, or both. Zeros meet
+zeros alone, so NaN and infinity of a group stay in it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sardonyx.compiler.program import Pointer
 from sardonyx.compiler.tensor import LANES, Tensor
 from sardonyx.kernels import packing
 from sardonyx.ops.window import Window
-from sardonyx.ops.winograd import open_blocked
+from sardonyx.ops.winograd import open_blocked, winograd, winograd_suits, winograd_work
 
 SMALL = (2, 4, 8)  # channels in and out of a group that `grouped_nchw16c_f32` takes
 COPY = 24  # what spreading or gathering 16 channels of a position costs, in multiply-adds of 16 lanes
@@ -54,27 +54,34 @@ def convolve_groups(
         source = x if outputs == 1 else _channels(ctx, x, np.repeat(np.arange(groups), outputs))
         fields = fields | _weights(ctx, packing.pack_depthwise(weight)) | {"c_blocks": -(-len(weight) // LANES)}
         return _call(ctx, "depthwise_nchw16c_f32", source, fields, shape)
-    room = choose_room(groups, inputs, outputs, place)
+    room = choose_room(shape[0], groups, inputs, outputs, place)
     source = x if room.inputs == inputs else _channels(ctx, x, _room_changed(groups, inputs, room.inputs))
     padded = np.zeros((groups, room.outputs, room.inputs, *weight.shape[2:]), np.float32)
     padded[:, :outputs, :inputs] = weight.reshape(groups, outputs, *weight.shape[1:])
     padded = padded.reshape(groups * room.outputs, *padded.shape[2:])
-    blocks = -(-len(padded) // LANES)
+    blocks, wide = -(-len(padded) // LANES), (shape[0], len(padded), *shape[2:])
+    if room.kernel == "winograd_f32":
+        raw = winograd(ctx, source, padded, place, wide, groups)
+        return raw if room.outputs == outputs else _channels(ctx, raw, _room_changed(groups, room.outputs, outputs))
     if room.kernel == "grouped_nchw16c_f32":
         fields = fields | _weights(ctx, packing.pack_grouped(padded)) | {"c_blocks": blocks, "channels": room.inputs}
     else:
         fields = fields | _weights(ctx, packing.pack_conv(padded, groups))
         fields |= {"ic_blocks": groups * room.inputs // LANES, "oc_blocks": blocks, "groups": groups, "ic": inputs}
-    raw = _call(ctx, room.kernel, source, fields, (shape[0], len(padded), *shape[2:]))
+    raw = _call(ctx, room.kernel, source, fields, wide)
     return raw if room.outputs == outputs else _channels(ctx, raw, _room_changed(groups, room.outputs, outputs))
 
 
-def choose_room(groups: int, inputs: int, outputs: int, place: Window) -> Room:
+def choose_room(images: Dim, groups: int, inputs: int, outputs: int, place: Window) -> Room:
     """The kernel and the room in which groups of `inputs` and `outputs` channels are convolved fastest."""
     taps = math.prod(k if isinstance(k, int) else 1 for k in place.kernel)
 
     def cost(room: Room) -> float:
         blocks = -(-groups * room.outputs // LANES)
+        if room.kernel == "winograd_f32":
+            positions = math.prod(size if isinstance(size, int) else 28 for size in (images, *place.output))
+            work = 1.25 * groups * winograd_work(images, room.inputs, room.outputs, place) / positions
+            return work + COPY * ((room.inputs != inputs) + (room.outputs != outputs)) * blocks
         products = blocks * (room.inputs if room.kernel == "grouped_nchw16c_f32" else inputs)
         spread = -(-groups * room.inputs // LANES) * math.prod(place.strides) if room.inputs != inputs else 0
         gathered = blocks if room.outputs != outputs else 0
@@ -82,6 +89,8 @@ def choose_room(groups: int, inputs: int, outputs: int, place: Window) -> Room:
 
     rooms = [Room("grouped_nchw16c_f32", size, size) for size in SMALL if size >= max(inputs, outputs)]
     whole = Room("conv_nchw16c_f32", -(-inputs // LANES) * LANES, -(-outputs // LANES) * LANES)
+    if winograd_suits(whole.inputs, place):
+        rooms.append(replace(whole, kernel="winograd_f32"))
     if whole.outputs <= 2 * LANES and _suits_rows(place):
         whole = replace(whole, kernel="conv_rows_nchw16c_f32")
     return min([*rooms, whole], key=cost)

@@ -36,39 +36,52 @@ def winograd_pays(images: Dim, inputs: int, outputs: int, place: Window) -> bool
 
     A plane of unknown size counts as one of 28 x 28, an unknown number of images as one.
     """
-    if place.kernel != (3, 3) or set(place.strides) != {1} or set(place.dilations) != {1} or inputs > CHANNELS:
+    if not winograd_suits(inputs, place):
         return False
-    images = images if isinstance(images, int) else 1
     height, width = (size if isinstance(size, int) else 28 for size in place.output)
-    tiles = images * -(-height // 4) * -(-width // 4)
+    positions = (images if isinstance(images, int) else 1) * height * width
+    direct = -(-inputs // LANES) * -(-outputs // LANES) * (positions * 9 * 16 + 9 * 256)
+    return direct > 1.25 * winograd_work(images, inputs, outputs, place)
+
+
+def winograd_suits(inputs: int, place: Window) -> bool:
+    """Whether `winograd_f32` takes such a window over so many input channels of a group."""
+    plain = place.kernel == (3, 3) and set(place.strides) == {1} and set(place.dilations) == {1}
+    return plain and inputs <= CHANNELS
+
+
+def winograd_work(images: Dim, inputs: int, outputs: int, place: Window) -> float:
+    """What `winograd_f32` takes for a group, in multiply-adds of 16 lanes: see `winograd_pays`."""
+    height, width = (size if isinstance(size, int) else 28 for size in place.output)
+    tiles = (images if isinstance(images, int) else 1) * -(-height // 4) * -(-width // 4)
     inner, outer = -(-inputs // LANES), -(-outputs // LANES)
-    direct = inner * outer * (images * height * width * 9 * 16 + 9 * 256)
-    winograd = inner * outer * (tiles * 36 * 16 + 2200 + 9 * 256) + tiles * (300 * inner + 200 * outer)
-    return direct > 1.25 * winograd
+    return inner * outer * (tiles * 36 * 16 + 2200 + 9 * 256) + tiles * (300 * inner + 200 * outer)
 
 
-def winograd(ctx: Lowering, x: Tensor, weight: np.ndarray, place: Window, shape: tuple[Dim, ...]) -> Tensor:
-    """The raw sums of a 3x3 convolution by `winograd_f32`."""
+def winograd(
+    ctx: Lowering, x: Tensor, weight: np.ndarray, place: Window, shape: tuple[Dim, ...], groups: int = 1
+) -> Tensor:
+    """The raw sums of a 3x3 convolution by `winograd_f32`; several groups are whole blocks each, in and out."""
     source, pitch = ctx.blocked(x)
-    blocks = ix.ceildiv(x.shape[1], LANES)
+    blocks = ix.ceildiv(weight.shape[1], LANES)
     names = ("ih", "iw", "oh", "ow", "pad_top", "pad_left")
     fields: dict[str, Dim | Pointer | None] = dict(zip(names, (*place.size, *place.output, *place.begin), strict=True))
-    fields |= {"x": source, "n": x.shape[0], "ic_blocks": blocks, "x_batch": pitch}
-    outputs = -(-weight.shape[0] // LANES)
-    weights = Pointer(ctx.constant_buffer(packing.pack_conv(weight, 1), "float32"))
+    fields |= {"x": source, "n": x.shape[0], "ic_blocks": blocks, "x_batch": pitch, "groups": groups}
+    outputs = -(-weight.shape[0] // groups // LANES)
+    weights = Pointer(ctx.constant_buffer(packing.pack_conv(weight, groups), "float32"))
     tiles = x.shape[0] * ix.ceildiv(place.output[0], 4) * ix.ceildiv(place.output[1], 4)
     few = LANES * outputs  # up to so many tiles their transform is shared, beyond that of the weights
     chunks = ix.ceildiv(blocks, 4)
-    own: dict[str, Dim | Pointer | None] = {"ic_blocks": blocks, "oc_blocks": outputs}
+    own: dict[str, Dim | Pointer | None] = {"ic_blocks": blocks, "oc_blocks": outputs, "groups": groups}
     if not isinstance(tiles, int) or tiles <= few:
         most = ix.imin(tiles, few)
-        transformed = ctx.temporary("float32", (most * 4 + ix.ceildiv(most, 8)) * chunks * 576)
+        transformed = ctx.temporary("float32", groups * (most * 4 + ix.ceildiv(most, 8)) * chunks * 576)
         step = fields | own | {"v": Pointer(transformed)}
         ctx.emit(Kernel("winograd_input_f32", step, (transformed,)))
         fields["v"] = Pointer(transformed)
     if not isinstance(tiles, int) or tiles > few:
         needed = ix.imin(ix.floordiv(tiles, few + 1), 1)
-        transformed = ctx.temporary("float32", needed * outputs * chunks * 37440)
+        transformed = ctx.temporary("float32", needed * groups * outputs * chunks * 37440)
         step = own | {"w": weights, "u": Pointer(transformed), "tiles": tiles}
         ctx.emit(Kernel("winograd_weights_f32", step, (transformed,)))
         fields["u"] = Pointer(transformed)

@@ -100,18 +100,22 @@ def winograd(
     w: np.ndarray,
     variant: str = "v3",
     defines: dict[str, object] | None = None,
+    groups: int = 1,
 ) -> np.ndarray:
-    """The output [N, O, OH, OW] of both kernels; lanes beyond the last channel are checked to be zero."""
+    """The output [N, O, OH, OW] of the kernels; several groups are whole blocks.
+
+    Lanes beyond the last channel are checked to be zero.
+    """
     macros = dict(defines or {"WINOGRAD_BLOCK": 7, "WINOGRAD_SHARED_BLOCK": 7})
-    blocks, outputs = -(-case.c // 16), -(-case.o // 16)
-    packed = pack_conv(w, 1)
+    blocks, outputs = -(-case.c // groups // 16), -(-case.o // groups // 16)
+    packed = pack_conv(w, groups)
     tiles = case.n * -(-case.out[0] // 4) * -(-case.out[1] // 4)
-    fields = {"ic_blocks": blocks, "oc_blocks": outputs}
+    fields = {"ic_blocks": blocks, "oc_blocks": outputs, "groups": groups}
     memory, x_batch = spaced(nchw_to_nchw16c(x))
     geometry = case.fields() | fields | {"x": pointer(memory), "x_batch": x_batch}
     transformed = {
-        "input": np.full(tiles * 5 * -(-blocks // 4) * 576 + 64, 1e30, np.float32),
-        "weights": np.full(outputs * -(-blocks // 4) * 37440 + 64, 1e30, np.float32),
+        "input": np.full(groups * tiles * 5 * -(-blocks // 4) * 576 + 64, 1e30, np.float32),
+        "weights": np.full(groups * outputs * -(-blocks // 4) * 37440 + 64, 1e30, np.float32),
     }
     for part, values, to in (
         ("input", geometry, "v"),
@@ -188,10 +192,22 @@ def test_every_plane(length):
         assert_within_bound(case, winograd(case, x, w), x, w)
 
 
+@pytest.mark.parametrize("size", [(7, 7), (9, 14), (30, 25)])
+@pytest.mark.parametrize("variant", ["v2", "v3"])
+def test_groups_are_convolutions_of_their_own(size, variant):
+    case, rng = tiled(96, 144, size, n=2), np.random.default_rng(7)
+    x, w = inputs(case, rng)
+    w = np.ascontiguousarray(w[:, :32])
+    alone = tiled(32, 48, size, n=2)
+    parts = [winograd(alone, np.ascontiguousarray(x[:, 32 * g : 32 * g + 32]), w[48 * g : 48 * g + 48], variant)
+             for g in range(3)]  # fmt: skip
+    assert_same_bits(winograd(case, x, w, variant, {}, groups=3), np.concatenate(parts, 1))
+
+
 def test_empty_batch_has_no_tasks():
     case = tiled(16, 16, (8, 8))
     arguments = struct("winograd_f32.h", "winograd_f32_args")
-    args = arguments(**(case.fields() | {"n": 0}), ic_blocks=1, oc_blocks=1)
+    args = arguments(**(case.fields() | {"n": 0}), ic_blocks=1, oc_blocks=1, groups=1)
     assert run(build("winograd_f32.c"), "winograd_f32", args) == 0
 
 
@@ -279,6 +295,7 @@ def test_work_is_cut_finer_than_threads():
             oh=size,
             ow=size,
             n=1,
+            groups=1,
         )
         assert 8 <= lib.winograd_f32_tasks(ctypes.byref(args)) <= 256
 

@@ -1,5 +1,5 @@
-// winograd_f32.h -- convolution with a 3x3 window, stride 1, dilation 1, one group: fp32, NCHW16c in and out, by
-// Winograd's F(4x4, 3x3): 36 multiplications for 16 outputs where the direct sum needs 144.
+// winograd_f32.h -- convolution with a 3x3 window, stride 1, dilation 1: fp32, NCHW16c in and out, by Winograd's
+// F(4x4, 3x3): 36 multiplications for 16 outputs where the direct sum needs 144.
 //
 // A tile is 4 x 4 outputs of one channel and the 6 x 6 inputs d under them (0 outside of the image):
 //
@@ -32,12 +32,13 @@
 #include "sardonyx.h"
 
 typedef struct {
-    const float *x;  // [n][ic_blocks][ih][iw][16]
-    const float *w;  // [oc_blocks][ic_blocks][9][16 channels in][16 channels out], as of conv_nchw16c_f32
+    const float *x;  // [n][groups * ic_blocks][ih][iw][16]
+    const float *w;  // [groups * oc_blocks][ic_blocks][9][16 channels in][16 channels out], as of conv_nchw16c_f32
     const float *v;  // what winograd_input_f32 made of x; read if tiles = n * ceil(oh / 4) * ceil(ow / 4) <= 16 * oc_blocks
     const float *u;  // what winograd_weights_f32 made of w; read otherwise
-    float *y;        // [n][oc_blocks][oh][ow][16]
+    float *y;        // [n][groups * oc_blocks][oh][ow][16]
     int64_t n, ic_blocks, ih, iw, oc_blocks, oh, ow, pad_top, pad_left;
+    int64_t groups;            // ic_blocks and oc_blocks are those of one
     int64_t x_batch, y_batch;  // elements from image to image
     sx_epilogue epilogue;      // or NULL
     void *const *operands;

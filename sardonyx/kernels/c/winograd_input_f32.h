@@ -7,10 +7,11 @@
 #include "sardonyx.h"
 
 typedef struct {
-    const float *x;  // [n][ic_blocks][ih][iw][16]
-    float *v;        // (tiles * 4 + ceil(tiles / 8)) * ceil(ic_blocks / 4) * 576 floats at most
+    const float *x;  // [n][groups * ic_blocks][ih][iw][16]
+    float *v;        // groups * (tiles * 4 + ceil(tiles / 8)) * ceil(ic_blocks / 4) * 576 floats at most
     int64_t n, ic_blocks, oc_blocks, ih, iw, oh, ow, pad_top, pad_left;
     int64_t x_batch;  // elements from image to image
+    int64_t groups;   // ic_blocks and oc_blocks are those of one
 } winograd_input_f32_args;
 
 int64_t winograd_input_f32_tasks(const winograd_input_f32_args *a);

@@ -77,6 +77,11 @@ SX_INLINE int64_t winograd_block_start(const winograd_cut *c, const winograd_blo
     return POSITIONS * c->chunks * 16 * (b->lo * WINOGRAD_CHUNK + block);
 }
 
+// Floats of V of one group.
+SX_INLINE int64_t winograd_v_size(const winograd_cut *c) {
+    return (c->tiles * WINOGRAD_CHUNK + c->blocks) * c->chunks * POSITIONS * 16;
+}
+
 // V of channel blocks lo <= ib < hi of a block of tiles.
 static inline void winograd_input_block(const winograd_cut *c, const winograd_block *b, const float *x, int64_t lo,
                                         int64_t hi, float *v) {

@@ -8,7 +8,7 @@ static int64_t chunks(const winograd_weights_f32_args *a) {
 }
 
 int64_t winograd_weights_f32_tasks(const winograd_weights_f32_args *a) {
-    return a->tiles > 16 * a->oc_blocks ? a->oc_blocks * chunks(a) : 0;
+    return a->tiles > 16 * a->oc_blocks ? a->groups * a->oc_blocks * chunks(a) : 0;
 }
 
 int64_t winograd_weights_f32_scratch(const winograd_weights_f32_args *a) {

@@ -7,10 +7,11 @@
 #include "sardonyx.h"
 
 typedef struct {
-    const float *w;  // [oc_blocks][ic_blocks][9][16 channels in][16 channels out]
-    float *u;        // oc_blocks * ceil(ic_blocks / 4) * 37440 floats
+    const float *w;  // [groups * oc_blocks][ic_blocks][9][16 channels in][16 channels out]
+    float *u;        // groups * oc_blocks * ceil(ic_blocks / 4) * 37440 floats
     int64_t ic_blocks, oc_blocks;
     int64_t tiles;
+    int64_t groups;  // ic_blocks and oc_blocks are those of one
 } winograd_weights_f32_args;
 
 int64_t winograd_weights_f32_tasks(const winograd_weights_f32_args *a);
