@@ -15,8 +15,8 @@
 
 SX_INLINE int64_t round_up(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 
-// Where number k of a signal lies in a plane: row k / width, column k % width, rows `pitch` apart.
-typedef struct { int64_t width, pitch; } order;
+// Where number k of a signal lies in a plane: row k / width, column k % width, rows `pitch` apart and columns `step`.
+typedef struct { int64_t width, pitch, step; } order;
 
 // A transform of n points as rows x columns; a signal among others is one column of n rows.
 typedef struct {
@@ -27,7 +27,8 @@ typedef struct {
 // The divisors that leave the fewest lanes empty.
 static grid grid_of(int64_t n, int64_t signals) {
     if (n < 1) n = 1; // a bin of nothing is 0
-    if (signals > 1) return (grid){n, n, 1, n * LANES, {1, LANES}, {1, LANES}};
+    const order among = {n, LANES, LANES};
+    if (signals > 1) return (grid){n, n, 1, n * LANES, among, among};
     int64_t columns = 1, least = INT64_MAX;
     for (int64_t c = 1; c * c <= n; c++) {
         if (n % c) continue;
@@ -35,8 +36,9 @@ static grid grid_of(int64_t n, int64_t signals) {
         if (numbers < least) least = numbers, columns = c;
     }
     const int64_t rows = n / columns, first = rows * round_up(columns), second = columns * round_up(rows);
-    const order in = {columns, round_up(columns)}, out = {rows, round_up(rows)};
-    return (grid){n, rows, columns, first > second ? first : second, in, columns > 1 ? out : in};
+    if (columns == 1) return (grid){n, n, 1, first, among, among};
+    const order in = {columns, round_up(columns), 1}, out = {rows, round_up(rows), 1};
+    return (grid){n, rows, columns, first > second ? first : second, in, out};
 }
 
 static int64_t signal_count(const fft_args *a) { return a->outer * a->frames * a->inner; }
@@ -56,41 +58,67 @@ static int64_t scratch_bytes(const fft_args *a) {
     return (2 * grid_of(a->points, side_by_side(a)).plane + filter) * 2 * (int64_t)sizeof(REAL);
 }
 
-// Samples of one signal into planes that are 0.
-SX_INLINE void load_as(const fft_args *a, const REAL *x, order at, REAL *re, REAL *im, const int parts, const int mirrored) {
-    const REAL *const window = a->window;
-    const int64_t n = a->length;
-    int64_t column = 0, place = 0;
+// Steps that are numbers to the compiler make loops over registers.
+#define KNOWN_STEPS(FUNCTION, first, second, ...)                                         \
+    if (first == 1 && second == 1) FUNCTION(__VA_ARGS__, 1, 1);                           \
+    else if (first == 1 && second == 2) FUNCTION(__VA_ARGS__, 1, 2);                      \
+    else if (first == LANES && second == 1) FUNCTION(__VA_ARGS__, LANES, 1);              \
+    else if (first == LANES && second == 2) FUNCTION(__VA_ARGS__, LANES, 2);              \
+    else FUNCTION(__VA_ARGS__, first, second);
+
+SX_INLINE void copy_in(REAL *plane, const REAL *x, const REAL *window, int64_t n, int64_t step, int64_t x_step) {
+    if (window) for (int64_t k = 0; k < n; k++) plane[k * step] = x[k * x_step] * window[k];
+    else for (int64_t k = 0; k < n; k++) plane[k * step] = x[k * x_step];
+}
+
+SX_INLINE void copy_out(const REAL *re, const REAL *im, REAL scale, REAL *y, int64_t n, int64_t step, int64_t y_step) {
     for (int64_t k = 0; k < n; k++) {
-        const int64_t source = mirrored && 2 * k > n ? n - k : k;
-        if (source < a->given) {
-            const REAL w = window ? window[k] : 1, sign = source == k ? 1 : -1;
-            re[place + column] = x[source * a->x_step] * w;
-            if (parts == 2) im[place + column] = x[source * a->x_step + 1] * w * sign;
-        }
-        if (++column == at.width) column = 0, place += at.pitch;
+        const REAL real = re[k * step] * scale, imaginary = im[k * step] * scale;
+        y[k * y_step] = real, y[k * y_step + 1] = imaginary;
     }
 }
 
+SX_INLINE void copy_real(const REAL *re, REAL scale, REAL *y, int64_t n, int64_t step, int64_t y_step) {
+    for (int64_t k = 0; k < n; k++) y[k * y_step] = re[k * step] * scale;
+}
+
+// Bins beyond half of the length: conjugates of those before, where these are given.
+static void mirror(const fft_args *a, order at, REAL *re, REAL *im) {
+    for (int64_t k = a->length / 2 + 1; k < a->length; k++) {
+        const int64_t from = a->length - k, to = k / at.width * at.pitch + k % at.width * at.step;
+        const int64_t source = from / at.width * at.pitch + from % at.width * at.step;
+        re[to] = re[source], im[to] = -im[source];
+    }
+}
+
+// Samples of one signal into planes that are 0.
 static void load(const fft_args *a, int64_t signal, order at, REAL *plane0, REAL *plane1) {
     const int64_t i = signal % a->inner, frame = signal / a->inner % a->frames, outer = signal / a->inner / a->frames;
     const REAL *const x = (const REAL *)a->x + outer * a->x_outer + frame * a->x_frame + i * a->parts;
-    REAL *const re = a->inverse ? plane1 : plane0, *const im = a->inverse ? plane0 : plane1;
-    if (a->mirrored) load_as(a, x, at, re, im, (int)a->parts, 1);
-    else if (a->parts == 1) load_as(a, x, at, re, im, 1, 0);
-    else load_as(a, x, at, re, im, 2, 0);
+    REAL *const planes[2] = {a->inverse ? plane1 : plane0, a->inverse ? plane0 : plane1};
+    const int64_t used = a->mirrored ? a->length / 2 + 1 : a->length, n = a->given < used ? a->given : used;
+    for (int64_t k = 0; k < n; k += at.width) {
+        const REAL *const window = a->window ? (const REAL *)a->window + k : 0;
+        const int64_t count = n - k < at.width ? n - k : at.width, place = k / at.width * at.pitch;
+        for (int64_t part = 0; part < a->parts; part++) {
+            KNOWN_STEPS(copy_in, at.step, a->x_step, planes[part] + place, x + k * a->x_step + part, window, count)
+        }
+    }
+    if (a->mirrored) mirror(a, at, planes[0], planes[1]);
 }
 
 static void store(const fft_args *a, int64_t signal, order at, const REAL *plane0, const REAL *plane1) {
-    const int64_t parts = a->y_parts, step = a->inner * parts;
-    REAL *const y = (REAL *)a->y + signal / a->inner * a->bins * step + signal % a->inner * parts;
+    const int64_t parts = a->y_parts, step = a->inner * parts, n = a->bins;
+    REAL *const y = (REAL *)a->y + signal / a->inner * n * step + signal % a->inner * parts;
     const REAL *const re = a->inverse ? plane1 : plane0, *const im = a->inverse ? plane0 : plane1;
     const REAL scale = a->inverse ? (REAL)1 / (REAL)a->length : 1;
-    int64_t column = 0, place = 0;
-    for (int64_t k = 0; k < a->bins; k++) {
-        y[k * step] = re[place + column] * scale;
-        if (parts == 2) y[k * step + 1] = im[place + column] * scale;
-        if (++column == at.width) column = 0, place += at.pitch;
+    for (int64_t k = 0; k < n; k += at.width) {
+        const int64_t count = n - k < at.width ? n - k : at.width, place = k / at.width * at.pitch;
+        if (parts == 2) {
+            KNOWN_STEPS(copy_out, at.step, step, re + place, im + place, scale, y + k * step, count)
+        } else {
+            KNOWN_STEPS(copy_real, at.step, step, re + place, scale, y + k * step, count)
+        }
     }
 }
 
@@ -162,7 +190,7 @@ static void run_tasks(const fft_args *a, int64_t lo, int64_t hi, REAL *scratch) 
     REAL *const x = scratch, *const y = x + 2 * g.plane, *const filter = y + 2 * g.plane;
     const int convolved = a->points != a->length;
     if (convolved) make_filter(a, &g, filter, x, y);
-    const order in = convolved ? (order){1, 1} : g.in, out = convolved ? (order){1, 1} : g.out;
+    const order whole = {a->points, 0, 1}, in = convolved ? whole : g.in, out = convolved ? whole : g.out;
     for (int64_t task = lo; task < hi; task++) {
         const int64_t first = task * each, count = signals - first < each ? signals - first : each;
         __builtin_memset(x, 0, (size_t)g.plane * 2 * sizeof(REAL));
