@@ -84,7 +84,7 @@ def _pooled(ctx: Lowering, x: Tensor, kernel: str, shape: tuple[Dim, ...], field
 
 
 def _images(ctx: Lowering, x: Tensor, bins: tuple[Dim, ...]) -> dict[str, Any]:
-    """Where `roi_align_f32` finds images: in blocks of channels, if they lie so or if there are bins enough to pay for it."""
+    """Where `roi_align_f32` finds images: in blocks of channels if they lie so, or if there are bins enough to pay."""
     pixels, wanted = x.shape[0] * ix.product(x.shape[2:]), bins[0] * ix.product(bins[2:])
     many = isinstance(pixels, int) and isinstance(wanted, int) and BINS_PAY * wanted >= pixels
     if x.prefers is Blocked or many:

@@ -55,32 +55,35 @@ def roots(steps: np.ndarray, turn: int) -> np.ndarray:
     return np.stack([real, -np.choose(quarter, [sin, cos, -sin, -cos])], axis=-1)
 
 
-def _roots_at_run_time(ctx: Lowering, count: Dim, power: int, turn: Dim, dtype: str) -> Tensor:
-    """exp(-2 pi i j^power / turn) for j < count; -sin is the cosine a quarter further on."""
+def _table(ctx: Lowering, count: Dim, power: int, turn: Dim, dtype: str) -> Pointer:
+    """exp(-2 pi i j^power / turn) for j < count, [count, 2]: a weight, or computed where only a run knows `turn`."""
+    if isinstance(count, int) and isinstance(turn, int):
+        j = np.arange(count)
+        return ctx.pointer(ctx.constant(roots(j**power, max(turn, 1)).astype(dtype)))
     step = ex.constant(math.pi / 2, "float64") / ex.cast(ex.index(turn), "float64")
 
-    def element(i: tuple[Dim, ...]) -> Expr:
+    def element(i: tuple[Dim, ...]) -> Expr:  # -sin is the cosine a quarter further on
         quarters = 4 * ix.mod(i[0] * i[0] if power == 2 else i[0], turn) + i[1] * turn
         return ex.cast(ex.unary("cos", ex.cast(ex.index(quarters), "float64") * step), dtype)
 
-    return ctx.lazy(dtype, (count, 2), element, cost=20)
+    return ctx.pointer(ctx.lazy(dtype, (count, 2), element, cost=20))
 
 
-def _factors(ctx: Lowering, length: Dim, dtype: str) -> dict[str, Dim | Pointer | None]:
-    """What the kernels know of a length: the points that they transform, and tables of factors."""
-    if isinstance(length, int):
-        points, both = points_of(length), np.arange(length)
-        turn = ctx.constant(roots(np.arange(points), max(points, 1)).astype(dtype))
-        chirp = None if points == length else ctx.constant(roots(both * both, 2 * length).astype(dtype))
-        return {"points": points, "turn": ctx.pointer(turn), "chirp": None if chirp is None else ctx.pointer(chirp)}
-    found = ix.symbol(ctx.fresh("s"))
-    ctx.emit(Kernel("fft_points", {"n": length}, (), serial=True, result=found))
-    chirped = ix.imin(length, found - length)  # none where the length itself is transformed
-    tables = (
-        _roots_at_run_time(ctx, found, 1, found, dtype),
-        _roots_at_run_time(ctx, chirped, 2, 2 * length, dtype),
-    )
-    return {"points": found, "turn": ctx.pointer(tables[0]), "chirp": ctx.pointer(tables[1])}
+def _factors(ctx: Lowering, length: Dim, size: Dim, dtype: str) -> dict[str, Dim | Pointer]:
+    """What the kernels know of a length and the `size` that is transformed: points of it, and tables of factors."""
+    if isinstance(size, int):
+        points: Dim = points_of(size)
+    else:
+        points = ix.symbol(ctx.fresh("s"))
+        ctx.emit(Kernel("fft_points", {"n": size}, (), serial=True, result=points))
+    chirped, unpacked = ix.imin(size, points - size), length - size  # 0 where there is none
+    return {
+        "size": size,
+        "points": points,
+        "turn": _table(ctx, points, 1, points, dtype),
+        "chirp": _table(ctx, chirped, 2, 2 * size, dtype),
+        "unpack": _table(ctx, unpacked, 1, length, dtype),
+    }
 
 
 def _transform(ctx: Lowering, x: Tensor, shape: tuple[Dim, ...], parts: int, fields: dict) -> Tensor:
@@ -88,7 +91,10 @@ def _transform(ctx: Lowering, x: Tensor, shape: tuple[Dim, ...], parts: int, fie
     dtype = accumulator(x.dtype)
     result = ctx.temporary(dtype, ix.product(shape))
     fields = {"window": None, "inverse": 0, "mirrored": 0, "parts": parts, "y_parts": shape[-1]} | fields
-    fields |= {"x": ctx.pointer(cast(ctx, x, dtype)), "y": Pointer(result)} | _factors(ctx, fields["length"], dtype)
+    length = fields["length"]
+    pairs = parts == 1 and not fields["mirrored"]  # of real samples, where their number is even, are complex ones
+    size = length - (1 - ix.mod(length, 2)) * ix.floordiv(length, 2) if pairs else length
+    fields |= {"x": ctx.pointer(cast(ctx, x, dtype)), "y": Pointer(result)} | _factors(ctx, length, size, dtype)
     ctx.emit(Kernel(f"fft_{'f64' if dtype == 'float64' else 'f32'}", fields, (result,)))
     return cast(ctx, ctx.in_memory(result, shape), x.dtype)
 

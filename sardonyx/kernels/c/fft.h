@@ -16,11 +16,14 @@ typedef struct {
     const void *x;      // `parts` numbers a sample: real, or real and imaginary part
     const void *window; // [length], or NULL
     const void *turn;   // [points][2]: cos, -sin of 2 pi j / points
-    const void *chirp;  // [length][2]: cos, -sin of pi j j / length; not read where points == length
+    const void *chirp;  // [size][2]: cos, -sin of pi j j / size; not read where points == size
+    const void *unpack; // [size][2]: cos, -sin of 2 pi j / length; not read where size == length
     void *y;            // [outer][frames][bins][inner][y_parts]
     int64_t outer, frames, inner;
     int64_t x_outer, x_frame, x_step; // from each to the next outer index, frame, sample
-    int64_t length, given, points;    // points: what fft_points returns for `length`
+    int64_t length, given;
+    int64_t size;                     // complex numbers to transform: length, or half of it (real samples, in pairs)
+    int64_t points;                   // what fft_points returns for `size`
     int64_t bins;                     // kept, from 0 on; at most `length`
     int64_t parts, y_parts;           // 2, or 1 for the real part alone
     int64_t inverse;
