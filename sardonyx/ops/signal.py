@@ -62,9 +62,11 @@ def _table(ctx: Lowering, count: Dim, power: int, turn: Dim, dtype: str) -> Poin
         return ctx.pointer(ctx.constant(roots(j**power, max(turn, 1)).astype(dtype)))
     step = ex.constant(math.pi / 2, "float64") / ex.cast(ex.index(turn), "float64")
 
-    def element(i: tuple[Dim, ...]) -> Expr:  # -sin is the cosine a quarter further on
-        quarters = 4 * ix.mod(i[0] * i[0] if power == 2 else i[0], turn) + i[1] * turn
-        return ex.cast(ex.unary("cos", ex.cast(ex.index(quarters), "float64") * step), dtype)
+    def element(i: tuple[Dim, ...]) -> Expr:  # -sin is the cosine a quarter further on; angles are folded to a quarter
+        quarters = ix.mod(4 * (i[0] * i[0] if power == 2 else i[0]) + i[1] * turn, 4 * turn)
+        half = ix.imin(quarters, 4 * turn - quarters)
+        cos = ex.unary("cos", ex.cast(ex.index(ix.imin(half, 2 * turn - half)), "float64") * step)
+        return ex.cast(ex.select(ex.compare("lt", ex.index(turn), ex.index(half)), -cos, cos), dtype)
 
     return ctx.pointer(ctx.lazy(dtype, (count, 2), element, cost=20))
 
