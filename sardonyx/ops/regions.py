@@ -9,7 +9,7 @@ from sardonyx.compiler import index as ix
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Kernel, Pointer
-from sardonyx.compiler.tensor import LANES, Blocked, Tensor
+from sardonyx.compiler.tensor import Blocked, Tensor
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
 
@@ -89,9 +89,8 @@ def _images(ctx: Lowering, x: Tensor, bins: tuple[Dim, ...]) -> dict[str, Any]:
     many = isinstance(pixels, int) and isinstance(wanted, int) and BINS_PAY * wanted >= pixels
     if x.prefers is Blocked or many:
         pointer, image = ctx.blocked(x)
-        return {"x": pointer, "x_image": image, "x_pixel": LANES, "x_lane": 1}
-    plane = ix.product(x.shape[2:])
-    return {"x": ctx.pointer(x), "x_image": x.shape[1] * plane, "x_pixel": 1, "x_lane": plane}
+        return {"x": pointer, "x_image": image, "blocked": True}
+    return {"x": ctx.pointer(x), "x_image": ix.product(x.shape[1:]), "blocked": False}
 
 
 def _roi_align(ctx: Lowering, node: Node, x: Tensor, rois: Tensor, batch: Tensor, coordinates: str) -> Tensor:

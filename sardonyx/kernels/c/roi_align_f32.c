@@ -65,7 +65,7 @@ static axis_t axis_of(const roi_align_f32_args *a, float from, float to, int64_t
 }
 
 static sample_t sample_of(const roi_align_f32_args *a, tap_t v, tap_t h) {
-    const int64_t low = v.low * a->width, high = v.high * a->width, pixel = a->x_pixel;
+    const int64_t low = v.low * a->width, high = v.high * a->width, pixel = a->blocked ? 16 : 1;
     return (sample_t){{(low + h.low) * pixel, (low + h.high) * pixel, (high + h.low) * pixel, (high + h.high) * pixel},
                       {v.near * h.near, v.near * h.far, v.far * h.near, v.far * h.far},
                       v.inside && h.inside};
@@ -73,8 +73,9 @@ static sample_t sample_of(const roi_align_f32_args *a, tap_t v, tap_t h) {
 
 SX_INLINE f32x16 larger(f32x16 x, f32x16 y) { return select16((y != y) | (y > x), y, x); }
 
+// One pixel of `lanes` channels, `lane` apart; 0: a whole block.
 SX_INLINE f32x16 pixel_of(const float *x, int64_t lane, int64_t lanes) {
-    if (lane == 1) return load16(x);
+    if (lane == 0) return load16(x);
     f32x16 found = {};
     if (lanes == 16) for (int i = 0; i < 16; i++) found[i] = x[i * lane];
     else for (int64_t i = 0; i < lanes; i++) found[i] = x[i * lane];
@@ -101,13 +102,13 @@ SX_INLINE f32x16 add_samples(const sample_t *s, int64_t count, const float *x, i
 
 static void portion(const roi_align_f32_args *a, const sample_t *s, int64_t count, const float *image, f32x16 *totals,
                     int first) {
-    const int64_t lane = a->x_lane;
+    const int64_t plane = a->height * a->width, lane = a->blocked ? 0 : plane;
     for (int64_t c = 0; c < a->channels; c += 16, totals++) {
         const int64_t lanes = min_i64(a->channels - c, 16);
-        const float *const x = image + c * a->height * a->width;
+        const float *const x = image + c * plane;
         const f32x16 sum = first ? (f32x16){} : *totals;
-        if (lane == 1 && a->largest) *totals = add_samples(s, count, x, 1, 16, sum, 1, first);
-        else if (lane == 1) *totals = add_samples(s, count, x, 1, 16, sum, 0, first);
+        if (lane == 0 && a->largest) *totals = add_samples(s, count, x, 0, 16, sum, 1, first);
+        else if (lane == 0) *totals = add_samples(s, count, x, 0, 16, sum, 0, first);
         else *totals = add_samples(s, count, x, lane, lanes, sum, (int)a->largest, first);
     }
 }

@@ -11,12 +11,12 @@
 #include "sardonyx.h"
 
 typedef struct {
-    const float *x;           // channel c of an image: block c / 16, lane c % 16
+    const float *x;           // [images][channels][height][width], or if `blocked` [images][blocks][height][width][16]
     float *y;                 // [regions][channels][rows][columns]
     const float *regions_at;  // [regions][4]
     const int64_t *batch;     // [regions]; a number out of range gives zeros
     int64_t x_image;          // numbers from image to image
-    int64_t x_pixel, x_lane;  // from pixel to pixel and channel to channel of a block: 16 and 1, or 1 and height * width
+    int64_t blocked;
     int64_t images, channels, height, width, regions, rows, columns;
     int64_t ratio, half_pixel, largest;
     float scale;
