@@ -331,10 +331,10 @@ _ALL = (
     Kernel(
         "roi_align_f32",
         "mean or maximum of bilinear samples in regions",
-        "NCHW",
-        "samples row by row",
+        "NCHW or NCHW16c to NCHW",
+        "samples row by row, the four pixels of each first",
         _TASKS,
-        "ops/test_onnx_nodes.py",
+        "kernels/test_roi_align.py",
     ),
     Kernel("max_roi_pool_f32", "maximum in regions", "NCHW", _ANY, _TASKS, "ops/test_onnx_nodes.py"),
     Kernel(

@@ -146,8 +146,10 @@ void roi_align_f32(const void *args, int64_t lo, int64_t hi, void *scratch) {
         for (int64_t bin = 0; bin < bins; bin++) {
             if (known)
                 pool(a, a->x + image * a->x_image, &vertical, &horizontal, bin / a->columns, bin % a->columns, totals, list);
-            for (int64_t c = 0; c < a->channels; c++)
-                y[c * bins + bin] = known ? totals[c / 16][c % 16] / scale : 0.0f;
+            for (int64_t c = 0; c < a->channels; c += 16) {
+                const f32x16 found = known ? totals[c / 16] / scale : (f32x16){};
+                for (int64_t lane = 0; lane < min_i64(a->channels - c, 16); lane++) y[(c + lane) * bins + bin] = found[lane];
+            }
         }
     }
 }
