@@ -117,6 +117,9 @@ def max_roi_pool(ctx: Lowering, node: Node, x: Tensor, rois: Tensor) -> Tensor:
     ctx.requires(x.dtype != "float64", "regions of float64")
     ctx.equal_dims(rois.shape[1], 5, "numbers of a region")
     height, width = node.attr("pooled_shape")
-    fields = {"x": ctx.pointer(_as_float(ctx, x)), "regions_at": ctx.pointer(_as_float(ctx, rois))}
-    fields |= {"scale": float(node.attr("spatial_scale", 1.0))}
+    fields = {
+        "x": ctx.pointer(_as_float(ctx, x)),
+        "regions_at": ctx.pointer(_as_float(ctx, rois)),
+        "scale": float(node.attr("spatial_scale", 1.0)),
+    }
     return _pooled(ctx, x, "max_roi_pool_f32", (rois.shape[0], x.shape[1], height, width), fields)

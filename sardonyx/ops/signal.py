@@ -155,7 +155,7 @@ def stft(
     ctx.check(ex.index(size) <= ex.index(x.shape[1]), "shape", "the frame is longer than the signal")
     frames = 1 + ix.floordiv(x.shape[1] - size, hop)
     bins = ix.floordiv(size, 2) + 1 if node.attr("onesided", 1) else size
-    fields = {
+    fields: dict[str, Dim | Pointer] = {
         "outer": x.shape[0], "frames": frames, "inner": 1,
         "x_outer": x.shape[1] * parts, "x_frame": hop * parts, "x_step": parts,
         "length": size, "given": size, "bins": bins,
