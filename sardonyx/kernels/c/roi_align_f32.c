@@ -108,7 +108,9 @@ SX_INLINE void pool(const roi_align_f32_args *a, const float *x, float *y, const
     for (int64_t row = 0; row < a->rows; row++)
         for (int64_t column = 0; column < a->columns; column++, y++) {
             const f32x16 found = pooled(x, vertical, horizontal, row, column, lane, lanes, largest) / count;
-            for (int64_t c = 0; c < lanes; c++) y[c * bins] = found[c];
+            // A loop of unknown length takes lanes from memory one by one: 0.52 ms instead of 0.25 for 50 regions of 64 channels.
+            if (lanes == 16) for (int c = 0; c < 16; c++) y[c * bins] = found[c];
+            else for (int64_t c = 0; c < lanes; c++) y[c * bins] = found[c];
         }
 }
 
