@@ -9,9 +9,11 @@ from sardonyx.compiler import index as ix
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Kernel, Pointer
-from sardonyx.compiler.tensor import Tensor
+from sardonyx.compiler.tensor import Blocked, Tensor
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
+
+BINS_PAY = 4  # a bin of RoiAlign, whose samples weigh some 16 pixels, pays for reordering so many of the image
 
 
 @operator("NonMaxSuppression", since=10)
@@ -70,16 +72,25 @@ def _as_float(ctx: Lowering, x: Tensor) -> Tensor:
 
 
 def _pooled(ctx: Lowering, x: Tensor, kernel: str, shape: tuple[Dim, ...], fields: dict[str, Any]) -> Tensor:
-    """The result of a kernel that works on the regions of images."""
-    image = _as_float(ctx, x)
+    """The result of a kernel that works on the regions of images `x`; `fields` has their address."""
     result = ctx.temporary("float32", ix.product(shape))
     common = {
-        "x": ctx.pointer(image), "y": Pointer(result), "images": x.shape[0], "channels": x.shape[1],
+        "y": Pointer(result), "images": x.shape[0], "channels": x.shape[1],
         "height": x.shape[2], "width": x.shape[3], "regions": shape[0], "rows": shape[2], "columns": shape[3],
     }  # fmt: skip
     ctx.emit(Kernel(kernel, common | fields, (result,)))
     found = ctx.in_memory(result, shape)
     return found if x.dtype == "float32" else ctx.lazy(x.dtype, shape, lambda i: ex.cast(found.at(i), x.dtype), cost=1)
+
+
+def _images(ctx: Lowering, x: Tensor, bins: tuple[Dim, ...]) -> dict[str, Any]:
+    """Where `roi_align_f32` finds images: in blocks of channels if they lie so, or if there are bins enough to pay."""
+    pixels, wanted = x.shape[0] * ix.product(x.shape[2:]), bins[0] * ix.product(bins[2:])
+    many = isinstance(pixels, int) and isinstance(wanted, int) and BINS_PAY * wanted >= pixels
+    if x.prefers is Blocked or many:
+        pointer, image = ctx.blocked(x)
+        return {"x": pointer, "x_image": image, "blocked": True}
+    return {"x": ctx.pointer(x), "x_image": ix.product(x.shape[1:]), "blocked": False}
 
 
 def _roi_align(ctx: Lowering, node: Node, x: Tensor, rois: Tensor, batch: Tensor, coordinates: str) -> Tensor:
@@ -88,7 +99,7 @@ def _roi_align(ctx: Lowering, node: Node, x: Tensor, rois: Tensor, batch: Tensor
     count = ctx.equal_dims(rois.shape[0], batch.shape[0], "numbers of regions and of batch indices")
     numbers = ctx.lazy("int64", batch.shape, lambda i: ex.cast(batch.at(i), "int64"), sources=[batch])
     shape = (count, x.shape[1], node.attr("output_height", 1), node.attr("output_width", 1))
-    fields = {
+    fields = _images(ctx, _as_float(ctx, x), shape) | {
         "regions_at": ctx.pointer(_as_float(ctx, rois)),
         "batch": ctx.pointer(numbers),
         "ratio": node.attr("sampling_ratio", 0),
@@ -106,5 +117,9 @@ def max_roi_pool(ctx: Lowering, node: Node, x: Tensor, rois: Tensor) -> Tensor:
     ctx.requires(x.dtype != "float64", "regions of float64")
     ctx.equal_dims(rois.shape[1], 5, "numbers of a region")
     height, width = node.attr("pooled_shape")
-    fields = {"regions_at": ctx.pointer(_as_float(ctx, rois)), "scale": float(node.attr("spatial_scale", 1.0))}
+    fields = {
+        "x": ctx.pointer(_as_float(ctx, x)),
+        "regions_at": ctx.pointer(_as_float(ctx, rois)),
+        "scale": float(node.attr("spatial_scale", 1.0)),
+    }
     return _pooled(ctx, x, "max_roi_pool_f32", (rois.shape[0], x.shape[1], height, width), fields)

@@ -1,14 +1,12 @@
-"""Signal processing: discrete Fourier transforms, written as the sums that they are.
+"""Signal processing: discrete Fourier transforms, by the kernels fft_f32 and fft_f64.
 
-Factors come from a table of one turn, so that each is exact however long the signal. Transforms are O(n * n): enough
-for the frames of a few hundred samples that audio front ends take. MelWeightMatrix is a constant almost always, and
-else runs on the host. The window operators are inlined from their definitions.
+Their factors are weights where the length is known, and else computed in each run, always in float64. MelWeightMatrix
+is a constant almost always, and else runs on the host. The window operators are inlined from their definitions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
@@ -18,102 +16,108 @@ from sardonyx.compiler.dtypes import is_float
 from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering, Unsupported
-from sardonyx.compiler.program import Reduce, Stage, Store
-from sardonyx.compiler.tensor import Plain, Tensor, variables
+from sardonyx.compiler.program import Kernel, Pointer
+from sardonyx.compiler.tensor import Tensor
+from sardonyx.ops.linalg import cast
 from sardonyx.ops.node import Node
 from sardonyx.ops.reduction import accumulator, checked_axis
 from sardonyx.ops.registry import operator
 
-Sample = Callable[[tuple[Dim, ...], Dim], tuple[Expr, Expr | None]]
+LARGEST = 31  # prime factor of a length that is not made a convolution; FFT_LARGEST of fft.h
 
 
-def _turn(ctx: Lowering, length: Dim, dtype: str, function: str) -> Tensor:
-    """cos or sin of 2 pi j / length for each j."""
-    if isinstance(length, int):
-        angles = np.arange(length) * (2 * math.pi / max(length, 1))
-        return ctx.constant(getattr(np, function)(angles).astype(dtype))
-    step = ex.constant(2 * math.pi, "float64") / ex.cast(ex.index(length), "float64")
-
-    def element(i: tuple[Dim, ...]) -> Expr:
-        return ex.cast(ex.unary(function, ex.cast(ex.index(i[0]), "float64") * step), dtype)
-
-    return ctx.cheap(ctx.lazy(dtype, (length,), element, cost=20))
+def _without(n: int, primes: int) -> int:
+    """What is left of `n` without its prime factors up to `primes`."""
+    for divisor in range(2, primes + 1):
+        while n > 1 and n % divisor == 0:
+            n //= divisor
+    return n
 
 
-def _transform(
-    ctx: Lowering,
-    sample: Sample,
-    shape: tuple[Dim, ...],
-    axis: int,
-    length: Dim,
-    terms: Dim,
-    dtype: str,
-    *,
-    inverse: bool = False,
-    real: bool = False,
-) -> Tensor:
-    """Sums of ``sample(position, n) * exp(-+ 2 pi i n k / length)`` over n < `terms`, k along `axis` of `shape`.
+def points_of(length: int) -> int:
+    """The length of the transform that computes one of `length` points, as `fft_points` of kernels/c."""
+    if _without(length, LARGEST) <= 1:
+        return length
+    blocks = -(-2 * length // 256)
+    while _without(blocks, 5) > 1:
+        blocks += 1
+    return 256 * blocks
 
-    Args:
-        ctx: the lowering.
-        sample: (position, n) -> real part and imaginary part (None: zero) of sample n.
-        shape: of the result, without the last axis, which holds real and imaginary part.
-        axis: where k runs.
-        length: samples of one turn.
-        terms: samples to add up.
-        dtype: of samples and result.
-        inverse: positive sign, result divided by `length`.
-        real: give the real part alone.
-    """
-    wide = accumulator(dtype)
-    cos, sin = _turn(ctx, length, wide, "cos"), _turn(ctx, length, wide, "sin")
-    outer, n = variables(shape), ix.variable("k", terms)
-    m = ix.variable("m", terms)
 
-    def product(n: Dim, imaginary: bool) -> Expr:
-        at = (ix.mod(n * outer[axis], length),)
-        re, im = sample(outer, n)
-        c, s = cos.at(at), sin.at(at) if inverse else -sin.at(at)
-        first, second = (s, c) if imaginary else (c, -s)
-        return re * first if im is None else re * first + im * second
+def roots(steps: np.ndarray, turn: int) -> np.ndarray:
+    """exp(-2 pi i steps / turn), float64 [steps, 2], to a unit or so: angles are reduced while they are integers."""
+    eighths, rest = np.divmod(8 * (np.asarray(steps, np.int64) % turn), turn)
+    odd = eighths % 2 == 1  # counted back from the next multiple of a quarter
+    angle = np.where(odd, turn - rest, rest) * (math.pi / 4 / turn)
+    cos, sin = np.cos(angle), np.where(odd, -1, 1) * np.sin(angle)
+    quarter = (eighths + 1) // 2 % 4
+    real = np.choose(quarter, [cos, -sin, -cos, sin])
+    return np.stack([real, -np.choose(quarter, [sin, cos, -sin, -cos])], axis=-1)
 
-    result = ctx.temporary(dtype, ix.product(shape) * (1 if real else 2))
-    place = Plain((*shape, 1 if real else 2))
-    scale = ex.cast(ex.index(length), wide) if inverse else ex.constant(1, wide)
-    stages: list[Stage] = [Reduce("re", "sum", product(n, False), () if isinstance(n, int) else (n,), wide)]
-    stages.append(Store(result, place.offset((*outer, 0)), ex.cast(ex.local("re", wide) / scale, dtype)))
-    if not real:
-        stages.append(Reduce("im", "sum", product(m, True), () if isinstance(m, int) else (m,), wide))
-        stages.append(Store(result, place.offset((*outer, 1)), ex.cast(ex.local("im", wide) / scale, dtype)))
-    ctx.nest(outer, stages)
-    return ctx.in_memory(result, place.shape)
+
+def _table(ctx: Lowering, count: Dim, power: int, turn: Dim, dtype: str) -> Pointer:
+    """exp(-2 pi i j^power / turn) for j < count, [count, 2]: a weight, or computed where only a run knows `turn`."""
+    if isinstance(count, int) and isinstance(turn, int):
+        j = np.arange(count)
+        return ctx.pointer(ctx.constant(roots(j**power, max(turn, 1)).astype(dtype)))
+    step = ex.constant(math.pi / 2, "float64") / ex.cast(ex.index(turn), "float64")
+
+    def element(i: tuple[Dim, ...]) -> Expr:  # -sin is the cosine a quarter further on; angles are folded to a quarter
+        quarters = ix.mod(4 * (i[0] * i[0] if power == 2 else i[0]) + i[1] * turn, 4 * turn)
+        half = ix.imin(quarters, 4 * turn - quarters)
+        cos = ex.unary("cos", ex.cast(ex.index(ix.imin(half, 2 * turn - half)), "float64") * step)
+        return ex.cast(ex.select(ex.compare("lt", ex.index(turn), ex.index(half)), -cos, cos), dtype)
+
+    return ctx.pointer(ctx.lazy(dtype, (count, 2), element, cost=20))
+
+
+def _factors(ctx: Lowering, length: Dim, size: Dim, dtype: str) -> dict[str, Dim | Pointer]:
+    """What the kernels know of a length and the `size` that is transformed: points of it, and tables of factors."""
+    if isinstance(size, int):
+        points: Dim = points_of(size)
+    else:
+        points = ix.symbol(ctx.fresh("s"))
+        ctx.emit(Kernel("fft_points", {"n": size}, (), serial=True, result=points))
+    chirped, unpacked = ix.imin(size, points - size), length - size  # 0 where there is none
+    return {
+        "size": size,
+        "points": points,
+        "turn": _table(ctx, points, 1, points, dtype),
+        "chirp": _table(ctx, chirped, 2, 2 * size, dtype),
+        "unpack": _table(ctx, unpacked, 1, length, dtype),
+    }
+
+
+def _transform(ctx: Lowering, x: Tensor, shape: tuple[Dim, ...], parts: int, fields: dict) -> Tensor:
+    """The tensor of `shape` that the kernel makes of `x`, which has `parts` numbers a sample."""
+    dtype = accumulator(x.dtype)
+    result = ctx.temporary(dtype, ix.product(shape))
+    fields = {"window": None, "inverse": 0, "mirrored": 0, "parts": parts, "y_parts": shape[-1]} | fields
+    length = fields["length"]
+    pairs = parts == 1 and not fields["mirrored"]  # of real samples, where their number is even, are complex ones
+    size = length - (1 - ix.mod(length, 2)) * ix.floordiv(length, 2) if pairs else length
+    fields |= {"x": ctx.pointer(cast(ctx, x, dtype)), "y": Pointer(result)} | _factors(ctx, length, size, dtype)
+    ctx.emit(Kernel(f"fft_{'f64' if dtype == 'float64' else 'f32'}", fields, (result,)))
+    return cast(ctx, ctx.in_memory(result, shape), x.dtype)
 
 
 def _dft(ctx: Lowering, node: Node, x: Tensor, length: Tensor | None, axis: int) -> Tensor:
     ctx.native(x)
     ctx.requires(is_float(x.dtype) and x.shape[-1] in (1, 2), "signals are real or complex floats")
-    components = ix.known(x.shape[-1])
-    ctx.cheap(x)
+    parts = ix.known(x.shape[-1])
     axis = checked_axis(ctx, axis, x.rank)
     inverse, onesided = bool(node.attr("inverse", 0)), bool(node.attr("onesided", 0))
-    real, wide = inverse and onesided, accumulator(x.dtype)
-    given = x.shape[axis]
+    real, given = inverse and onesided, x.shape[axis]
     default = 2 * (given - 1) if real else given
     turn = default if length is None else ctx.dim(ctx.elements(length)[0])
-    half = ix.floordiv(turn, 2) + 1
-    terms = half if real else turn
-
-    def sample(position: tuple[Dim, ...], n: Dim) -> tuple[Expr, Expr | None]:
-        inside = ex.compare("lt", ex.index(n), ex.index(given))
-        at = (*position[:axis], n, *position[axis + 1 :])
-        parts = [ex.guard(inside, ex.cast(x.at((*at, part)), wide), 0.0) for part in range(components)]
-        if real:  # every bin but the first and the middle one stands for its mirror image too
-            alone = ex.index(n).equal(0) | ex.index(2 * n).equal(ex.index(turn))
-            parts = [ex.select(alone, part, part * 2.0) for part in parts]
-        return parts[0], parts[1] if len(parts) == 2 else None
-
-    shape = (*x.shape[:axis], half if onesided and not real else turn, *x.shape[axis + 1 : -1])
-    return _transform(ctx, sample, shape, axis, turn, terms, x.dtype, inverse=inverse, real=real)
+    bins = ix.floordiv(turn, 2) + 1 if onesided and not real else turn
+    outer, inner = ix.product(x.shape[:axis]), ix.product(x.shape[axis + 1 : -1])
+    fields = {
+        "outer": outer, "frames": 1, "inner": inner,
+        "x_outer": given * inner * parts, "x_frame": 0, "x_step": inner * parts,
+        "length": turn, "given": given, "bins": bins, "inverse": inverse, "mirrored": real,
+    }  # fmt: skip
+    return _transform(ctx, x, (*x.shape[:axis], bins, *x.shape[axis + 1 : -1], 1 if real else 2), parts, fields)
 
 
 @operator("DFT", since=17)
@@ -140,11 +144,9 @@ def stft(
     ctx.native(x, window)
     parts = ix.known(x.shape[2], "a number of components") if x.rank == 3 else 1
     ctx.requires(is_float(x.dtype) and parts in (1, 2), "signals are real or complex floats")
-    ctx.cheap(x)
-    wide, hop = accumulator(x.dtype), ctx.dim(ctx.elements(step)[0])
+    hop = ctx.dim(ctx.elements(step)[0])
     ctx.check(ex.index(hop) > 0, "value", "frame_step is not positive")
     if window is not None:
-        ctx.cheap(window)
         size = window.shape[0]
     else:
         if length is None:
@@ -153,12 +155,11 @@ def stft(
     ctx.check(ex.index(size) <= ex.index(x.shape[1]), "shape", "the frame is longer than the signal")
     frames = 1 + ix.floordiv(x.shape[1] - size, hop)
     bins = ix.floordiv(size, 2) + 1 if node.attr("onesided", 1) else size
-
-    def sample(position: tuple[Dim, ...], n: Dim) -> tuple[Expr, Expr | None]:
-        at = (position[0], position[1] * hop + n)
-        values = [ex.cast(x.at((*at, part) if x.rank == 3 else at), wide) for part in range(parts)]
-        if window is not None:
-            values = [value * ex.cast(window.at((n,)), wide) for value in values]
-        return values[0], values[1] if parts == 2 else None
-
-    return _transform(ctx, sample, (x.shape[0], frames, bins), 2, size, size, x.dtype)
+    fields: dict[str, Dim | Pointer] = {
+        "outer": x.shape[0], "frames": frames, "inner": 1,
+        "x_outer": x.shape[1] * parts, "x_frame": hop * parts, "x_step": parts,
+        "length": size, "given": size, "bins": bins,
+    }  # fmt: skip
+    if window is not None:
+        fields["window"] = ctx.pointer(cast(ctx, window, accumulator(x.dtype)))
+    return _transform(ctx, x, (x.shape[0], frames, bins, 2), parts, fields)

@@ -191,7 +191,7 @@ class RoiAlign(OpRun):
             rows = _Samples(top, bottom, x.shape[2], size[0], sampling_ratio, half)
             columns = _Samples(left, right, x.shape[3], size[1], sampling_ratio, half)
             taken = _bilinear(_wide(x[image]), rows, columns, largest)
-            bins = taken.reshape(-1, size[0], rows.per_bin, size[1], columns.per_bin)
+            bins = taken.reshape(x.shape[1], size[0], rows.per_bin, size[1], columns.per_bin)
             if bins.size:
                 y[number] = bins.max((2, 4)) if largest else bins.mean((2, 4))
         return (y,)
