@@ -40,6 +40,7 @@ LOOKUPS = 4  # are the work of one operation, where they follow one another
 FETCHED_ROWS = 8  # at 4, cheap epilogues wait; from 8 to 32 are the same
 COSTLY = ("exp", "exp_negative", "expm1", "log", "log1p", "tanh", "erf", "sigmoid", "softplus", "gelu", "mish")
 VECTORIZE = "#pragma clang loop vectorize(assume_safety)"
+SINGLY = "#pragma clang loop vectorize(disable)"  # before a loop of look-ups: gathered into vectors they take 3 times as long
 LANE_LOOP = "SX_EACH_LANE"  # before a loop of 16 lanes
 MANY_LANE_LOOP = "SX_EACH_OF_MANY"  # before a loop of SX_MANY_LANES
 ROW_LOOP = "#pragma clang loop vectorize(disable) unroll(disable)"  # before a loop around one
@@ -123,7 +124,9 @@ class NestEmitter:
         self.nest = nest
         self.form = form_of(nest)
         self.out = Printer()
-        self.looks_up = False
+        self.looks_up = False  # by calls
+        lookups = any(looked_up(stage.value) for stage in nest.stages)
+        self.pragma = SINGLY if lookups else VECTORIZE
 
     def task(self) -> Function:
         """The nest as an ``sx_task``."""
@@ -302,7 +305,7 @@ class NestEmitter:
         for store in stores:
             self._store(store)
         body = self.out.pop()
-        self.out.line(VECTORIZE)
+        self.out.line(self.pragma)
         self.out.line("for (int64_t j = begin; j < end; ++j) {")
         self._append(body)
 
@@ -339,7 +342,7 @@ class NestEmitter:
                 assert isinstance(store, Store)
                 self._store(store)
             body = out.pop()
-            out.line(VECTORIZE)
+            out.line(self.pragma)
             out.line(f"for (int64_t j = {first}; j < {stop}; ++j) {{")
             self._append(body)
         body = out.pop()
