@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from sardonyx.compiler import index as ix
+from sardonyx.compiler.byte_tables import looked_up
 from sardonyx.compiler.dtypes import NATIVE, compute_type, is_float, is_integer
 from sardonyx.compiler.emit_expr import Printer, encode, literal, operation
 from sardonyx.compiler.expr import Expr, constant, local, walk
@@ -35,9 +36,11 @@ TILE = 32  # rows and columns of a tile in a transposing map: two cache lines of
 PIXELS = 256  # of a channel block that is taken apart: 16 KB, which stay in the first cache for all 16 lanes
 SHORT_RUN = 128  # a strided run this short stays in the first cache until the next row reads beside it
 LANES = 16
+LOOKUPS = 4  # are the work of one operation, where they follow one another
 FETCHED_ROWS = 8  # at 4, cheap epilogues wait; from 8 to 32 are the same
 COSTLY = ("exp", "exp_negative", "expm1", "log", "log1p", "tanh", "erf", "sigmoid", "softplus", "gelu", "mish")
 VECTORIZE = "#pragma clang loop vectorize(assume_safety)"
+SINGLY = "#pragma clang loop vectorize(disable)"  # before a loop of look-ups: gathered into vectors they take 3 times as long
 LANE_LOOP = "SX_EACH_LANE"  # before a loop of 16 lanes
 MANY_LANE_LOOP = "SX_EACH_OF_MANY"  # before a loop of SX_MANY_LANES
 ROW_LOOP = "#pragma clang loop vectorize(disable) unroll(disable)"  # before a loop around one
@@ -121,6 +124,9 @@ class NestEmitter:
         self.nest = nest
         self.form = form_of(nest)
         self.out = Printer()
+        self.looks_up = False  # by calls
+        lookups = any(looked_up(stage.value) for stage in nest.stages)
+        self.pragma = SINGLY if lookups else VECTORIZE
 
     def task(self) -> Function:
         """The nest as an ``sx_task``."""
@@ -249,6 +255,8 @@ class NestEmitter:
             extent = extent_of(vector)
             work = work * (min(extent, block) if isinstance(extent, int) else block)
         known = work if isinstance(work, int) else None
+        if known is not None and self.looks_up:
+            known = -(-known // LOOKUPS)
         return Function("\n".join(lines), tuple(self.out.buffers), symbols, tasks, known, self.out.raises)
 
     def _preamble(self, pointers: str, dims: str) -> list[str]:
@@ -290,29 +298,53 @@ class NestEmitter:
         self._vector_loop(vector, [s for s in self.nest.stages if isinstance(s, Store)])
 
     def _vector_loop(self, vector: Dim, stores: list[Store]) -> None:
+        if self._lookups(vector, "begin", "end"):
+            return
         self.out.push()
         self.out.define(atom_of(vector).key, "j")
         for store in stores:
             self._store(store)
         body = self.out.pop()
-        self.out.line(VECTORIZE)
+        self.out.line(self.pragma)
         self.out.line("for (int64_t j = begin; j < end; ++j) {")
         self._append(body)
+
+    def _lookups(self, vector: Dim, first: str, stop: str) -> bool:
+        """The vector loop as a call, where it looks up bytes that follow one another."""
+        out, (store, *others) = self.out, self.nest.stages
+        found = looked_up(store.value)
+        if found is None or others or not isinstance(store, Store):
+            return False
+        table, source, offset = found
+        if any(ix.coefficient(dim, atom_of(vector)) != 1 for dim in (offset, store.offset)):
+            return False
+        if not self.looks_up:
+            out.scopes[0].lines.append(f"const byte_table table = byte_table_of({out.buffer(table)});")
+            self.looks_up = True
+        out.push()
+        out.define(atom_of(vector).key, first)
+        x, y = f"{out.buffer(source)} + {out.dim(offset)}", f"{out.buffer(store.buffer)} + {out.dim(store.offset)}"
+        lines = out.pop()
+        for line in (*lines, f"look_up_bytes(&table, {x}, {y}, {stop} - {first});"):
+            out.line(line)
+        return True
 
     def _rows(self, row: Dim, column: Dim, first: str = "0", stop: str | None = None) -> None:
         """Rows begin..end, each a vector loop over columns first..stop (all by default)."""
         out = self.out
+        stop = stop or out.dim(extent_of(column))
         out.push()
         out.define(atom_of(row).key, "i")
-        out.push()
-        out.define(atom_of(column).key, "j")
-        for store in self.nest.stages:
-            assert isinstance(store, Store)
-            self._store(store)
-        body = out.pop()
-        out.line(VECTORIZE)
-        out.line(f"for (int64_t j = {first}; j < {stop or out.dim(extent_of(column))}; ++j) {{")
-        self._append(body)
+        if not self._lookups(column, first, stop):
+            out.push()
+            out.define(atom_of(column).key, "j")
+            for store in self.nest.stages:
+                assert isinstance(store, Store)
+                self._store(store)
+            body = out.pop()
+            out.line(self.pragma)
+            out.line(f"for (int64_t j = {first}; j < {stop}; ++j) {{")
+            self._append(body)
         body = out.pop()
         out.line("for (int64_t i = begin; i < end; ++i) {")
         self._append(body)

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from sardonyx import errors
 from sardonyx.compiler import index as ix
 from sardonyx.compiler.arithmetic import assign, operations
+from sardonyx.compiler.byte_tables import tabulate
 from sardonyx.compiler.contract import check_node
 from sardonyx.compiler.dtypes import dtype_of_array, is_native
 from sardonyx.compiler.failures import reported
@@ -431,4 +432,5 @@ def _lowered(lowering: GraphLowering) -> Program:
     assign(lowering.program, ((name, flops) for name, flops in lowering.arithmetic if flops != 0))
     stream_layers(lowering.program)
     keep_sums_inside(lowering.program)
+    tabulate(lowering.program, lowering.fresh)
     return lowering.program

@@ -330,6 +330,21 @@ def reductions() -> Sample:
     return sample("own_reductions", text, weights, {"x": x}, {"x": special}, {"x": x[:1]})
 
 
+def activations_of_bytes() -> Sample:
+    """Activations between bytes, alone, into an addition and transposed, with tails."""
+    weights = {"s": np.array(0.03, np.float32), "t": np.array(0.0039, np.float32), "z": np.array(117, np.uint8)}
+    weights |= {"i": np.array(-9, np.int8), "n": np.array(0, np.uint8)}
+    text = """g (uint8[N,7,H] x, int8[N,7,H] v) => (uint8[N,7,H] y, int8[N,H,7] w, uint8[N,7,H] r) {
+        a = DequantizeLinear(x, s, z)  b = Sigmoid(a)  c = QuantizeLinear(b, t, n)  d = DequantizeLinear(c, t, n)
+        e = Mul(a, d)  y = QuantizeLinear(e, s, z)
+        f = DequantizeLinear(v, s, i)  h = HardSwish(f)  j = Transpose<perm=[0,2,1]>(h)  w = QuantizeLinear(j, s, i)
+        k = Gelu(f)  l = QuantizeLinear(k, s, i)  m = DequantizeLinear(l, s, i)  o = Add(m, a)  r = QuantizeLinear(o, s, z)
+    }"""
+    feeds = [{"x": integers(0, 255, n, 7, h, dtype="uint8", seed=n), "v": integers(-128, 127, n, 7, h, dtype="int8", seed=h)}
+             for n, h in ((1, 61), (2, 1031))]  # fmt: skip
+    return sample("own_activations_of_bytes", text, weights, *feeds)
+
+
 SAMPLES: dict[str, Callable[[], Sample]] = {
     f"own_{make.__name__}": make
     for make in (
@@ -339,6 +354,7 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
         quantized,
         convolutions_of_bytes,
         recurrent_of_bytes,
+        activations_of_bytes,
         elementwise_f32,
         elementwise_f64,
         elementwise_f16,

@@ -57,7 +57,7 @@ def small() -> Sample:
 
 @functools.cache
 def batch() -> tuple[Ready, ...]:
-    return tuple(emitted([*map(official, CASES), small()]))
+    return tuple(emitted([*map(official, CASES), small(), SAMPLES["own_activations_of_bytes"]()]))
 
 
 def bad(rows: list[Row]) -> list[Row]:

@@ -321,4 +321,65 @@ SX_INLINE sx_i8x64 narrow_words(const i32x16 words[4], sx_i16x32 zero, const int
 #endif
 }
 
+// Bytes looked up in a table of 256 that is in registers, VB at a time, where SX_LOOKUP is 1; SX_LOOKUP_FALLBACK makes it 0.
+// Elsewhere single loads take 0.27 ns a byte. AVX2 can look up 16 rows of 16 bytes for 0.20 ns, AVX-512 without permutations
+// of bytes for 0.13: not worth a third way. With them it is 0.032 ns.
+#if defined(__AVX512VBMI__) && !defined(SX_LOOKUP_FALLBACK)
+#define SX_LOOKUP 1
+#define VB 64
+#elif defined(__aarch64__) && !defined(SX_LOOKUP_FALLBACK)
+#define SX_LOOKUP 1
+#define VB 16
+#else
+#define SX_LOOKUP 0
+#endif
+#if SX_LOOKUP
+typedef uint8_t vb __attribute__((vector_size(VB)));
+typedef uint8_t vb_unaligned __attribute__((vector_size(VB), aligned(1), may_alias));
+typedef struct {
+    vb part[256 / VB];
+} vb_table;
+
+SX_INLINE vb vb_load(const uint8_t *p) { return *(const vb_unaligned *)p; }
+SX_INLINE void vb_store(uint8_t *p, vb x) { *(vb_unaligned *)p = x; }
+
+SX_INLINE vb_table vb_table_of(const uint8_t *bytes) {
+    vb_table t;
+    for (int i = 0; i < 256 / VB; i++) t.part[i] = vb_load(bytes + i * VB);
+    return t;
+}
+
+#if VB == 64
+#define SX_PARTS 1 // of registers can be loaded and stored: the first n < VB bytes, of which the others are 0
+typedef char vb_chars __attribute__((vector_size(64)));
+
+SX_INLINE vb vb_lookup(const vb_table *t, vb x) {
+    const vb_chars *const p = (const vb_chars *)t->part;
+    const vb low = (vb)__builtin_ia32_vpermi2varqi512(p[0], (vb_chars)x, p[1]); // by the low 7 bits
+    const vb high = (vb)__builtin_ia32_vpermi2varqi512(p[2], (vb_chars)x, p[3]);
+    const vb upper = (vb)(x >= 128);
+    return (upper & high) | (~upper & low);
+}
+SX_INLINE vb vb_load_part(const uint8_t *p, int64_t n) {
+    return (vb)__builtin_ia32_loaddquqi512_mask((const vb_chars *)p, (vb_chars){}, ((uint64_t)1 << n) - 1);
+}
+SX_INLINE void vb_store_part(uint8_t *p, vb x, int64_t n) {
+    __builtin_ia32_storedquqi512_mask((vb_chars *)p, (vb_chars)x, ((uint64_t)1 << n) - 1);
+}
+#else
+#define SX_PARTS 0
+
+SX_INLINE vb vb_lookup(const vb_table *t, vb x) {
+    typedef __attribute__((neon_vector_type(16))) int8_t bytes;
+    const bytes *const p = (const bytes *)t->part;
+    bytes y = __builtin_neon_vqtbl4q_v(p[0], p[1], p[2], p[3], (bytes)x, 32); // 0 beyond 63
+    for (int i = 4; i < 16; i += 4) {
+        x -= 64;
+        y = __builtin_neon_vqtbx4q_v(y, p[i], p[i + 1], p[i + 2], p[i + 3], (bytes)x, 32); // y beyond
+    }
+    return (vb)y;
+}
+#endif
+#endif
+
 #endif
