@@ -104,7 +104,9 @@ def _apart(block: Block, nest: Nest, fresh: Callable[[str], str]) -> list[Nest]:
     store.value = ex.rewrite(store.value, {}, visit)
     at = block.steps.index(nest)
     block.steps[at:at] = nests = [
-        simplify(Nest(nest.outer, [Store(buffer, _row_major(nest.outer), value)], node=nest.node, operator=nest.operator))
+        simplify(
+            Nest(nest.outer, [Store(buffer, _row_major(nest.outer), value)], node=nest.node, operator=nest.operator)
+        )
         for value, buffer in found.values()
     ]
     return nests
