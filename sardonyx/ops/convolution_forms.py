@@ -123,8 +123,21 @@ def _images(
     ctx: Lowering, x: Tensor, weight: np.ndarray, place: Window, groups: int, shape: tuple[Dim, ...], skipped: int
 ) -> Tensor:
     """One image for each depth of the output; the window begins `skipped` taps later."""
-    outputs, inputs, depths = weight.shape[:3]
     ctx.cheap(x, limit=4)
+    images = depths_as_channels(ctx, x, weight.shape, place, groups, ex.constant(0.0, "float32"), skipped)
+    flat = ctx.constant(taps_as_channels(weight))
+    return as_volume(ctx, convolution.convolve(ctx, images, flat, None, place.axes(1, 2), groups), shape)
+
+
+def depths_as_channels(
+    ctx: Lowering, x: Tensor, weight: Sequence[int], place: Window, groups: int, padding: Expr, skipped: int = 0
+) -> Tensor:
+    """`x` [N, C, D, H, W] as [N * depths of the output, C * KD, H, W]: the depths that a window sees, side by side.
+
+    Channels are in groups, in depths, in channels of the group, as `taps_as_channels` orders weights [O, C / groups,
+    KD, KH, KW], whose shape is `weight`.
+    """
+    _, inputs, depths = weight[:3]
     count, step, dilation = place.output[0], place.strides[0], place.dilations[0]
 
     def element(i: Position) -> Expr:
@@ -133,14 +146,21 @@ def _images(
         channel = group * inputs + ix.mod(rest, inputs)
         at = depth * step + (ix.floordiv(rest, inputs) + skipped) * dilation - place.begin[0]
         inside = both(ex.index(at) >= 0, ex.index(at) < ex.index(place.size[0]))
-        return ex.guard(inside, x.at((image, channel, at, *i[2:])), 0)
+        return ex.guard(inside, x.at((image, channel, at, *i[2:])), padding)
 
-    images = ctx.lazy("float32", (x.shape[0] * count, groups * depths * inputs, *place.size[1:]), element, sources=[x])
-    flat = np.ascontiguousarray(weight.swapaxes(1, 2)).reshape(outputs, depths * inputs, *weight.shape[3:])
-    window = place.axes(1, 2)
-    y = convolution.convolve(ctx, images, ctx.constant(flat), None, window, groups)
-    result = ctx.lazy("float32", shape, lambda i: y.at((i[0] * count + i[2], i[1], *i[3:])), sources=[y])
-    result.prefers = Blocked
+    return ctx.lazy(x.dtype, (x.shape[0] * count, groups * depths * inputs, *place.size[1:]), element, sources=[x])
+
+
+def taps_as_channels(weight: np.ndarray) -> np.ndarray:
+    """[O, C / groups, KD, KH, KW] as [O, KD * C / groups, KH, KW]."""
+    outputs, inputs, depths = weight.shape[:3]
+    return np.ascontiguousarray(weight.swapaxes(1, 2)).reshape(outputs, depths * inputs, *weight.shape[3:])
+
+
+def as_volume(ctx: Lowering, y: Tensor, shape: tuple[Dim, ...]) -> Tensor:
+    """Images [N * D, C, H, W] as the volume [N, C, D, H, W]."""
+    result = ctx.lazy(y.dtype, shape, lambda i: y.at((i[0] * shape[2] + i[2], i[1], *i[3:])), sources=[y])
+    result.prefers = y.prefers
     return result
 
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from sardonyx import errors
+from sardonyx.compiler import expr as ex
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Kernel, Pointer
 from sardonyx.compiler.tensor import ChannelsLast, Tensor
 from sardonyx.kernels.packing_int8 import pack_conv_nhwc, pack_depthwise_nhwc
-from sardonyx.ops.convolution_forms import seen
+from sardonyx.ops.convolution_forms import as_volume, depths_as_channels, seen, taps_as_channels
 from sardonyx.ops.window import Window, geometry
 
 BYTES = ("int8", "uint8")
@@ -42,8 +43,14 @@ def convolve_bytes(
     """The convolution of `x` [N, C, ...] with constant `w` [O, C / groups, ...] as bytes; without `after`, int32 sums.
 
     None where the kernels do not fit: weights that are computed, or too wide for int8 once their zero points are taken
-    off, more than two dimensions, scales that are no finite constants.
+    off, more than three dimensions, scales that are no finite constants.
     """
+    if x.rank == 5 and x.dtype in BYTES and w.array is not None:
+        zero = ex.constant(0, x.dtype) if x_zero is None else ctx.cheap(x_zero).scalar()
+        images = depths_as_channels(ctx, ctx.cheap(x), w.array.shape, place, groups, zero)
+        flat = ctx.constant(taps_as_channels(w.array), w.dtype)
+        y = convolve_bytes(ctx, images, x_zero, flat, w_zero, place.axes(1, 2), groups, after)
+        return None if y is None else as_volume(ctx, y, (x.shape[0], w.shape[0], *place.output))
     if not suits_bytes(x, place) or (x_zero is not None and x_zero.dtype != x.dtype):
         return None
     outputs = w.shape[0]

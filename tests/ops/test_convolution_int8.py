@@ -249,9 +249,7 @@ def test_one_dimension_and_symbolic_sizes():
     assert kernels(program) == [CONV, DEPTHWISE, POOL]
 
 
-def test_three_dimensions_and_computed_weights_take_the_other_way():
-    net = Network([1, 3, 4, 5, 6])
-    assert kernels(net.check(net.integer_conv("x", (4, 3, 2, 2, 2)))) == ["matmul_int8"]
+def test_computed_weights_take_the_other_way():
     net = Network([2, 3, 4, 4])
     x = net.add("ConvInteger", "x", "x")
     assert kernels(net.check(x)) == ["matmul_int8"]
@@ -297,3 +295,13 @@ def test_taps_that_see_padding_only_are_left_out():
     sums = net.add("ConvInteger", "x", w, net.constant(np.uint8(77)), dilations=[11, 3], pads=[11, 3, 11, 3])
     program = net.check(sums)
     assert [step.fields["kh"] for step in program.main.steps if isinstance(step, Kernel)] == [1]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("zero", [None, 77])
+def test_three_dimensions(groups, zero):
+    net = Network([2, 10, 4, 6, 5], np.uint8)
+    w = net.constant(net.rng.integers(-128, 128, (8, 10 // groups, 3, 3, 2)).astype(np.int8))
+    inputs = ["x", w] if zero is None else ["x", w, net.constant(np.uint8(zero))]
+    sums = net.add("ConvInteger", *inputs, pads=[1, 1, 0, 1, 2, 1], strides=[2, 1, 1], group=groups)
+    assert kernels(net.check(sums)) == [CONV]
