@@ -169,7 +169,7 @@ def shapes() -> dict[str, tuple[Dim, Dim, list[Dim], int]]:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("shape", shapes())
-@pytest.mark.parametrize(("source", "target"), itertools.product(("uint8", "int8"), repeat=2))
+@pytest.mark.parametrize(("source", "target"), [*itertools.product(("uint8", "int8"), repeat=2)])
 def test_lookups_give_the_bytes_of_the_expression(isa, shape, source, target):
     x_place, y_place, variables, calls = shapes()[shape]
     x = np.random.default_rng(3).integers(0, 256, 1 << 16).astype(np.uint8)
