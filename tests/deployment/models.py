@@ -338,10 +338,13 @@ def activations_of_bytes() -> Sample:
         a = DequantizeLinear(x, s, z)  b = Sigmoid(a)  c = QuantizeLinear(b, t, n)  d = DequantizeLinear(c, t, n)
         e = Mul(a, d)  y = QuantizeLinear(e, s, z)
         f = DequantizeLinear(v, s, i)  h = HardSwish(f)  j = Transpose<perm=[0,2,1]>(h)  w = QuantizeLinear(j, s, i)
-        k = Gelu(f)  l = QuantizeLinear(k, s, i)  m = DequantizeLinear(l, s, i)  o = Add(m, a)  r = QuantizeLinear(o, s, z)
+        k = Gelu(f)  l = QuantizeLinear(k, s, i)  m = DequantizeLinear(l, s, i)
+        o = Add(m, a)  r = QuantizeLinear(o, s, z)
     }"""
-    feeds = [{"x": integers(0, 255, n, 7, h, dtype="uint8", seed=n), "v": integers(-128, 127, n, 7, h, dtype="int8", seed=h)}
-             for n, h in ((1, 61), (2, 1031))]  # fmt: skip
+    feeds = []
+    for n, h in ((1, 61), (2, 1031)):
+        x = integers(0, 255, n, 7, h, dtype="uint8", seed=n)
+        feeds.append({"x": x, "v": integers(-128, 127, n, 7, h, dtype="int8", seed=h)})
     return sample("own_activations_of_bytes", text, weights, *feeds)
 
 

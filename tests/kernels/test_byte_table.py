@@ -52,9 +52,6 @@ def test_all_256_values_may_be_replaced_where_they_lie(isa):
 
 @pytest.mark.isa("avx512vbmi")
 def test_the_table_is_in_registers_only_where_bytes_can_be_permuted():
-    ways = {isa: harness.build("builtins.c", isa=isa, source=SOURCE).way() for isa in ("x86_64_v3", "icelake_server")}
-    assert ways == {"x86_64_v3": 0, "icelake_server": 1}
-    assert (
-        harness.build("builtins.c", isa="icelake_server", source=SOURCE, defines={"SX_LOOKUP_FALLBACK": None}).way()
-        == 0
-    )
+    builds = [("x86_64_v3", {}), ("icelake_server", {}), ("icelake_server", {"SX_LOOKUP_FALLBACK": None})]
+    ways = [harness.build("builtins.c", isa=isa, source=SOURCE, defines=defines).way() for isa, defines in builds]
+    assert ways == [0, 1, 0]
