@@ -3,7 +3,8 @@
 Three forms, chosen from the nest alone:
 
 * *map*: stores only; the innermost variable is the vector loop. Where it jumps through memory that another one walks
-  (a transposition), the two go in tiles, so that each cache line is fetched once.
+  (a transposition), the two go in tiles, so that each cache line is fetched once; the lanes of a channel block go over
+  its pixels in turn.
 * *row*: each point of the outer loops does its stages, whose own innermost variable is the vector loop. Sums run in
   16 lanes, so that every target adds in the same order.
 * *column*: as row, but the innermost outer variable walks memory and the stages' own do not; a tile of 64 columns goes
@@ -24,18 +25,14 @@ from sardonyx.compiler.dtypes import NATIVE, compute_type, is_float, is_integer
 from sardonyx.compiler.emit_expr import Printer, encode, literal, operation
 from sardonyx.compiler.expr import Expr, constant, local, walk
 from sardonyx.compiler.index import Dim
-from sardonyx.compiler.nest import atom_of, extent_of, inner_of, stage_indices
+from sardonyx.compiler.nest import atom_of, extent_of, inner_of
+from sardonyx.compiler.nest_form import LANES, TILE, crossing_variable, form_of, is_short, row_axis
 from sardonyx.compiler.program import Buffer, Nest, Reduce, Running, Stage, Store
 
 MAP_BLOCK = 8192  # elements of the vector loop in one task
-SHORT_ROW = 256  # a vector loop of at most this many elements shares its task with others:
-ROW_BLOCK = 64  # that many
-FEW_ROWS = 8  # so few rows would not be worth a task: pixels of a block that channels are spread over
+ROW_BLOCK = 64  # short rows in one task
 COLUMNS = 64  # columns of a tile in the column form
-TILE = 32  # rows and columns of a tile in a transposing map: two cache lines of floats
 PIXELS = 256  # of a channel block that is taken apart: 16 KB, which stay in the first cache for all 16 lanes
-SHORT_RUN = 128  # a strided run this short stays in the first cache until the next row reads beside it
-LANES = 16
 LOOKUPS = 4  # are the work of one operation, where they follow one another
 FETCHED_ROWS = 8  # at 4, cheap epilogues wait; from 8 to 32 are the same
 COSTLY = ("exp", "exp_negative", "expm1", "log", "log1p", "tanh", "erf", "sigmoid", "softplus", "gelu", "mish")
@@ -56,65 +53,6 @@ class Function:
     tasks: Dim
     work: int | None  # rough operations of one task, None when it depends on runtime dims
     raises: bool
-
-
-def _stride(stages: Sequence[Stage], variable: Dim) -> int:
-    """How many accesses walk consecutive elements along `variable`, less those that jump."""
-    score = 0
-    for stage in stages:
-        for dim in stage_indices(stage):
-            c = ix.coefficient(dim, atom_of(variable))
-            score += 1 if c == 1 else 0 if c == 0 else -1
-    return score
-
-
-def form_of(nest: Nest) -> str:
-    """Which of the three forms `nest` takes."""
-    if all(isinstance(stage, Store) and not stage.inner for stage in nest.stages):
-        return "map"
-    reduces = [stage for stage in nest.stages if not (isinstance(stage, Store) and not stage.inner)]
-    reduces = [stage for stage in reduces if inner_of(stage)]
-    inner = [inner_of(stage)[-1] for stage in reduces]
-    if not nest.outer or not inner or any(s.op.startswith("arg") for s in reduces if isinstance(s, Reduce)):
-        return "row"
-    column_score = _stride(nest.stages, nest.outer[-1])
-    row_score = max(_stride([stage], v) for stage, v in zip(reduces, inner, strict=True))
-    return "column" if column_score > max(row_score, 0) else "row"
-
-
-def crossing_variable(nest: Nest) -> Dim | None:
-    """The variable that walks memory where the innermost one of a map jumps over a long way, or None."""
-    if len(nest.outer) < 2:
-        return None
-    *others, vector = nest.outer
-    extent = extent_of(vector)
-    if isinstance(extent, int) and extent < TILE:
-        return None
-    for stage in nest.stages:
-        for dim in stage_indices(stage):
-            jump = ix.coefficient(dim, atom_of(vector))
-            if jump is None or jump in (0, 1):
-                continue
-            for v in others:
-                near = v is others[-1] and isinstance(extent, int) and extent <= SHORT_RUN
-                size = extent_of(v)
-                small = isinstance(size, int) and size < LANES
-                if not near and not small and ix.coefficient(dim, atom_of(v)) == 1:
-                    return v
-    return None
-
-
-def _row_axis(outer: Sequence[Dim]) -> int:
-    """Which of the loops around a short row goes over its task's rows: the innermost, unless it has but a few."""
-    few = extent_of(outer[-1])
-    if len(outer) < 2 or not isinstance(few, int) or few > FEW_ROWS:
-        return -1
-    return -2 if extent_of(outer[-2]) != few else -1
-
-
-def _is_short(vector: Dim | None) -> bool:
-    extent = None if vector is None else extent_of(vector)
-    return isinstance(extent, int) and extent <= SHORT_ROW
 
 
 class NestEmitter:
@@ -144,10 +82,10 @@ class NestEmitter:
                 inner, block = crossing, PIXELS
             else:
                 inner, vector, block = vector, crossing, TILE
-        elif self.form == "map" and outer and _is_short(vector):
+        elif self.form == "map" and outer and is_short(vector):
             # Decoding a task number costs some 50 cycles: a task takes many short rows.
             assert vector is not None
-            inner, vector, block = vector, outer.pop(_row_axis(outer)), ROW_BLOCK
+            inner, vector, block = vector, outer.pop(row_axis(outer)), ROW_BLOCK
         tasks = ix.product(extent_of(v) for v in outer)
         blocks = ix.ceildiv(extent_of(vector), block) if vector is not None else 1
         self._decode(outer, vector, blocks, block)
