@@ -197,6 +197,12 @@ def faster(models: Mapping[str, int], against: Collection[str], least: float) ->
     return measure
 
 
+def half_pruned(report: Report) -> Verdict:
+    drop = report["accuracy"]["original"] - report["accuracy"]["pruned"]
+    text = f"{report['work']:.0%} of the work left, accuracy {-drop:+.1%}, {report['ratio']:.2f} x"
+    return text, report["work"] <= 0.5 and drop <= 0.01 and report["ratio"] >= 1.6
+
+
 def single_operators(report: Report) -> Verdict:
     """All ratios with one thread: their mean, how many are below 1, and the lowest of all."""
     rows = report.get("t1", {})
@@ -326,6 +332,7 @@ BACKEND, AGREEMENT, LOADS, OVERHEAD = (
 )
 BENCH, CONVERT, AVX2 = "make bench", "make test-converters", "python scripts/bench.py --avx2"
 CONVERTED = ("converters", "converters_torch")  # parts with rows of converted models
+PRUNED = "python benchmarks/pruned.py"
 OPERATORS = "python benchmarks/operators.py"
 OPTIMIZE, QUANTIZED = "python benchmarks/optimize.py", "python benchmarks/quantized.py"
 ORT, BOTH = ("onnxruntime",), ("onnxruntime", "openvino")
@@ -424,6 +431,7 @@ GOALS = (
         QUANTIZED,
         dynamic("bert_base", 3),
     ),
+    Goal("residual network, half of its work pruned", "drop 1 %, 1.6 x", "pruned", PRUNED, half_pruned),
     Goal(
         "small random and adversarial models",
         "30: none slower or outside the budget",

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import time
-
 import numpy as np
 import onnx
 import pytest
@@ -209,23 +206,15 @@ def test_parameters_that_make_no_sense_are_refused(wrong: dict) -> None:
 
 
 @pytest.mark.long
-def test_half_of_the_work_gone_costs_a_hundredth_of_accuracy_and_runs_faster(tmp_path) -> None:
+def test_half_of_the_work_gone_costs_a_hundredth_of_accuracy(tmp_path) -> None:
+    """`benchmarks/pruned.py` says how much faster it is."""
     size = 8
     proto = trained(32, 8, size)
     applied = PruneChannels(flops=0.5, multiple=8).apply(load(proto), Context(calibration(size, 400)))
     save(applied.model, tmp_path / "pruned.onnx")
     onnx.checker.check_model(str(tmp_path / "pruned.onnx"), full_check=True)
     drop = accuracy(proto, size) - accuracy(applied.model, size)
-    sessions = [Session(model, SessionOptions(cache=False, threads=1)) for model in (proto, applied.model)]
-    x, times = images(size)[2][:1], ([], [])
-    for _, (session, taken) in itertools.product(range(300), zip(sessions, times, strict=True)):
-        start = time.perf_counter()
-        session.run({"x": x})
-        taken.append(time.perf_counter() - start)
-    ratio = np.median(times[0]) / np.median(times[1])
-    print(f"\ndrop {drop:.2%}, {ratio:.2f} x faster; {applied.notes[-2:]}")
     assert drop <= 0.01
-    assert ratio > 1.2  # 1.6 and more on a quiet machine; the test must not depend on that
 
 
 def test_a_layer_that_reads_a_value_of_unknown_shape_stays_as_it_is():
