@@ -249,9 +249,10 @@ class NestEmitter:
 
     def _lookups(self, vector: Dim, first: str, stop: str) -> bool:
         """The vector loop as a call, where it looks up bytes that follow one another."""
-        out, (store, *others) = self.out, self.nest.stages
-        found = looked_up(store.value)
-        if found is None or others or not isinstance(store, Store):
+        out, stages = self.out, self.nest.stages
+        store = stages[0] if len(stages) == 1 else None  # none where nothing is left to store
+        found = None if store is None else looked_up(store.value)
+        if found is None or not isinstance(store, Store):
             return False
         table, source, offset = found
         if any(ix.coefficient(dim, atom_of(vector)) != 1 for dim in (offset, store.offset)):
