@@ -156,7 +156,12 @@ ELEMENTS = (
     ),
     Case("Add of planes", f"{PLANES}, float[1,64,56,56] z", "y = Add (x, z)"),
     Case("Where", "float[512,512] x, float[512,512] z", "c = Greater (x, z) y = Where (c, x, z)"),
-    Case("Clip and Cast", "float[512,512] x", "c = Clip (x) y = Cast <to = 2> (c)"),
+    Case(
+        "Clip and Cast",
+        "float[512,512] x",
+        "c = Clip (x, l) d = Mul (c, s) y = Cast <to = 2> (d)",
+        {"l": np.array(0, np.float32), "s": np.array(50, np.float32)},
+    ),
 )
 REDUCTIONS = (
     *(
