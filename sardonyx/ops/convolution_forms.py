@@ -17,7 +17,7 @@ from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.tensor import LANES, Blocked, Plain, Position, Tensor
 from sardonyx.ops import convolution
-from sardonyx.ops.window import Window, both
+from sardonyx.ops.window import Window, both, single
 from sardonyx.ops.winograd import winograd_pays
 
 
@@ -91,8 +91,7 @@ def in_two_dimensions(
     a 3x3x3 window, which take 1 % of the time of its 64 channels, and Winograd's algorithm does the rest. Windows of
     one channel each are added up depth by depth instead.
     """
-    flat = tuple(zip(place.kernel, place.strides, place.begin, place.end, strict=True))[1:]
-    if all(axis == (1, 1, 0, 0) for axis in flat):
+    if place.axes(1, 2) == single(place.size[1:]):
         return _along_depth(ctx, x, weight, place, groups, shape)
     depths = weight.shape[2]
     if weight.shape[1] == 1 and groups == weight.shape[0] and depths > 1:

@@ -72,6 +72,8 @@ def test_two_dimensions(kernel, attributes, channels):
         ((11,), (7,), {"strides": [1], "dilations": [2]}),
         ((3, 5, 4), (2, 3, 4), {"strides": [2, 2, 2], "pads": [0, 1, 1, 0, 1, 1]}),
         ((3, 4, 5), (3, 3, 3), {"strides": [1, 2, 1], "pads": [1, 1, 1, 1, 1, 1]}),
+        # One tap of a phase that sees fewer columns than there are.
+        ((4, 3, 13), (4, 1, 5), {"strides": [1, 2, 3], "pads": [3, 0, 2, 0, 0, 3]}),
     ],
 )
 def test_one_and_three_dimensions(size, kernel, attributes):
