@@ -17,7 +17,7 @@ from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.tensor import LANES, Blocked, Plain, Position, Tensor
 from sardonyx.ops import convolution
-from sardonyx.ops.window import Window, both, single
+from sardonyx.ops.window import Window, both, single, unflatten
 from sardonyx.ops.winograd import winograd_pays
 
 
@@ -169,12 +169,7 @@ def reshaped(ctx: Lowering, x: Tensor, shape: tuple[Dim, ...]) -> Tensor:
         return ctx.in_memory(x.buffer, shape, replace(x.layout, shape=shape))
 
     def element(i: Position) -> Expr:
-        pixel = Plain(shape[2:]).offset(i[2:])
-        position: list[Dim] = []
-        for size in reversed(x.shape[2:]):
-            position.insert(0, ix.mod(pixel, size))
-            pixel = ix.floordiv(pixel, size)
-        return x.at((*i[:2], *position))
+        return x.at((*i[:2], *unflatten(Plain(shape[2:]).offset(i[2:]), x.shape[2:])))
 
     result = ctx.lazy(x.dtype, shape, element, sources=[x])
     result.prefers = x.prefers

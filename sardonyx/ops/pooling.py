@@ -17,7 +17,7 @@ from sardonyx.ops.convolution_forms import reshaped
 from sardonyx.ops.convolution_int8 import largest_bytes, suits_bytes
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
-from sardonyx.ops.window import Window, geometry, single, window
+from sardonyx.ops.window import Window, geometry, single, unflatten, window
 from sardonyx.ops.winograd import open_blocked
 
 MOST_WASTE = 4  # a plain input is put into blocks of 16 channels when at most this much of them would be padding
@@ -122,7 +122,7 @@ def _max_pool_indices(ctx: Lowering, x: Tensor, place: Window, column_major: boo
     outer = variables(shape)
     count = ix.product(place.kernel)
     tap = ix.variable("k0", count)
-    where, inside = place.tap(outer[2:], _unflatten(tap, place.kernel))
+    where, inside = place.tap(outer[2:], unflatten(tap, place.kernel))
     value = ex.guard(inside, x.at((*outer[:2], *where)), _lowest(x.dtype))
     at = ctx.temporary("int64", ix.product(shape))
     store = Store(at, Plain(shape).offset(outer), ex.local("r", "int64"))
@@ -131,7 +131,7 @@ def _max_pool_indices(ctx: Lowering, x: Tensor, place: Window, column_major: boo
 
     def source(i: tuple[Dim, ...]) -> tuple[Dim, ...]:
         found = ix.element(taps.at(i), count)
-        places, _ = place.tap(i[2:], _unflatten(found, place.kernel))
+        places, _ = place.tap(i[2:], unflatten(found, place.kernel))
         return tuple(ix.imax(ix.imin(p, size - 1), 0) for p, size in zip(places, place.size, strict=True))
 
     def position(i: tuple[Dim, ...]) -> Expr:
@@ -143,11 +143,6 @@ def _max_pool_indices(ctx: Lowering, x: Tensor, place: Window, column_major: boo
 
     values = ctx.lazy(x.dtype, shape, lambda i: x.at((*i[:2], *source(i))), sources=[taps], cost=8)
     return values, ctx.lazy("int64", shape, position, sources=[taps], cost=8)
-
-
-def _unflatten(flat: Dim, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
-    strides = (ix.product(shape[axis + 1 :]) for axis in range(len(shape)))
-    return tuple(ix.mod(ix.floordiv(flat, stride), size) for stride, size in zip(strides, shape, strict=True))
 
 
 @operator("AveragePool")
@@ -274,7 +269,7 @@ def max_unpool(ctx: Lowering, node: Node, x: Tensor, indices: Tensor, shape: Ten
     # Positions count within the unpadded plane that MaxPool read; a wanted larger shape keeps them as they are.
     target = ex.gather_index(indices.at(loops), ix.product(inferred))
     if shape is not None:
-        parts = _unflatten(target, inferred)
+        parts = unflatten(target, inferred)
         target = Plain(output).offset(parts)
     ctx.nest(loops, [Store(buffer, target, x.at(loops))])
     return ctx.in_memory(buffer, output)

@@ -53,6 +53,12 @@ def single(size: Sequence[Dim]) -> Window:
     return Window(tuple(size), ones, ones, ones, none, none, tuple(size))
 
 
+def unflatten(flat: Dim, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    """The position in `shape` of its element number `flat`, row-major."""
+    strides = (ix.product(shape[axis + 1 :]) for axis in range(len(shape)))
+    return tuple(ix.mod(ix.floordiv(flat, stride), size) for stride, size in zip(strides, shape, strict=True))
+
+
 def both(x: Expr, y: Expr) -> Expr:
     """Logical and, folded where one side is known."""
     if x.op == "const":

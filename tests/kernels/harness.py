@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 SOURCES = Path(__file__).resolve().parents[2] / "sardonyx" / "kernels" / "c"
 CACHE = Path(os.environ.get("SARDONYX_TEST_CACHE", Path(tempfile.gettempdir()) / f"sardonyx-tests-{os.getuid()}"))
@@ -47,6 +48,11 @@ ISAS = {
     "riscv64_v": ["-target", "riscv64-linux-gnu", "-mcpu=generic_rv64+m+a+f+d+c+v"],
     "wasm32_simd": ["-target", "wasm32-freestanding", "-mcpu=generic+simd128"],
 }
+# Of a fixture: AVX2, what is below it, and AVX-512 where the processor has it.
+ISA_PARAMS = [
+    pytest.param(isa, marks=pytest.mark.isa(needed))
+    for isa, needed in (("x86_64_v3", "avx2"), ("x86_64_v2", "sse4_2"), ("icelake_server", "avx512_vnni"))
+]
 LIBC = ctypes.CDLL(None)
 GUARD = 4096  # bytes around a scratch buffer that must survive a call
 GUARD_BYTE = 0xA5

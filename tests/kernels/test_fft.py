@@ -17,11 +17,7 @@ UNITS = {np.float32: 1.2e-7, np.float64: 2.3e-16}
 
 @pytest.fixture(
     scope="module",
-    params=[
-        pytest.param("x86_64_v3", marks=pytest.mark.isa("avx2")),
-        pytest.param("x86_64_v2", marks=pytest.mark.isa("sse4_2")),
-        pytest.param("icelake_server", marks=pytest.mark.isa("avx512_vnni")),
-    ],
+    params=harness.ISA_PARAMS,
 )
 def lib(request):
     return library(request.param)

@@ -12,11 +12,7 @@ BLOCK = 8192
 
 @pytest.fixture(
     scope="module",
-    params=[
-        pytest.param("x86_64_v3", marks=pytest.mark.isa("avx2")),
-        pytest.param("x86_64_v2", marks=pytest.mark.isa("sse4_2")),
-        pytest.param("icelake_server", marks=pytest.mark.isa("avx512_vnni")),
-    ],
+    params=harness.ISA_PARAMS,
 )
 def lib(request):
     return harness.build("range_f32.c", isa=request.param)

@@ -13,11 +13,7 @@ Args = harness.struct("reorder_nchw16c_f32.h", "reorder_nchw16c_f32_args")
 
 @pytest.fixture(
     scope="module",
-    params=[
-        pytest.param("x86_64_v3", marks=pytest.mark.isa("avx2")),
-        pytest.param("x86_64_v2", marks=pytest.mark.isa("sse4_2")),
-        pytest.param("icelake_server", marks=pytest.mark.isa("avx512_vnni")),
-    ],
+    params=harness.ISA_PARAMS,
 )
 def lib(request):
     return harness.build("reorder_nchw16c_f32.c", isa=request.param)
