@@ -100,7 +100,7 @@ def _kernel(ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, sha
     wide = 2 * w.array.shape[1] > LANES or groups > 1
     if overlaps > 1 and wide and math.prod(place.strides) <= MOST_PHASES and ix.are_known(begin):
         found = [_phase(w.array, place, begin, phase, groups) for phase in product(*map(range, place.strides))]
-        if all(each is None or all(pad >= 0 for pad in each.begin) for each in found):
+        if all(each is None or each.fits for each in found):
             return _interleaved(ctx, x, found, place, groups, shape)
     return _spread(ctx, x, w.array, place, groups, shape) if overlaps <= MOST_TERMS else None
 
@@ -110,8 +110,12 @@ class _Phase:
     """The convolution that gives the outputs of one phase."""
 
     weight: np.ndarray
-    begin: tuple[int, ...]
     window: Window
+
+    @property
+    def fits(self) -> bool:
+        """Whether kernels take it: they know no padding below zero."""
+        return all(isinstance(pad, int) and pad >= 0 for pad in self.window.begin)
 
 
 def _overlaps(w: np.ndarray, place: Window) -> list[int]:
@@ -140,7 +144,7 @@ def _phase(w: np.ndarray, place: Window, pads: Sequence[int], phase: Sequence[in
     chosen = w[:, :, *(slice(each.start, None, each.step) for each in taps)]
     parts = [part.swapaxes(0, 1) for part in np.split(chosen, groups)]  # [groups * I, O] -> [groups * O, I]
     turned = np.ascontiguousarray(np.flip(np.concatenate(parts), tuple(range(2, w.ndim))))
-    return _Phase(turned, tuple(begin), window)
+    return _Phase(turned, window)
 
 
 def _interleaved(
