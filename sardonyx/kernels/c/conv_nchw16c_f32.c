@@ -26,6 +26,8 @@
 #ifndef OC_GROUP
 #define OC_GROUP 16
 #endif
+// Positions whose products take as long as one weight from the last cache: 88 multiply-adds a ns, 20 bytes a ns.
+#define MEMORY 17
 
 // Bytes of a tile's panel: a pointer or a copy of 16 floats for each step and position.
 #define PANEL (CHUNK * CONV_MR * (CONV_POINTERS ? (int64_t)sizeof(float *) : 64))
@@ -36,8 +38,8 @@ typedef struct {
     int64_t ih, iw, ow, positions;  // a 1x1 convolution that moves nothing is one long row
     int64_t icb, ocb, taps, steps;  // of one group
     int64_t last;                   // channels of its last input block, rounded up to a multiple of 2
-    int64_t oc_part, oc_parts;      // blocks of output channels of a task, and how many such parts a group has
-    int64_t range, ranges;          // positions of a task, and how many such ranges an image has
+    int64_t oc_parts;               // parts into which a group's output channel blocks are cut
+    int64_t tiles, ranges;          // of CONV_MR positions in an image, and the ranges among which they are shared
     int in_place;                   // no tile needs a panel
 } conv_plan;
 
@@ -45,9 +47,12 @@ static const float zeros[16] __attribute__((aligned(64)));
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// As many, or one more where that shares better: three tasks keep two threads busy for as long as four.
+static int64_t even(int64_t tasks) { return tasks > 1 && tasks < 8 ? (tasks + 1) / 2 * 2 : tasks; }
+
 static conv_plan make_plan(const conv_nchw16c_f32_args *a) {
     conv_plan p = {a->ih, a->iw, a->ow, a->oh * a->ow, a->ic_blocks / a->groups, a->oc_blocks / a->groups,
-                   a->kh * a->kw, 0, 0, 0, 0, 0, 0, 0};
+                   a->kh * a->kw, 0, 0, 0, 0, 0, 0};
     p.steps = p.icb * p.taps;
     p.last = (a->ic - (p.icb - 1) * 16 + 1) / 2 * 2;
     p.in_place = p.taps == 1 && a->stride_h == 1 && a->stride_w == 1 && !a->pad_top && !a->pad_left &&
@@ -55,21 +60,20 @@ static conv_plan make_plan(const conv_nchw16c_f32_args *a) {
     if (p.in_place) p.ih = 1, p.iw = p.ow = p.positions;
     if (p.positions == 0 || a->n == 0 || p.ocb == 0) return p;
 
-    // About one task for each 2^19 multiply-adds (10 us), at most 16 because of this rule. Fewer channels in a task
-    // copy panels more often, fewer positions read weights more often: both stop where that would show, unless there
-    // would be fewer than 8 tasks.
-    int64_t work = a->n * a->oc_blocks * p.steps * p.positions;
-    int64_t wanted = work / (1 << 11), images = a->n * a->groups;
+    // About one task for each 2^19 multiply-adds (10 us), at most 16 because of this rule; where positions are few, the
+    // weights' way from memory takes longer than products. Fewer channels in a task copy panels more often, fewer
+    // positions read weights more often: both stop where that would show, unless there would be fewer than 8 tasks.
+    int64_t wanted = a->n * a->oc_blocks * p.steps * (p.positions > MEMORY ? p.positions : MEMORY) / (1 << 11);
+    int64_t images = a->n * a->groups;
     if (wanted > 16) wanted = 16;
-    int64_t parts = ceil_div(p.ocb, OC_GROUP), ranges = ceil_div(p.positions, POSITIONS);
+    int64_t parts = even(ceil_div(p.ocb, OC_GROUP)), ranges = ceil_div(p.positions, POSITIONS);
     int64_t least = p.in_place ? CONV_NB : 4;
-    while (images * parts * ranges < wanted && ceil_div(p.ocb, parts) >= 2 * least) parts *= 2;
-    while (images * parts * ranges < wanted && ceil_div(p.positions, ranges) >= 8 * CONV_MR) ranges *= 2;
-    while (images * parts * ranges < wanted / 2 && ceil_div(p.ocb, parts) >= 2 * CONV_NB) parts *= 2;
-    p.oc_part = ceil_div(ceil_div(p.ocb, parts), CONV_NB) * CONV_NB;
-    p.oc_parts = ceil_div(p.ocb, p.oc_part);
-    p.range = ceil_div(ceil_div(p.positions, ranges), CONV_MR) * CONV_MR;
-    p.ranges = ceil_div(p.positions, p.range);
+    while (images * parts * ranges < wanted && p.ocb / parts >= 2 * least) parts *= 2;
+    while (images * parts * ranges < wanted && p.positions / ranges >= 8 * CONV_MR) ranges *= 2;
+    while (images * parts * ranges < wanted / 2 && p.ocb / parts >= 2 * CONV_NB) parts *= 2;
+    p.oc_parts = parts;
+    p.tiles = ceil_div(p.positions, CONV_MR);
+    p.ranges = ranges;
     return p;
 }
 
@@ -83,6 +87,7 @@ typedef struct {
 typedef struct {
     int64_t direct[CHUNK], packed[CHUNK];  // offset of each step of the chunk: in x, in a panel
     int64_t dh[CHUNK], dw[CHUNK];          // kh * dilation_h, kw * dilation_w
+    int64_t chunk_next;                    // from the chunk's x to that of the next one
     int64_t tiles, runs;
     conv_run run[POSITIONS / CONV_MR];
     int64_t ih[POSITIONS], iw[POSITIONS];  // of tap (0, 0) at each position; outside of the image where x is padded
@@ -98,7 +103,7 @@ int64_t conv_nchw16c_f32_tasks(const conv_nchw16c_f32_args *a) {
 
 int64_t conv_nchw16c_f32_scratch(const conv_nchw16c_f32_args *a) {
     conv_plan p = make_plan(a);
-    return (int64_t)sizeof(conv_scratch) + (p.in_place ? 0 : p.range / CONV_MR * PANEL);
+    return (int64_t)sizeof(conv_scratch) + (p.in_place ? 0 : ceil_div(p.tiles, p.ranges) * PANEL);
 }
 
 // Whether all taps of the position whose first tap is at (ih, iw) lie in the image.
@@ -191,6 +196,14 @@ static conv_taps seen_taps(const conv_nchw16c_f32_args *a, const conv_plan *p, i
     return (conv_taps){p->icb, first * a->kw, (end - first) * a->kw};
 }
 
+// The first block of output channels of a part, and the first position of a range.
+static int64_t part_start(const conv_plan *p, int64_t part) {
+    return part == p->oc_parts ? p->ocb : ceil_div(p->ocb, CONV_NB) * part / p->oc_parts * CONV_NB;
+}
+static int64_t range_start(const conv_plan *p, int64_t range) {
+    return range == p->ranges ? p->positions : p->tiles * range / p->ranges * CONV_MR;
+}
+
 // One chunk of steps for the tiles of one range and one block, or two, of output channels.
 static void run_tiles(const conv_scratch *s, conv_work work, int64_t nb) {
     float *y = work.y;
@@ -202,11 +215,13 @@ static void run_tiles(const conv_scratch *s, conv_work work, int64_t nb) {
         work.at = s->rows + start;
         work.at_step = 0;
         work.offset = s->direct;
+        work.x_next = t + 1 < s->runs ? s->run[t].mr * s->run[t].tiles * 16 : s->chunk_next - start * 16;
         const float *panel = (const float *)(s->panels + t * PANEL);
         if (s->run[t].packed) {
             work.at = CONV_POINTERS ? (const float *const *)panel : &panel;
             work.at_step = CONV_POINTERS ? CONV_MR : 0;
             work.offset = s->packed;
+            work.x_next = PANEL / 4;
         }
         (s->run[t].spread ? conv_spread : conv_tile)[nb - 1][s->run[t].mr](&work);
         work.ahead += work.tiles * work.ahead_step * work.steps * 8;
@@ -216,8 +231,8 @@ static void run_tiles(const conv_scratch *s, conv_work work, int64_t nb) {
 static void run_task(const conv_nchw16c_f32_args *a, const conv_plan *p, int64_t task, conv_scratch *s) {
     int64_t range = task % p->ranges, part = task / p->ranges % p->oc_parts;
     int64_t group = task / p->ranges / p->oc_parts % a->groups, image = task / p->ranges / p->oc_parts / a->groups;
-    int64_t lo = range * p->range, hi = lo + p->range < p->positions ? lo + p->range : p->positions;
-    int64_t block = part * p->oc_part, end = block + p->oc_part < p->ocb ? block + p->oc_part : p->ocb;
+    int64_t lo = range_start(p, range), hi = range_start(p, range + 1);
+    int64_t block = part_start(p, part), end = part_start(p, part + 1);
     block += group * p->ocb, end += group * p->ocb;
     const float *x = a->x + image * a->x_batch + group * p->icb * p->ih * p->iw * 16;
     float *y = a->y + image * a->y_batch + lo * 16;
@@ -231,6 +246,7 @@ static void run_task(const conv_nchw16c_f32_args *a, const conv_plan *p, int64_t
             int64_t last = run + 1 == taps.runs && k + count == stop;
             int64_t after = k + count < stop ? k + count : (run + 1) * p->taps + taps.lo;  // the step that follows
             make_steps(a, p, k, count, s);
+            s->chunk_next = p->taps == 1 ? CHUNK * p->ih * p->iw * 16 : 0;
             for (int64_t t = 0; t < s->runs; t++)
                 if (s->run[t].packed) fill_panel(a, x, p, t, count, s);
             for (int64_t b = block; b < end; b += CONV_NB) {
