@@ -71,6 +71,7 @@ def _is_pointwise(kernel: Kernel) -> bool:
         kernel.name == "conv_nchw16c_f32"
         and all(f[name] == 1 for name in ones)
         and f["pad_top"] == f["pad_left"] == 0
+        and "scale" not in f
         and (f["oh"], f["ow"]) == (f["ih"], f["iw"])
         and _has_few_operands(kernel)
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from kernels.harness import build, compile_kernels, struct
+from kernels.harness import build, compile_kernels, pointer, struct
 from kernels.window import (
     Window,
     assert_close_to_float64,
@@ -15,6 +17,7 @@ from kernels.window import (
     fma_loops,
     naive,
     run_kernel,
+    spaced,
 )
 
 from sardonyx.kernels.packing import nchw16c_to_nchw, nchw_to_nchw16c, pack_conv, pack_conv_first
@@ -65,9 +68,11 @@ def inputs(window: Window, rng: np.random.Generator) -> tuple[np.ndarray, np.nda
     return x, w
 
 
-def conv(window: Window, x: np.ndarray, w: np.ndarray, **options: object) -> np.ndarray:
+def conv(
+    window: Window, x: np.ndarray, w: np.ndarray, more: Mapping[str, int] | None = None, **options: object
+) -> np.ndarray:
     blocks = {"ic_blocks": -(-window.c // 16), "oc_blocks": -(-window.o // 16), "groups": window.groups}
-    blocks["ic"] = window.c // window.groups
+    blocks |= {"ic": window.c // window.groups, **(more or {})}
     return run_kernel("conv_nchw16c_f32", window, x, pack_conv(w, window.groups), fields=blocks, **options)
 
 
@@ -106,6 +111,22 @@ def test_conv_by_rows_sums_in_the_same_order(window, variant):
 @pytest.mark.parametrize("window", CASES, ids=str)
 def test_conv_does_not_depend_on_tiles_and_chunks(window, tunables):
     check(window, conv, 16, np.random.default_rng(2), defines=SMALL[tunables])
+
+
+@pytest.mark.parametrize("variant", ["v3", "v2", "wide"])
+@pytest.mark.parametrize("window", CASES, ids=str)
+def test_a_scale_of_channels_multiplies_the_weights_of_each_image(window, variant):
+    rng = np.random.default_rng(6)
+    x, w = inputs(window, rng)
+    scale = rng.standard_normal((window.n, window.c), dtype=np.float32)
+    memory, batch = spaced(nchw_to_nchw16c(scale[:, :, None, None]))
+    y = conv(window, x, w, variant=variant, more={"scale": pointer(memory), "scale_batch": batch})
+    for image in range(window.n):
+        one = replace(window, n=1)
+        by = scale[image].reshape(window.groups, 1, -1, 1, 1)
+        scaled = (w.reshape(window.groups, -1, *w.shape[1:]) * by).reshape(w.shape)
+        wanted = naive(one, variant, "naive_conv", x[image : image + 1], scaled, order=16)
+        assert_same_bits(y[image : image + 1, : window.o], wanted)
 
 
 @pytest.mark.parametrize("variant", ["v3", "v2", "wide"])

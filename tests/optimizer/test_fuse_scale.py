@@ -32,12 +32,20 @@ def with_bias(g: Quantised) -> str:
     return g.add("Conv", product, weights(g), g.constant(g.rng.standard_normal(O).astype(F32)))
 
 
+def into_depthwise(g: Quantised) -> str:
+    y = scaled(g, g.x(1, C, 9, 11), scale(g, 1, C, 1, 1), weights(g, outputs=32))
+    return g.add("Conv", g.add("Relu", y), weights(g, outputs=32, inputs=1, window=3), group=32, pads=[1, 1, 1, 1])
+
+
 FIRES = {
     "a scale for each channel": lambda g: scaled(g, g.x(1, C, 9, 11), scale(g, 1, C, 1, 1), weights(g)),
     "the scale first, a bias": with_bias,
     "strides": lambda g: scaled(g, g.x(1, C, 13, 11), scale(g, 1, C, 1, 1), weights(g), strides=[2, 2]),
     "padding": lambda g: scaled(g, g.x(1, C, 13, 11), scale(g, 1, C, 1, 1), weights(g), pads=[1, 0, 2, 1]),
     "more weights than x": lambda g: scaled(g, g.x(1, C, 2, 3), scale(g, 1, C, 1, 1), weights(g)),
+    "one position": lambda g: scaled(g, g.x(1, C, 1, 1), scale(g, 1, C, 1, 1), weights(g)),
+    "one scale for two images": lambda g: scaled(g, g.x(2, C, 9, 11), scale(g, 1, C, 1, 1), weights(g)),
+    "a 1x1 convolution into a depthwise one": into_depthwise,
     "two images": lambda g: scaled(g, g.x(2, C, 9, 11), scale(g, 2, C, 1, 1), weights(g)),
     "one scale for all": lambda g: scaled(g, g.x(1, C, 9, 11), scale(g, 1, 1, 1, 1), weights(g)),
     "a scale for each element": lambda g: scaled(g, g.x(1, C, 9, 11), scale(g, 1, C, 9, 11), weights(g)),
@@ -89,19 +97,21 @@ def test_anything_else_stays(name):
     assert "Conv" in operators(model)
 
 
-def weights_of(make) -> str:
-    """What kind of memory the convolution reads its weights from."""
+def is_in_the_kernel(make) -> bool:
+    """Whether the convolution scales its weights; else it reads a product."""
     program = generate(sardonyx.load(model_of(make)[1]))[1]
     (kernel,) = (step for step in program.main.walk() if isinstance(step, Kernel) and step.name == "conv_nchw16c_f32")
-    return kernel.fields["w"].buffer.kind
+    return "scale" in kernel.fields
 
 
-def test_weights_are_scaled_where_they_are_less_than_half_of_x():
-    assert weights_of(FIRES["a scale for each channel"]) == "temporary"
-    assert weights_of(FIRES["the scale first, a bias"]) == "temporary"
-    assert weights_of(FIRES["more weights than x"]) == "constant"
-    assert weights_of(FIRES["two images"]) == "constant"
-    assert weights_of(FIRES["one scale for all"]) == "constant"
+def test_the_kernel_scales_its_weights_unless_x_has_few_positions():
+    assert is_in_the_kernel(FIRES["a scale for each channel"])
+    assert is_in_the_kernel(FIRES["the scale first, a bias"])
+    assert is_in_the_kernel(FIRES["two images"])
+    assert is_in_the_kernel(FIRES["strides"])
+    assert not is_in_the_kernel(FIRES["one position"])
+    assert not is_in_the_kernel(FIRES["one scale for all"])
+    assert not is_in_the_kernel(FIRES["one scale for two images"])
 
 
 def test_infinite_inputs_and_scales_of_zero_give_what_the_product_gives():

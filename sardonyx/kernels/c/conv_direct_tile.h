@@ -51,8 +51,8 @@ typedef struct {
     int64_t y_block;
     int64_t first;
     int64_t x_next;     // what is read after the last tile, so many floats from x on
-    const char *ahead;  // read soon: fetched into L2, `ahead_step` bytes further for each two channels
-    int64_t ahead_step;
+    const char *ahead;  // read soon, for each block: fetched into L2, `ahead_step` bytes further for each two channels
+    int64_t ahead_step, ahead_block;
 } conv_work;
 
 typedef void (*conv_tile_function)(const conv_work *);
@@ -63,7 +63,8 @@ SX_INLINE void conv_tile_body(const conv_work *t, const int mr, const int nb, co
     vf acc[14][CONV_NB * CONV_V];
     const int width = nb * CONV_V, rows = (mr + 7) / 8;  // rows of x fetched for each two channels
     float *y = t->y;
-    const int64_t y_block = t->y_block, w_block = t->w_block, ahead_step = t->ahead_step, steps = t->steps;
+    const int64_t y_block = t->y_block, w_block = t->w_block, steps = t->steps;
+    const int64_t ahead_step = t->ahead_step, ahead_block = t->ahead_block;
     const char *ahead = t->ahead;
     int64_t tiles = t->tiles, moved = 0;
     do {
@@ -92,7 +93,7 @@ SX_INLINE void conv_tile_body(const conv_work *t, const int mr, const int nb, co
                     }
                 }
                 ws += 32;
-                UNROLL for (int b = 0; b < nb; b++) __builtin_prefetch(ahead + b * w_block * 4, 0, 2);
+                UNROLL for (int b = 0; b < nb; b++) __builtin_prefetch(ahead + b * ahead_block, 0, 2);
                 UNROLL for (int i = 0; i < (spread ? 0 : rows); i++)
                     __builtin_prefetch(xs[0] + next + c * 8 * rows + i * 16, 0, 3);
                 ahead += ahead_step;

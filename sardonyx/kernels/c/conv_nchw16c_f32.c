@@ -11,6 +11,9 @@
 //
 // Weights come from memory once a run: while a chunk of one block passes, the next one is fetched into L2 (512 -> 512
 // channels at 7x7, cold: 64 -> 82 % of peak for 3x3, 65 -> 76 % for 512 -> 2048 and 1x1).
+//
+// A scale of x goes into the weights of a chunk, on their way to L1: two instructions in 64 bytes of weights, which serve
+// all positions of a task. In a step of its own it would write weights or x to memory and read them again.
 #include "conv_nchw16c_f32.h"
 
 #include "conv_direct_tile.h"
@@ -28,6 +31,8 @@
 #endif
 // Positions whose products take as long as one weight from the last cache: 88 multiply-adds a ns, 20 bytes a ns.
 #define MEMORY 17
+
+#define SCALED (CHUNK * CONV_NB * 256)  // scaled weights of a chunk: floats
 
 // Bytes of a tile's panel: a pointer or a copy of 16 floats for each step and position.
 #define PANEL (CHUNK * CONV_MR * (CONV_POINTERS ? (int64_t)sizeof(float *) : 64))
@@ -83,7 +88,7 @@ typedef struct {
     int64_t packed, spread;  // reads a panel; positions are no neighbours in what it reads
 } conv_run;
 
-// Scratch of a task. `panels` has PANEL bytes for each run.
+// Scratch of a task. `panels` has PANEL bytes for each run, after SCALED floats where x is scaled.
 typedef struct {
     int64_t direct[CHUNK], packed[CHUNK];  // offset of each step of the chunk: in x, in a panel
     int64_t dh[CHUNK], dw[CHUNK];          // kh * dilation_h, kw * dilation_w
@@ -93,7 +98,9 @@ typedef struct {
     int64_t ih[POSITIONS], iw[POSITIONS];  // of tap (0, 0) at each position; outside of the image where x is padded
     int64_t at[POSITIONS];                 // the same as an offset in a channel block of x
     const float *rows[POSITIONS];          // and as a pointer into the first one
-    char panels[] __attribute__((aligned(64)));
+    float *scaled;
+    char *panels;
+    char memory[] __attribute__((aligned(64)));
 } conv_scratch;
 
 int64_t conv_nchw16c_f32_tasks(const conv_nchw16c_f32_args *a) {
@@ -103,7 +110,8 @@ int64_t conv_nchw16c_f32_tasks(const conv_nchw16c_f32_args *a) {
 
 int64_t conv_nchw16c_f32_scratch(const conv_nchw16c_f32_args *a) {
     conv_plan p = make_plan(a);
-    return (int64_t)sizeof(conv_scratch) + (p.in_place ? 0 : ceil_div(p.tiles, p.ranges) * PANEL);
+    int64_t panels = p.in_place ? 0 : ceil_div(p.tiles, p.ranges) * PANEL;
+    return (int64_t)sizeof(conv_scratch) + panels + (a->scale ? SCALED * 4 : 0);
 }
 
 // Whether all taps of the position whose first tap is at (ih, iw) lie in the image.
@@ -204,6 +212,19 @@ static int64_t range_start(const conv_plan *p, int64_t range) {
     return range == p->ranges ? p->positions : p->tiles * range / p->ranges * CONV_MR;
 }
 
+// Weights of nb blocks, steps k <= step < k + count, times the scale of their input channel: [block][step][16][16].
+static void scale_weights(const conv_plan *p, const float *scale, const float *w, int64_t nb, int64_t k, int64_t count,
+                          float *scaled) {
+    for (int64_t b = 0; b < nb; b++)
+        for (int64_t j = 0; j < count; j++) {
+            const float *from = w + (b * p->steps + j) * 256, *by = scale + (k + j) / p->taps * 16;
+            float *to = scaled + (b * CHUNK + j) * 256;
+            for (int64_t c = 0; c < 16; c++)
+                for (int64_t v = 0; v < CONV_V; v++)
+                    v_store(to + c * 16 + v * VL, v_load(from + c * 16 + v * VL) * v_set1(by[c]));
+        }
+}
+
 // One chunk of steps for the tiles of one range and one block, or two, of output channels.
 static void run_tiles(const conv_scratch *s, conv_work work, int64_t nb) {
     float *y = work.y;
@@ -238,6 +259,8 @@ static void run_task(const conv_nchw16c_f32_args *a, const conv_plan *p, int64_t
     float *y = a->y + image * a->y_batch + lo * 16;
     int64_t w_block = p->steps * 256, y_block = p->positions * 16;
 
+    s->scaled = (float *)s->memory;
+    s->panels = s->memory + (a->scale ? SCALED * 4 : 0);
     make_tiles(a, p, x, lo, hi, s);
     conv_taps taps = seen_taps(a, p, lo, hi);
     for (int64_t run = 0; run < taps.runs; run++)
@@ -255,7 +278,13 @@ static void run_task(const conv_nchw16c_f32_args *a, const conv_plan *p, int64_t
                 const float *next = b + CONV_NB < end ? w + CONV_NB * w_block : a->w + block * w_block + after * 256;
                 conv_work work = {.steps = count, .whole = p->steps - p->taps - k, .last = p->last,
                                   .w = w, .w_block = w_block, .y = y + b * y_block, .y_block = y_block,
-                                  .first = run == 0 && k == taps.lo, .ahead = (const char *)next};
+                                  .first = run == 0 && k == taps.lo, .ahead = (const char *)next,
+                                  .ahead_block = w_block * 4};
+                if (a->scale) {
+                    const float *scale = a->scale + image * a->scale_batch + group * p->icb * 16;
+                    scale_weights(p, scale, w, nb, k, count, s->scaled);
+                    work.w = s->scaled, work.w_block = CHUNK * 256;
+                }
                 run_tiles(s, work, nb);
                 if (a->epilogue && last)
                     for (int64_t i = 0; i < nb; i++) a->epilogue(a->operands, a->dims, image, b + i, lo, hi, 0, 16);

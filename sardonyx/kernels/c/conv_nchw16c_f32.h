@@ -2,7 +2,7 @@
 //
 //   y[n][ob][oh][ow][l] = sum over ib, kh, kw, c of
 //       x[n][ib][oh * stride_h + kh * dilation_h - pad_top][ow * stride_w + kw * dilation_w - pad_left][c]
-//           * w[ob][ib][kh][kw][c][l]
+//           * (w[ob][ib][kh][kw][c][l] * scale[n][ib][c])
 //
 // x outside of the image is 0, and is multiplied like any other x, but for rows of taps that lie outside at all positions
 // of a task: those are left out. ib runs over the blocks of ob's group. Every y
@@ -18,11 +18,13 @@ typedef struct {
     const float *x;  // [n][ic_blocks][ih][iw][16]
     const float *w;  // [oc_blocks][ic_blocks / groups][kh][kw][16 channels in][16 channels out]
     float *y;        // [n][oc_blocks][oh][ow][16]
+    const float *scale;  // of the channels of x: [n][ic_blocks][16], finite beyond the last one; or NULL
     int64_t n, ic_blocks, ih, iw, oc_blocks, oh, ow, kh, kw;
     int64_t stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
     int64_t ic;                // channels of a group; those beyond in its last block are not read, or have weights of 0
     int64_t groups;            // divides ic_blocks and oc_blocks, both totals over all groups
     int64_t x_batch, y_batch;  // elements from image to image, >= blocks * height * width * 16
+    int64_t scale_batch;       // >= ic_blocks * 16
     sx_epilogue epilogue;      // or NULL
     void *const *operands;
     const int64_t *dims;

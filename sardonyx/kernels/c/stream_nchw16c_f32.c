@@ -113,7 +113,8 @@ static void pointwise(int64_t nb, const float *x, int64_t x_block, int64_t steps
         conv_work work = {.at = &x, .offset = offset, .steps = some, .whole = whole - k, .last = last, .tiles = larger,
                           .x_next = rest - x, .w = w + k * 256, .w_block = w_block, .y = y, .y_block = y_block,
                           .first = first && k == 0,
-                          .ahead = (const char *)(next ? next + k * 256 : w), .ahead_step = ahead_step};
+                          .ahead = (const char *)(next ? next + k * 256 : w), .ahead_step = ahead_step,
+                          .ahead_block = w_block * 4};
         if (larger) conv_tile[nb - 1][size + 1](&work);
         work.x_next = (k + some < steps ? some * x_block : count * 16) - work.x_next;
         work.at = &rest, work.tiles = tiles - larger, work.y = y + larger * (size + 1) * 16;
