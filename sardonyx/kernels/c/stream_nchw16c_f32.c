@@ -33,7 +33,8 @@
 // How the work is cut: task = (image * groups + group) * bands + band.
 typedef struct {
     int64_t rows, bands;    // output rows of a band
-    int64_t group, groups;  // blocks of the middle in a task
+    int64_t groups;         // into which the blocks of the middle are cut
+    int64_t nb;             // blocks expanded at once, which read x once then (1.03 to 1.05 times as fast in MobileNets)
     int64_t at_once;        // blocks between two additions to the projection
     int64_t x_rows;         // the most rows that a band expands
 } stream_plan;
@@ -57,7 +58,8 @@ static int64_t span(const stream_nchw16c_f32_args *a, int64_t rows) {
 
 // A function of the arguments alone.
 static stream_plan make_plan(const stream_nchw16c_f32_args *a) {
-    stream_plan p = {BAND, 0, a->blocks, 1, 1, 0};
+    stream_plan p = {BAND, 0, 1, 1, 1, 0};
+    if (a->expand) p.nb = CONV_NB;
     if (!a->project) {
         p.rows = a->oh;
         while (p.rows > 1 && span(a, p.rows) * a->iw * 64 > EXPANDED_BYTES) p.rows = (p.rows + 1) / 2;
@@ -75,9 +77,9 @@ static stream_plan make_plan(const stream_nchw16c_f32_args *a) {
     if (a->project) {
         p.at_once = max(min(MIDDLE_BYTES / (p.rows * a->ow * 64), a->blocks), 1);
     } else {
-        p.group = ceil_div(a->n * a->blocks * p.bands, TASKS);
-        p.group = min(p.group, a->blocks);
-        p.groups = ceil_div(a->blocks, p.group);
+        int64_t group = ceil_div(a->n * a->blocks * p.bands, TASKS);
+        p.groups = ceil_div(a->blocks, min(ceil_div(group, p.nb) * p.nb, a->blocks));
+        if (p.groups % 2 && a->blocks % 2 == 0) p.groups++;
     }
     return p;
 }
@@ -89,7 +91,7 @@ int64_t stream_nchw16c_f32_tasks(const stream_nchw16c_f32_args *a) {
 }
 
 static int64_t expanded_floats(const stream_nchw16c_f32_args *a, const stream_plan *p) {
-    return a->expand ? p->x_rows * a->iw * 16 : 0;
+    return a->expand ? p->nb * p->x_rows * a->iw * 16 : 0;
 }
 
 int64_t stream_nchw16c_f32_scratch(const stream_nchw16c_f32_args *a) {
@@ -142,11 +144,12 @@ static void finish(const stream_layer *l, int64_t image, int64_t block, int64_t 
 typedef struct {
     const stream_nchw16c_f32_args *a;
     int64_t image, lo, hi;  // output rows
-    float *expanded;        // where row 0 of the block under way would lie
+    float *expanded;        // where row 0 of the first block under way would lie
+    int64_t expanded_block; // from block to block
 } stream_band;
 
-// Output rows of one block of the middle, to y, where its row 0 would lie.
-static void run_middle(const stream_band *t, int64_t block, float *y) {
+// Output rows of nb blocks of the middle, to y, where row 0 of the first would lie.
+static void run_middle(const stream_band *t, int64_t block, int64_t nb, float *y, int64_t y_block) {
     const stream_nchw16c_f32_args *a = t->a;
     int64_t pixels = a->oh * a->ow, x_pixels = a->ih * a->iw, step = max(POSITIONS / a->ow, 1);
     int64_t done = first_row(a, t->lo);
@@ -156,14 +159,20 @@ static void run_middle(const stream_band *t, int64_t block, float *y) {
         if (a->expand && needed > done) {
             float *to = t->expanded + done * a->iw * 16;
             const float *w = a->expand->w + block * a->x_blocks * 256;
-            const float *next = lo == t->lo && block + 1 < a->blocks ? w + a->x_blocks * 256 : 0;
-            pointwise(1, x + done * a->iw * 16, x_pixels * 16, a->x_blocks, a->x_blocks - 1,
-                      last_channels(a->expand, a->x_blocks), w, 0, next, to, 0, (needed - done) * a->iw, 1);
-            finish(a->expand, t->image, block, done * a->iw, needed * a->iw, t->expanded, a->blocks, x_pixels);
+            const float *next = lo == t->lo && block + 2 * nb <= a->blocks ? w + nb * a->x_blocks * 256 : 0;
+            pointwise(nb, x + done * a->iw * 16, x_pixels * 16, a->x_blocks, a->x_blocks - 1,
+                      last_channels(a->expand, a->x_blocks), w, a->x_blocks * 256, next, to, t->expanded_block,
+                      (needed - done) * a->iw, 1);
+            for (int64_t b = 0; b < nb; b++)
+                finish(a->expand, t->image, block + b, done * a->iw, needed * a->iw, t->expanded + b * t->expanded_block,
+                       a->blocks, x_pixels);
             done = needed;
         }
-        a->rows(a->depthwise, block, a->expand ? t->expanded : x + block * x_pixels * 16, y, lo, hi);
-        finish(a->middle, t->image, block, lo * a->ow, hi * a->ow, y, a->blocks, pixels);
+        for (int64_t b = 0; b < nb; b++) {
+            const float *from = a->expand ? t->expanded + b * t->expanded_block : x + (block + b) * x_pixels * 16;
+            a->rows(a->depthwise, block + b, from, y + b * y_block, lo, hi);
+            finish(a->middle, t->image, block + b, lo * a->ow, hi * a->ow, y + b * y_block, a->blocks, pixels);
+        }
     }
 }
 
@@ -173,7 +182,8 @@ static void run_projected(const stream_band *t, const stream_plan *p, float *mid
     int64_t start = t->lo * a->ow, count = (t->hi - t->lo) * a->ow, pixels = a->oh * a->ow;
     for (int64_t k = 0; k < a->blocks; k += p->at_once) {
         int64_t some = min(a->blocks - k, p->at_once);
-        for (int64_t b = 0; b < some; b++) run_middle(t, k + b, middle + (b * count - start) * 16);
+        for (int64_t b = 0; b < some; b += p->nb)
+            run_middle(t, k + b, min(some - b, p->nb), middle + (b * count - start) * 16, count * 16);
         for (int64_t ob = 0; ob < a->y_blocks; ob += CONV_NB) {
             int64_t nb = min(a->y_blocks - ob, CONV_NB);
             float *y = a->y + t->image * a->y_batch + (ob * pixels + start) * 16;
@@ -192,13 +202,14 @@ void stream_nchw16c_f32(const void *args, int64_t lo, int64_t hi, void *scratch)
     stream_plan p = make_plan(a);
     for (int64_t task = lo; task < hi; task++) {
         int64_t band = task % p.bands, group = task / p.bands % p.groups, image = task / p.bands / p.groups;
-        stream_band t = {a, image, band * p.rows, min((band + 1) * p.rows, a->oh), 0};
+        stream_band t = {a, image, band * p.rows, min((band + 1) * p.rows, a->oh), 0, p.x_rows * a->iw * 16};
         t.expanded = (float *)scratch - first_row(a, t.lo) * a->iw * 16;
         if (a->project) {
             run_projected(&t, &p, (float *)scratch + expanded_floats(a, &p));
             continue;
         }
-        for (int64_t b = group * p.group; b < min((group + 1) * p.group, a->blocks); b++)
-            run_middle(&t, b, a->y + image * a->y_batch + b * a->oh * a->ow * 16);
+        int64_t end = a->blocks * (group + 1) / p.groups, plane = a->oh * a->ow * 16;
+        for (int64_t b = a->blocks * group / p.groups; b < end; b += p.nb)
+            run_middle(&t, b, min(end - b, p.nb), a->y + image * a->y_batch + b * plane, plane);
     }
 }
