@@ -29,6 +29,11 @@ class FuseScale(ir.passes.InPlacePass):
         return qz.replace_each(model, ("Conv",), DOMAIN, _fuse, "nothing is scaled by %s: %s")
 
 
+def _is_scale(value: ir.Value | None) -> bool:
+    """Whether `value` is [N, C, 1, 1]."""
+    return value is not None and value.shape is not None and len(value.shape) == 4 and tuple(value.shape[2:]) == (1, 1)
+
+
 def _fuse(model: ir.Model, node: ir.Node) -> str:
     """Replace `node`; why not, or nothing."""
     x, weights = node.inputs[:2]
@@ -38,6 +43,8 @@ def _fuse(model: ir.Model, node: ir.Node) -> str:
     assert x is not None
     if not qz.only_use(x):
         return "the product is wanted elsewhere, too"
+    if not any(_is_scale(factor) for factor in multiply.inputs):
+        return "no factor is one number a channel"  # x * sigmoid(x), say, which the layer before finishes with
     array = None if weights is None or weights.const_value is None else qz.array_of(weights)
     if array is None or array.dtype != np.float32 or array.ndim != 4 or array.shape[2:] != (1, 1):
         return "its weights are no known 1x1 window of float32"

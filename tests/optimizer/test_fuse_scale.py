@@ -48,7 +48,6 @@ FIRES = {
     "a 1x1 convolution into a depthwise one": into_depthwise,
     "two images": lambda g: scaled(g, g.x(2, C, 9, 11), scale(g, 2, C, 1, 1), weights(g)),
     "one scale for all": lambda g: scaled(g, g.x(1, C, 9, 11), scale(g, 1, 1, 1, 1), weights(g)),
-    "a scale for each element": lambda g: scaled(g, g.x(1, C, 9, 11), scale(g, 1, C, 9, 11), weights(g)),
     "x that broadcasts": lambda g: scaled(g, g.x(1, 1, 9, 11), scale(g, 1, C, 1, 1), weights(g)),
     "three channels": lambda g: scaled(g, g.x(1, 3, 9, 11), scale(g, 1, 3, 1, 1), weights(g, inputs=3)),
 }
@@ -60,6 +59,7 @@ def read_twice(g: Quantised) -> str:
 
 
 FIRES_NOT = {
+    "a scale for each element": lambda g: scaled(g, g.x(1, C, 9, 11), scale(g, 1, C, 9, 11), weights(g)),
     "a window of 3x3": lambda g: scaled(
         g, g.x(1, C, 9, 11), scale(g, 1, C, 1, 1), weights(g, window=3), pads=[1, 1, 1, 1]
     ),
