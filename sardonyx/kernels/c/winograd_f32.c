@@ -94,7 +94,8 @@ static void multiply(const operands *g, const winograd_cut *c, const winograd_bl
                                        sums + (i * POSITIONS + position) * b->s,
                                        POSITIONS * b->s,
                                        steps,
-                                       chunk == 0};
+                                       chunk == 0,
+                                       b->v};
                 winograd_product(&o, count - i < CONV_NB ? count - i : CONV_NB, b->count);
             }
     }
