@@ -32,7 +32,7 @@
 // Positions whose products take as long as one weight from the last cache: 88 multiply-adds a ns, 20 bytes a ns.
 #define MEMORY 17
 
-#define SCALED (CHUNK * CONV_NB * 256)  // scaled weights of a chunk: floats
+#define SCALED (CHUNK * CONV_WIDE * 256)  // scaled weights of a chunk: floats
 
 // Bytes of a tile's panel: a pointer or a copy of 16 floats for each step and position.
 #define PANEL (CHUNK * CONV_MR * (CONV_POINTERS ? (int64_t)sizeof(float *) : 64))
@@ -83,19 +83,17 @@ static conv_plan make_plan(const conv_nchw16c_f32_args *a) {
     return p;
 }
 
-// Tiles of one size, each beginning where the one before ends; one, unless the convolution is a long row.
 typedef struct {
-    int64_t start, mr, tiles;
+    int64_t start, mr;       // positions
     int64_t packed, spread;  // reads a panel; positions are no neighbours in what it reads
-} conv_run;
+} conv_task_tile;
 
-// Scratch of a task. `panels` has PANEL bytes for each run, after SCALED floats where x is scaled.
+// Scratch of a task. `panels` has PANEL bytes for each tile, after SCALED floats where x is scaled.
 typedef struct {
     int64_t direct[CHUNK], packed[CHUNK];  // offset of each step of the chunk: in x, in a panel
     int64_t dh[CHUNK], dw[CHUNK];          // kh * dilation_h, kw * dilation_w
-    int64_t chunk_next;                    // from the chunk's x to that of the next one
-    int64_t tiles, runs;
-    conv_run run[POSITIONS / CONV_MR];
+    int64_t tiles;                         // none where all positions are one row
+    conv_task_tile tile[POSITIONS / CONV_MR];
     int64_t ih[POSITIONS], iw[POSITIONS];  // of tap (0, 0) at each position; outside of the image where x is padded
     int64_t at[POSITIONS];                 // the same as an offset in a channel block of x
     const float *rows[POSITIONS];          // and as a pointer into the first one
@@ -134,20 +132,16 @@ static void make_tiles(const conv_nchw16c_f32_args *a, const conv_plan *p, const
     // Sizes differ by at most one, so that a tail never runs as a tile too small to fill the FMA pipeline
     // (49 = 4 * 6 + 5 * 5, not 8 * 6 + 1).
     s->tiles = ceil_div(hi - lo, CONV_MR);
-    s->runs = 0;
     int64_t size = (hi - lo) / s->tiles, larger = (hi - lo) % s->tiles;
-    for (int64_t t = 0, start = 0, many; t < s->tiles; t += many) {
-        int64_t mr = size + (t < larger);
-        int inside = 1, neighbours = s->at[start + mr - 1] == s->at[start] + (mr - 1) * 16;
-        for (int64_t i = start; i < start + mr && !p->in_place; i++) {
+    for (int64_t t = 0, start = 0, mr; t < s->tiles; t++, start += mr) {
+        mr = size + (t < larger);
+        int inside = 1, neighbours = 1;
+        for (int64_t i = start; i < start + mr; i++) {
             inside &= window_inside(a, p, s->ih[i], s->iw[i]);
             neighbours &= s->at[i] == s->at[start] + (i - start) * 16;
         }
-        many = !p->in_place ? 1 : t < larger ? larger : s->tiles - larger;
-        conv_run *run = &s->run[s->runs++];
-        *run = (conv_run){start, mr, many, !(inside && (CONV_POINTERS || neighbours)),
-                          CONV_POINTERS && !(inside && neighbours)};
-        start += mr * many;
+        s->tile[t] = (conv_task_tile){start, mr, !(inside && (CONV_POINTERS || neighbours)),
+                                      CONV_POINTERS && !(inside && neighbours)};
     }
 }
 
@@ -173,12 +167,12 @@ SX_INLINE void put(char *panel, int64_t j, int64_t i, const float *source) {
 #endif
 }
 
-// Fills the panel of run t, position by position: with what lies in x, or zeros.
+// Fills the panel of tile t, position by position: with what lies in x, or zeros.
 static void fill_panel(const conv_nchw16c_f32_args *a, const float *x, const conv_plan *p, int64_t t, int64_t count,
                        conv_scratch *s) {
     char *panel = s->panels + t * PANEL;
-    for (int64_t i = 0; i < s->run[t].mr; i++) {
-        int64_t from = s->run[t].start + i, ih = s->ih[from], iw = s->iw[from], at = s->at[from];
+    for (int64_t i = 0; i < s->tile[t].mr; i++) {
+        int64_t from = s->tile[t].start + i, ih = s->ih[from], iw = s->iw[from], at = s->at[from];
         if (window_inside(a, p, ih, iw)) {
             for (int64_t j = 0; j < count; j++) put(panel, j, i, x + (at + s->direct[j]));
             continue;
@@ -231,67 +225,83 @@ static void scale_weights(const conv_plan *p, const float *scale, const float *w
 // One chunk of steps for the tiles of one range and one block, or two, of output channels.
 static void run_tiles(const conv_scratch *s, conv_work work, int64_t nb) {
     float *y = work.y;
+    int64_t chunk_next = work.x_next;
     work.ahead_step = 128 / s->tiles;
-    for (int64_t t = 0; t < s->runs; t++) {
-        int64_t start = s->run[t].start;
-        work.y = y + start * 16;
-        work.tiles = s->run[t].tiles;
-        work.at = s->rows + start;
+    for (int64_t t = 0; t < s->tiles; t++) {
+        const conv_task_tile *tile = &s->tile[t];
+        const float *panel = (const float *)(s->panels + t * PANEL);
+        work.y = y + tile->start * 16;
+        work.tiles = 1;
+        work.at = s->rows + tile->start;
         work.at_step = 0;
         work.offset = s->direct;
-        work.x_next = t + 1 < s->runs ? s->run[t].mr * s->run[t].tiles * 16 : s->chunk_next - start * 16;
-        const float *panel = (const float *)(s->panels + t * PANEL);
-        if (s->run[t].packed) {
+        work.x_next = t + 1 < s->tiles ? tile->mr * 16 : chunk_next - tile->start * 16;
+        if (tile->packed) {
             work.at = CONV_POINTERS ? (const float *const *)panel : &panel;
             work.at_step = CONV_POINTERS ? CONV_MR : 0;
             work.offset = s->packed;
             work.x_next = PANEL / 4;
         }
-        (s->run[t].spread ? conv_spread : conv_tile)[nb - 1][s->run[t].mr](&work);
-        work.ahead += work.tiles * work.ahead_step * work.steps * 8;
+        (tile->spread ? conv_spread : conv_tile)[nb - 1][tile->mr](&work);
+        work.ahead += work.ahead_step * work.steps * 8;
+    }
+}
+
+// What a task needs to know of itself: output positions and blocks, where the image's inputs and the range's outputs begin.
+typedef struct {
+    int64_t image, lo, hi, block, end;
+    const float *x, *scale;
+    float *y;
+} conv_task;
+
+// Steps k <= step < k + count of all blocks; those from `after` on follow.
+static void run_chunk(const conv_nchw16c_f32_args *a, const conv_plan *p, const conv_task *t, int64_t k, int64_t count,
+                      int64_t after, int first, int last, conv_scratch *s) {
+    int64_t w_block = p->steps * 256, y_block = p->positions * 16;
+    make_steps(a, p, k, count, s);
+    for (int64_t i = 0; i < s->tiles; i++)
+        if (s->tile[i].packed) fill_panel(a, t->x, p, i, count, s);
+    for (int64_t b = t->block, nb; b < t->end; b += nb) {
+        nb = p->in_place ? conv_row_blocks(t->end - b) : t->end - b < CONV_NB ? t->end - b : CONV_NB;
+        const float *w = a->w + b * w_block + k * 256;
+        const float *next = b + nb < t->end ? w + nb * w_block : a->w + t->block * w_block + after * 256;
+        conv_work work = {.offset = s->direct, .steps = count, .whole = p->steps - p->taps - k, .last = p->last, .w = w,
+                          .w_block = w_block, .y = t->y + b * y_block, .y_block = y_block, .first = first,
+                          .x_next = p->taps == 1 ? count * p->ih * p->iw * 16 : 0, .ahead = (const char *)next,
+                          .ahead_block = w_block * 4};
+        if (a->scale) {
+            scale_weights(p, t->scale, w, nb, k, count, s->scaled);
+            work.w = s->scaled, work.w_block = CHUNK * 256;
+        }
+        if (p->in_place)
+            conv_row(work, t->x + t->lo * 16, nb, t->hi - t->lo);
+        else
+            run_tiles(s, work, nb);
+        if (a->epilogue && last)
+            for (int64_t i = 0; i < nb; i++) a->epilogue(a->operands, a->dims, t->image, b + i, t->lo, t->hi, 0, 16);
     }
 }
 
 static void run_task(const conv_nchw16c_f32_args *a, const conv_plan *p, int64_t task, conv_scratch *s) {
     int64_t range = task % p->ranges, part = task / p->ranges % p->oc_parts;
     int64_t group = task / p->ranges / p->oc_parts % a->groups, image = task / p->ranges / p->oc_parts / a->groups;
-    int64_t lo = range_start(p, range), hi = range_start(p, range + 1);
-    int64_t block = part_start(p, part), end = part_start(p, part + 1);
-    block += group * p->ocb, end += group * p->ocb;
-    const float *x = a->x + image * a->x_batch + group * p->icb * p->ih * p->iw * 16;
-    float *y = a->y + image * a->y_batch + lo * 16;
-    int64_t w_block = p->steps * 256, y_block = p->positions * 16;
-
+    conv_task t = {image, range_start(p, range), range_start(p, range + 1), group * p->ocb + part_start(p, part),
+                   group * p->ocb + part_start(p, part + 1),
+                   a->x + image * a->x_batch + group * p->icb * p->ih * p->iw * 16, 0, 0};
+    t.y = a->y + image * a->y_batch + t.lo * 16;
+    if (a->scale) t.scale = a->scale + image * a->scale_batch + group * p->icb * 16;
     s->scaled = (float *)s->memory;
     s->panels = s->memory + (a->scale ? SCALED * 4 : 0);
-    make_tiles(a, p, x, lo, hi, s);
-    conv_taps taps = seen_taps(a, p, lo, hi);
+    s->tiles = 0;
+    if (!p->in_place) make_tiles(a, p, t.x, t.lo, t.hi, s);
+
+    conv_taps taps = seen_taps(a, p, t.lo, t.hi);
     for (int64_t run = 0; run < taps.runs; run++)
         for (int64_t k = run * p->taps + taps.lo, stop = k + taps.count; k < stop; k += CHUNK) {
             int64_t count = k + CHUNK < stop ? CHUNK : stop - k;
-            int64_t last = run + 1 == taps.runs && k + count == stop;
             int64_t after = k + count < stop ? k + count : (run + 1) * p->taps + taps.lo;  // the step that follows
-            make_steps(a, p, k, count, s);
-            s->chunk_next = p->taps == 1 ? CHUNK * p->ih * p->iw * 16 : 0;
-            for (int64_t t = 0; t < s->runs; t++)
-                if (s->run[t].packed) fill_panel(a, x, p, t, count, s);
-            for (int64_t b = block; b < end; b += CONV_NB) {
-                int64_t nb = end - b < CONV_NB ? end - b : CONV_NB;
-                const float *w = a->w + b * w_block + k * 256;
-                const float *next = b + CONV_NB < end ? w + CONV_NB * w_block : a->w + block * w_block + after * 256;
-                conv_work work = {.steps = count, .whole = p->steps - p->taps - k, .last = p->last,
-                                  .w = w, .w_block = w_block, .y = y + b * y_block, .y_block = y_block,
-                                  .first = run == 0 && k == taps.lo, .ahead = (const char *)next,
-                                  .ahead_block = w_block * 4};
-                if (a->scale) {
-                    const float *scale = a->scale + image * a->scale_batch + group * p->icb * 16;
-                    scale_weights(p, scale, w, nb, k, count, s->scaled);
-                    work.w = s->scaled, work.w_block = CHUNK * 256;
-                }
-                run_tiles(s, work, nb);
-                if (a->epilogue && last)
-                    for (int64_t i = 0; i < nb; i++) a->epilogue(a->operands, a->dims, image, b + i, lo, hi, 0, 16);
-            }
+            int first = run == 0 && k == taps.lo, last = run + 1 == taps.runs && k + count == stop;
+            run_chunk(a, p, &t, k, count, after, first, last, s);
         }
 }
 

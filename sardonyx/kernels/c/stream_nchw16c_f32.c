@@ -115,21 +115,15 @@ static int64_t last_channels(const stream_layer *l, int64_t blocks) { return (l-
 // blocks have 16 channels, any other `last`. As many weights from `next` on are fetched into L2 meanwhile, unless NULL.
 static void pointwise(int64_t nb, const float *x, int64_t x_block, int64_t steps, int64_t whole, int64_t last, const float *w,
                       int64_t w_block, const float *next, float *y, int64_t y_block, int64_t count, int first) {
-    int64_t offset[MOST_STEPS], tiles = ceil_div(count, CONV_MR), size = count / tiles, larger = count % tiles;
-    const float *rest = x + larger * (size + 1) * 16;
+    int64_t offset[MOST_STEPS];
     for (int64_t k = 0; k < steps; k += MOST_STEPS) {
-        int64_t some = min(steps - k, MOST_STEPS), ahead_step = next ? ceil_div(128, tiles) : 0;
+        int64_t some = min(steps - k, MOST_STEPS);
         for (int64_t s = 0; s < some; s++) offset[s] = (k + s) * x_block;
-        conv_work work = {.at = &x, .offset = offset, .steps = some, .whole = whole - k, .last = last, .tiles = larger,
-                          .x_next = rest - x, .w = w + k * 256, .w_block = w_block, .y = y, .y_block = y_block,
-                          .first = first && k == 0,
-                          .ahead = (const char *)(next ? next + k * 256 : w), .ahead_step = ahead_step,
-                          .ahead_block = w_block * 4};
-        if (larger) conv_tile[nb - 1][size + 1](&work);
-        work.x_next = (k + some < steps ? some * x_block : count * 16) - work.x_next;
-        work.at = &rest, work.tiles = tiles - larger, work.y = y + larger * (size + 1) * 16;
-        work.ahead += larger * some * 8 * ahead_step;
-        conv_tile[nb - 1][size](&work);
+        conv_work work = {.offset = offset, .steps = some, .whole = whole - k, .last = last, .w = w + k * 256,
+                          .w_block = w_block, .y = y, .y_block = y_block, .first = first && k == 0,
+                          .x_next = k + some < steps ? some * x_block : count * 16,
+                          .ahead = (const char *)(next ? next + k * 256 : 0), .ahead_block = w_block * 4};
+        conv_row(work, x, nb, count);
     }
 }
 
@@ -192,11 +186,11 @@ static void run_projected(const stream_band *t, const stream_plan *p, float *mid
         int64_t some = min(a->blocks - k, p->at_once);
         for (int64_t b = 0; b < some; b += p->nb)
             run_middle(t, k + b, min(some - b, p->nb), middle + (b * count - start) * 16, count * 16);
-        for (int64_t ob = 0; ob < a->y_blocks; ob += CONV_NB) {
-            int64_t nb = min(a->y_blocks - ob, CONV_NB);
+        for (int64_t ob = 0, nb; ob < a->y_blocks; ob += nb) {
+            nb = conv_row_blocks(a->y_blocks - ob);
             float *y = a->y + t->image * a->y_batch + (ob * pixels + start) * 16;
             const float *w = a->project->w + (ob * a->blocks + k) * 256;
-            const float *next = ob + 2 * CONV_NB <= a->y_blocks ? w + CONV_NB * a->blocks * 256 : 0;
+            const float *next = ob + 2 * nb <= a->y_blocks ? w + nb * a->blocks * 256 : 0;
             pointwise(nb, middle, count * 16, some, a->blocks - 1 - k, last_channels(a->project, a->blocks), w,
                       a->blocks * 256, next, y, pixels * 16, count, k == 0);
             for (int64_t i = ob; i < ob + nb && k + some == a->blocks; i++)
