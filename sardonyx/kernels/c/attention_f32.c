@@ -11,7 +11,6 @@
 #include "elementary.h"
 #include "matmul_pack.h"
 #define MATMUL_AHEAD 2
-#define MATMUL_FLAT 1
 #include "matmul_panels.h"
 
 // Tunables.
