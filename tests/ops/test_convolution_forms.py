@@ -1,6 +1,8 @@
-"""Convolutions that run as others: three dimensions, taps in padding, few outputs. The reference says what they are."""
+"""Convolutions that run as others: three dimensions, taps in padding, few outputs, patches. The reference knows."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -8,7 +10,7 @@ import pytest
 from onnx import helper as oh
 
 import sardonyx
-from sardonyx.ops.convolution_forms import pays_by_columns, seen
+from sardonyx.ops.convolution_forms import pays_by_columns, pays_by_patches, seen
 from sardonyx.ops.window import Window
 from sardonyx.runtime.reference import Evaluator
 
@@ -138,6 +140,30 @@ def test_few_outputs_keep_infinity_where_it_is():
     x = draw(1, 16, 12, 12)
     x[0, 3, 5, 5] = np.inf
     check(model([1, 16, 12, 12], draw(2, 16, 5, 5), pads=[2] * 4), x)
+
+
+@pytest.mark.parametrize("size", [(33, 40), (32, 47)])
+@pytest.mark.parametrize("inputs", [1, 3])
+def test_patches(size, inputs):
+    made = model(["n", inputs, *size], draw(67, inputs, 11, 13), relu=True, strides=[11, 13])
+    x = draw(2, inputs, *size)
+    x[1, 0, 12, 14] = np.inf
+    check(made, draw(1, inputs, *size), x)
+
+
+def test_patches_of_an_image_whose_size_a_run_knows():
+    made = model([1, 3, "h", "w"], draw(64, 3, 8, 8), strides=[8, 8])
+    check(made, draw(1, 3, 16, 33), draw(1, 3, 24, 8))
+
+
+def test_patches_lie_side_by_side():
+    weight = draw(64, 3, 8, 8)
+    window = Window((32, 32), (8, 8), (8, 8), (1, 1), (0, 0), (0, 0), (4, 4))
+    assert pays_by_patches(weight, window, 1)
+    assert not pays_by_patches(weight, window, 3)
+    assert not pays_by_patches(draw(48, 3, 8, 8), window, 1)
+    for change in ({"strides": (8, 7)}, {"dilations": (2, 1)}, {"begin": (1, 0)}, {"end": (0, 8)}):
+        assert not pays_by_patches(weight, replace(window, **change), 1), change
 
 
 @pytest.mark.parametrize("channels", [16, 5])

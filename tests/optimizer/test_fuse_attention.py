@@ -33,6 +33,9 @@ FACTORS = f"""g ({INPUTS}, float[1] a, float b) => (float[2,3,5,4] o) {{
 RANK3 = """g (float[m,n,8] q, float[m,8,l] kt, float[m,l,4] v, float[1,c,l2] mask) => (float[m,n,4] o) {
     s = MatMul(q, kt) u = Add(s, mask) p = Softmax <axis = -1> (u) o = MatMul(p, v)
 }"""
+CASTS = PLAIN.replace("Softmax <axis = -1> (u)", "Softmax <axis = -1> (u32)").replace(
+    "p = ", "u32 = Cast <to = 1> (u) p32 = ").replace("o = MatMul(p, v)", """
+    p16 = Cast <to = 1> (p32) p = Cast <to = 1> (p16) o = MatMul(p, v)""")  # fmt: skip
 
 
 def model_of(text: str) -> onnx.ModelProto:
@@ -48,7 +51,7 @@ def fused(text: str) -> list[str]:
     return operators
 
 
-@pytest.mark.parametrize("text", [PLAIN, FACTORS, RANK3], ids=["masked", "factors", "symbolic"])
+@pytest.mark.parametrize("text", [PLAIN, FACTORS, RANK3, CASTS], ids=["masked", "factors", "symbolic", "casts"])
 def test_an_attention_is_fused_and_gives_the_same_numbers(text: str) -> None:
     assert "FusedAttention" in fused(text)
     assert "Softmax" not in fused(text)
@@ -76,6 +79,9 @@ NOT = {
         PLAIN.replace("MatMul(p, v)", "MatMul(v, p)").replace("float[2,3,7,4]", "float[2,3,4,5]")
         .replace("float[2,3,5,4]", "float[2,3,4,7]"), "left operand"),
     "no product": (PLAIN.replace("MatMul(q, kt)", "Mul(q, q)").replace("float[2,3,7,4]", "float[2,3,8,4]"), "MatMul"),
+    "half probabilities": (
+        PLAIN.replace("o = ", "h = Cast <to = 10> (p) f = Cast <to = 1> (h) o = ").replace("(p, v)", "(f, v)"),
+        "left operand"),
     "a factor for each key": (PLAIN.replace("Div(s, scale)", "Div(s, mask)"), "not a MatMul"),
 }  # fmt: skip
 

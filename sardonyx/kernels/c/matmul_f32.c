@@ -101,35 +101,30 @@ static void run_narrow(matmul_tile_function function, const matmul_tile *t, int6
 // Runs the tiles of `rows` rows for `cols` columns from the panels at `t.b`; `t` has the pointers of the block's
 // corner. What is read after that begins at `after`.
 static void run_tiles(matmul_tile t, int64_t rows, int64_t cols, const float *after) {
-    static const int8_t widths[MR + 1] = {
-#define WIDTH_ENTRY(R) [R] = WIDE(R),
-        EACH_ROW_COUNT(WIDTH_ENTRY)};
-    const int64_t tiles = ceil_div(rows, MR), height = rows / tiles, taller = rows % tiles; // the first ones by a row
-    const int64_t wide = widths[height + (taller > 0)]; // that of all tiles
     const float *const a = t.a;
     float *const c = t.c;
     const int64_t c_row = t.c_row;
     for (int64_t col = 0; col < cols;) {
-        const int64_t group = ceil_div(cols - col, 16) >= wide ? wide : 1;
-        const int64_t width = least(16 * group, cols - col);
-        const matmul_tile_function *const functions = group == 1 ? matmul_slim_tiles : matmul_wide_tiles;
-        const float *const next = col + width < cols ? t.b + group * t.b_panel : after;
+        const matmul_cut cut = matmul_cut_of(rows, ceil_div(cols - col, 16));
+        const int64_t width = least(16 * cut.panels, cols - col);
+        const float *const next = col + width < cols ? t.b + cut.panels * t.b_panel : after;
         // While one tile passes, B streams: fetch ahead in it. Many tiles share the work of fetching the next panels.
-        t.ahead = (const char *)(tiles == 1 ? t.b + STREAM_AHEAD * t.b_k : next);
-        t.ahead_step = tiles == 1 ? t.b_k * (int64_t)sizeof(float) : 64 / tiles;
+        t.ahead = (const char *)(cut.tiles == 1 ? t.b + STREAM_AHEAD * t.b_k : next);
+        t.ahead_step = cut.tiles == 1 ? t.b_k * (int64_t)sizeof(float) : ceil_div(64, cut.tiles);
         t.a = a;
         t.c = c + col;
-        for (int64_t i = 0; i < tiles; i++) {
-            const int64_t count = height + (i < taller);
-            if (width == 16 * group)
-                functions[count](&t);
+        for (int64_t i = 0; i < cut.tiles; i++) {
+            const int64_t count = cut.height + (i < cut.taller);
+            const matmul_tile_function function = matmul_tiles[count][cut.panels];
+            if (width == 16 * cut.panels)
+                function(&t);
             else
-                run_narrow(functions[count], &t, count, 16 * group, width);
+                run_narrow(function, &t, count, 16 * cut.panels, width);
             t.a += count * t.a_row;
             t.c += count * c_row;
             t.ahead += t.k * t.ahead_step;
         }
-        t.b += group * t.b_panel;
+        t.b += cut.panels * t.b_panel;
         col += width;
     }
 }

@@ -29,29 +29,23 @@ SX_INLINE void matmul_fetch_next(matmul_fetch *f, matmul_tile *t) {
 
 // c[rows][16 * panels] (+)= a * packed panels; all columns are written. `fetch` may be NULL.
 static void matmul_panels(matmul_tile t, int64_t rows, int64_t panels, matmul_fetch *fetch) {
-    static const int8_t widths[MR + 1] = {
-#define WIDTH_ENTRY(R) [R] = WIDE(R),
-        EACH_ROW_COUNT(WIDTH_ENTRY)};
     const float *const a = t.a;
     float *const c = t.c;
     t.ahead_step = 0;
     for (int64_t panel = 0; panel < panels;) {
-        const int64_t most = MATMUL_FLAT && panels - panel >= 4 ? FLAT_ROWS : MR, tiles = (rows + most - 1) / most;
-        const int64_t height = rows / tiles, taller = rows % tiles; // the first by one more
-        const int64_t wide = widths[height + (taller > 0)], group = panels - panel >= wide ? wide : 1;
-        const matmul_tile_function *const functions = group == wide ? matmul_wide_tiles : matmul_slim_tiles;
+        const matmul_cut cut = matmul_cut_of(rows, panels - panel);
         t.a = a;
         t.c = c + 16 * panel;
         t.ahead = (const char *)t.b;
-        for (int64_t i = 0; i < tiles; i++) {
-            const int64_t n = height + (i < taller);
+        for (int64_t i = 0; i < cut.tiles; i++) {
+            const int64_t n = cut.height + (i < cut.taller);
             if (fetch) matmul_fetch_next(fetch, &t);
-            functions[n](&t);
+            matmul_tiles[n][cut.panels](&t);
             t.a += n * t.a_row;
             t.c += n * t.c_row;
         }
-        t.b += group * t.b_panel;
-        panel += group;
+        t.b += cut.panels * t.b_panel;
+        panel += cut.panels;
     }
 }
 

@@ -17,21 +17,17 @@
 
 static void run_tile(const void *product, panel_tile at) {
     matmul_tile t = *(const matmul_tile *)product;
-    const matmul_tile_function *const functions = at.wide > 1 ? matmul_wide_tiles : matmul_slim_tiles;
     t.a += at.row * t.a_row;
     t.b += at.panel * t.b_panel;
     t.c += at.row * t.c_row + at.panel * 16;
-    functions[at.rows](&t);
+    matmul_tiles[at.rows][at.wide](&t);
 }
 
 static void multiply(const task_t *t, const float *h, int64_t h_row, int64_t first, int64_t count, float *c) {
-    static const int8_t widths[MR + 1] = {
-#define WIDTH_ENTRY(R) [R] = WIDE(R),
-        EACH_ROW_COUNT(WIDTH_ENTRY)};
     const int64_t k = t->a->hidden;
     const matmul_tile whole = {.a = h, .a_row = h_row, .a_k = 1, .b_panel = 16 * k, .b_k = 16, .c = c, .c_row = t->gates,
                                .b = t->a->recurrent + (t->direction * t->gates / 16 + first) * 16 * k, .k = k};
-    each_panel_tile(t->rows, MR, widths, count, t->step & 1, &whole, run_tile);
+    each_panel_tile(t->rows, MR, matmul_widths, count, t->step & 1, &whole, run_tile);
 }
 
 int64_t recurrent_f32_tasks(const recurrent_f32_args *args) { return task_count(args); }
