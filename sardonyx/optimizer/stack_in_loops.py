@@ -67,7 +67,9 @@ def _fits(join: ir.Node, element: ir.Value) -> bool:
     if qz.number(join, "new_axis", 0):
         return True
     producer = element.producer()
-    axes = producer.inputs[1] if qz.is_operator(producer, "Unsqueeze") and len(producer.inputs) > 1 else None
+    if producer is None or not qz.is_operator(producer, "Unsqueeze") or len(producer.inputs) < 2:
+        return False
+    axes = producer.inputs[1]
     if axes is None or axes.const_value is None:
         return False
     return qz.number(join, "axis", 0) in qz.array_of(axes).reshape(-1).tolist()

@@ -52,7 +52,9 @@ def test_what_is_appended_and_joined_is_collected(append, join):
     x = np.random.default_rng(7).standard_normal((3, 5)).astype(np.float32)
     for trips in (1, 7):
         feeds = {"x": x, "n": np.array(trips)}
-        for actual, expected in zip(session.run(feeds), evaluate(ir.serde.deserialize_model(proto), feeds), strict=True):
+        for actual, expected in zip(
+            session.run(feeds), evaluate(ir.serde.deserialize_model(proto), feeds), strict=True
+        ):
             np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
@@ -72,5 +74,7 @@ def test_it_leaves_alone_what_is_read_otherwise(append, join):
 
 
 def test_a_model_without_sequences_is_left_alone():
-    assert not fires(onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 20]>
-        g (float[3] x) => (float[3] y) { y = Sin (x) }"""))
+    assert not fires(
+        onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 20]>
+        g (float[3] x) => (float[3] y) { y = Sin (x) }""")
+    )
