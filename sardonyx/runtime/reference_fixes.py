@@ -250,7 +250,7 @@ class GatherElements(OpRun):
 
 
 class Pad(OpRun):
-    """Refuses negative pads, which cut; has no pads of axes before version 18 and one default value for all types."""
+    """Refuses negative pads, which cut."""
 
     def _run(self, data, pads=None, constant_value=None, axes=None, mode=None, value=None, paddings=None):
         widths = np.asarray(paddings if pads is None else pads).reshape(2, -1)
@@ -258,11 +258,12 @@ class Pad(OpRun):
         around = np.zeros((data.ndim, 2), np.int64)
         around[list(chosen)] = widths.T
         kept = tuple(slice(max(-low, 0), max(size - max(-high, 0), 0)) for (low, high), size in zip(around, data.shape))
-        fill = {}
-        if (mode or "constant") == "constant":
+        fill: dict[str, Any] = {}
+        way: Any = mode or "constant"
+        if way == "constant":
             given = value if constant_value is None else np.asarray(constant_value).reshape(-1)[0]
             fill = {"constant_values": np.asarray(given or 0).astype(data.dtype)}
-        return (np.pad(data[kept], np.maximum(around, 0), mode or "constant", **fill),)
+        return (np.pad(data[kept], np.maximum(around, 0), way, **fill),)
 
 
 class RNN(ops.RNN_14):
