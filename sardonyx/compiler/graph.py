@@ -405,11 +405,11 @@ def lower(model: ir.Model, assumptions: Mapping[str, bool] | None = None) -> Pro
         lowering = GraphLowering(model, {**given, **{key: truth for key, truth, _ in path}})
         try:
             program = _lowered(lowering)
-            parts = find_parts(model.graph, lowering.values, program)
+            parts, names = find_parts(model.graph, lowering.values, program), lowering.names
             if not parts:
                 return program
             lowering = GraphLowering(model, {**given, **{key: truth for key, truth, _ in path}})
-            lowering.parts = parts
+            lowering.parts, lowering.names = parts, names  # the parts speak of dims by these names
             return _lowered(lowering)
         except (errors.ShapeError, errors.ModelError) as problem:
             first = first or problem

@@ -340,7 +340,7 @@ def floordiv(x: Dim, y: Dim) -> Dim:
             return quotient + floordiv(coarse, y // step)
         del fine
     inner = _single_atom(rest)
-    if inner is not None and inner.kind == "floordiv" and provably_nonnegative(inner.args[0]):
+    if inner is not None and inner.kind == "floordiv":
         return quotient + floordiv(inner.args[0], inner.args[1] * y)
     return quotient + _composite("floordiv", rest, y)
 

@@ -53,7 +53,7 @@ class _Join:
 
 def find_parts(graph: ir.Graph, values: Mapping[ir.Value, Tensor], program: Program) -> dict[ir.Value, Part]:
     """The parts that values of `graph` take, by what a first lowering (`values`, `program`) made of them."""
-    known = {atom for symbol in program.symbols for atom in ix.atoms(symbol)}
+    known = {atom for symbol in program.entry_symbols() for atom in ix.atoms(symbol)}
     joins = [join for node in graph if (join := _as_join(node, values, known)) is not None]
     parts: dict[ir.Value, Part] = {}
     done: list[_Join] = []

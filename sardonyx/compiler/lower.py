@@ -64,6 +64,8 @@ class Lowering:
         self._names = 0
         self._constants: dict[tuple, Buffer] = {}
         self._defined: dict[tuple, Dim] = {}  # (block, value, lower bound) -> the symbol that holds it
+        self.names: dict[tuple, str] = {}  # of symbols that follow from the inputs, by what they stand for
+        self._meanings: dict[ix.Atom, Dim] = {}  # of those that `sized` has made, over the inputs' dims
         self._moved: dict[Buffer, Buffer] = {}  # stored in place: the buffer asked for -> the one that it became
 
     # Names, buffers, tensors.
@@ -222,6 +224,9 @@ class Lowering:
 
     def _store(self, tensor: Tensor, layout: Layout, target: Buffer | None, *, adopt: bool = False) -> Buffer:
         node, operator = tensor.origin
+        if tensor.buffer is None and tensor.rows is not None and layout == Plain(tensor.shape):
+            rows = Plain(tensor.rows.shape)  # the same elements in the same order
+            tensor, layout = (tensor.rows, rows) if _is_reordering(tensor.rows, rows) else (tensor, layout)
         if _is_reordering(tensor, layout):
             assert tensor.buffer is not None
             buffer = target or self.temporary(tensor.dtype, layout.size())
@@ -385,17 +390,43 @@ class Lowering:
         value = ex.cast(value, "int64")
         known = ex.as_index(value)
         if known is not None:
-            return known
+            return self.sized(known)
         key = (self.block, value.key, lower)
         if key not in self._defined:
             if lower is not None:
                 self.check(value >= lower, "shape", f"a dimension below {lower}")
-            symbol = self._defined[key] = ix.symbol(self.fresh("s"), lower=lower)
             if self.follows_from_inputs(value):
-                self.program.derived.append((symbol, value))
+                self._defined[key] = self._derived((value.key, lower), value, lower)
             else:
+                symbol = self._defined[key] = ix.symbol(self.fresh("s"), lower=lower)
                 self.emit(Define(symbol, value))
         return self._defined[key]
+
+    def sized(self, dim: Dim, *, lower: int | None = None) -> Dim:
+        """`dim`, by a name of its own where it takes a quotient or the smaller of two of the inputs' dims.
+
+        Strides, positions and tasks are computed from dims again and again: with a name they stay short, and what is
+        known of it, that it is not below `lower`, holds wherever it occurs. Dims that are equal get one name, on
+        whatever way they were computed.
+        """
+        if all(atom.kind == "symbol" for atom in ix.atoms(dim, deep=False)):
+            return dim
+        if not self.follows_from_inputs(ex.index(dim)):
+            return dim
+        whole = ix.substitute(dim, self._meanings)
+        bounds = [bound for bound in (lower, ix.lower_bound(dim)) if bound is not None]
+        symbol = self._derived((str(whole),), ex.index(dim), max(bounds, default=None))
+        (atom,) = ix.atoms(symbol)
+        self._meanings.setdefault(atom, whole)
+        return symbol
+
+    def _derived(self, key: tuple, value: Expr, lower: int | None) -> Dim:
+        """A symbol for what `key` stands for, computed as `value` before the first step."""
+        name = self.names.setdefault(key, f"size{len(self.names)}")
+        symbol = ix.symbol(name, lower=lower)
+        if all(symbol != other for other, _ in self.program.derived):
+            self.program.derived.append((symbol, value))
+        return symbol
 
     def follows_from_inputs(self, value: Expr) -> bool:
         """True when `value` is made of the inputs' dims alone, so that it can be computed before the first step."""

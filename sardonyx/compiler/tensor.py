@@ -211,6 +211,7 @@ class Tensor:
         depth: how many lazy tensors in a row it is computed from.
         prefers: the layout of the tensors of the same shape that it is computed from, in which it is best stored.
         uses: consumers that can't be fused into one.
+        rows: the tensor whose elements these are, row by row, in another shape.
     """
 
     def __init__(self, ctx: Lowering, dtype: str, shape: Sequence[Dim], element: Element | None = None):
@@ -225,6 +226,7 @@ class Tensor:
         self.depth = 0
         self.prefers: type[Layout] = Plain
         self.uses = 1
+        self.rows: Tensor | None = None
         self.copies: dict[Block, Buffer] = {}  # in NHWC, of a tensor that lies otherwise, by the block that made it
         self.block = ctx.block  # where it was made: memory given to it in an inner block is not its own
         self.origin = (ctx.node, ctx.operator)  # whose work it is, for profiles and errors

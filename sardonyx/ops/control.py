@@ -170,7 +170,11 @@ def _arranged(ctx: GraphLowering, node: Node, number: int, x: Tensor) -> Tensor:
     """A collected output along its own axis and in its own direction."""
     axes, directions = node.attr("scan_output_axes"), node.attr("scan_output_directions")
     axis = axes[number] % x.rank if axes else 0
-    reverse = bool(directions and directions[number])
+    return _turned(ctx, x, axis, reverse=bool(directions and directions[number]))
+
+
+def _turned(ctx: GraphLowering, x: Tensor, axis: int, *, reverse: bool = False) -> Tensor:
+    """`x` with its first axis at the place of `axis`, from its end if `reverse`."""
     if axis == 0 and not reverse:
         return x
     shape = (*x.shape[1 : axis + 1], x.shape[0], *x.shape[axis + 1 :])
@@ -180,6 +184,19 @@ def _arranged(ctx: GraphLowering, node: Node, number: int, x: Tensor) -> Tensor:
         return x.at((first, *i[:axis], *i[axis + 1 :]))
 
     return ctx.lazy(x.dtype, shape, element, sources=[x])
+
+
+@operator("StackedAlong", domain="ai.sardonyx")
+def stacked_along(ctx: GraphLowering, node: Node, x: Tensor) -> Tensor:
+    """What ConcatFromSequence makes of elements [n, ...]: with a new axis, or along one that is 1 in each of them."""
+    ctx.native(x)
+    new = node.attr("new_axis", 0)
+    axis = node.attr("axis") % (x.rank if new else x.rank - 1)
+    if new:
+        return _turned(ctx, x, axis)
+    ctx.equal_dims(x.shape[axis + 1], 1, "the joined axis of an element is not 1")
+    shape = (*x.shape[1 : axis + 1], x.shape[0], *x.shape[axis + 2 :])
+    return ctx.lazy(x.dtype, shape, lambda i: x.at((i[axis], *i[:axis], 0, *i[axis + 1 :])), sources=[x])
 
 
 def _repeat(

@@ -1,8 +1,8 @@
 """Convolution, in one to three dimensions.
 
-fp32 with constant weights runs in hand-written kernels on NCHW16c, some by way of other convolutions
-(`convolution_forms`), groups in kernels of their own (`convolution_groups`); everything else (other dtypes, computed
-weights) as a loop nest.
+fp32 runs in hand-written kernels on NCHW16c, some by way of other convolutions (`convolution_forms`), groups in kernels
+of their own (`convolution_groups`), computed weights packed on the way (`convolution_computed`); everything else (other
+dtypes) as a loop nest.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from sardonyx.compiler.tensor import LANES, Plain, Tensor, variables
 from sardonyx.kernels import packing
 from sardonyx.ops import convolution_forms
 from sardonyx.ops.binary import broadcast_shape, map_elements
+from sardonyx.ops.convolution_computed import convolve_computed
 from sardonyx.ops.convolution_groups import convolve_groups
 from sardonyx.ops.node import Node
 from sardonyx.ops.registry import operator
@@ -113,7 +114,11 @@ def _kernel(
     ctx: Lowering, x: Tensor, w: Tensor, place: Window, groups: int, shape: tuple[Dim, ...], scale: Tensor | None
 ) -> Tensor | None:
     """The raw sums by a hand-written kernel, or None where none fits."""
-    if x.dtype != "float32" or w.array is None or w.array.size == 0 or x.rank > 5:
+    if x.dtype != "float32" or x.rank > 5:
+        return None
+    if w.array is None:
+        return convolve_computed(ctx, x, w, place, groups, shape)
+    if w.array.size == 0:
         return None
     array, place = convolution_forms.seen(w.array, place)
     if x.rank == 5:

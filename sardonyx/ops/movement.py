@@ -36,7 +36,7 @@ FAR = 1 << 31  # starts and ends beyond this mean "as far as there is something"
 
 def target_shape(ctx: Lowering, x: Tensor, wanted: Sequence[Expr], allowzero: bool) -> list[Dim]:
     """The dims that Reshape asks for: 0 copies an input dim, one -1 takes what is left; checked if need be."""
-    raw = [ex.as_index(ex.cast(value, "int64")) for value in wanted]
+    raw = [None if dim is None else ctx.sized(dim) for dim in (ex.as_index(ex.cast(v, "int64")) for v in wanted)]
     unknown = [number for number, dim in enumerate(raw) if dim is None or not _settled(dim)]
     shape: list[Dim] = []
     for axis, (dim, value) in enumerate(zip(raw, wanted, strict=True)):
@@ -91,7 +91,7 @@ def _quotient(ctx: Lowering, whole: Sequence[Dim], fixed: Sequence[Dim]) -> Dim:
             right.append(dim)
     top, bottom = ix.product(left), ix.product(right)
     if isinstance(bottom, int):
-        return ix.floordiv(top, bottom)
+        return ctx.sized(ix.floordiv(top, bottom))
     quotient = ix.floordiv(top, bottom)
     if quotient * bottom == top:
         return quotient
@@ -326,8 +326,8 @@ def _split(ctx: Lowering, node: Node, x: Tensor, sizes: Sequence[Dim] | None) ->
     axis = axis_of(ctx, node.attr("axis", 0), x.rank)
     extent, count = x.shape[axis], len(node.outputs)
     if sizes is None:
-        chunk = ix.ceildiv(extent, count)
-        sizes = [ix.imin(chunk, ix.imax(extent - chunk * k, 0)) for k in range(count)]
+        chunk = ctx.sized(ix.ceildiv(extent, count))
+        sizes = [ctx.sized(ix.imin(chunk, ix.imax(extent - chunk * k, 0))) for k in range(count)]
         if isinstance(extent, int) and extent % count and "num_outputs" not in node.ir.attributes:
             problem = f"{extent} elements in {count} equal parts"
             raise errors.ShapeError(problem, node=ctx.node, operator=ctx.operator)
@@ -381,7 +381,7 @@ def _slice_axis(ctx: Lowering, x: Tensor, axis: int, start: Dim, end: Dim, step:
     first = _bound(ctx, start, extent, step, is_end=False)
     last = _bound(ctx, end, extent, step, is_end=True)
     span = last - first if step > 0 else first - last
-    size = ix.imax(ix.ceildiv(span, abs(step)), 0)
+    size = ctx.sized(ix.imax(ix.ceildiv(span, abs(step)), 0))
     if first == 0 and step == 1 and size == extent:
         return x
     return part_of(ctx, x, axis, first, size, step)

@@ -148,6 +148,9 @@ def normalize(
     in_blocks = isinstance(x.layout, Blocked) and x.buffer is not None and min(axes) > 1
     if x.prefers is not Plain and not in_blocks:
         x = ctx.plain(x)
+    elif x.buffer is None and x.rows is not None and isinstance(x.rows.layout, Blocked):
+        ctx.cheap(x.rows)
+        x = ctx.plain(x)  # channel by channel, blocks would be read with gathers, three times
     shape = kept_shape(x, axes)
     kept, layout = (Blocked(shape), Blocked(x.shape)) if in_blocks else (Plain(shape), Plain(x.shape))
     outer, point, inside = kept.domain()

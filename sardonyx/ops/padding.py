@@ -66,15 +66,21 @@ def padded(
         return view
     if mode not in MIRRORS:
         raise errors.ModelError(f"mode '{mode}'", node=ctx.node, operator=ctx.operator)
-    for dim, size in zip(x.shape, shape, strict=True):
-        if not isinstance(dim, int) or (dim == 0 and size != 0):
+    # What is mirrored is what is left when both ends have been cut.
+    cut = [ix.imax(-low, 0) for low in before]
+    left = [d - low - ix.imax(-high, 0) for d, low, high in zip(x.shape, cut, after, strict=True)]
+    for dim, size in zip(left, shape, strict=True):
+        if not isinstance(dim, int) or (dim <= 0 and size != 0):
             fits = ex.index(dim).equal(ex.index(size)) | (ex.index(dim) > 0)
             ctx.check(fits, "shape", f"an empty axis can't be padded by {mode}")
     ctx.cheap(x)
 
     def mirrored(position: Position) -> Position:
-        parts = zip(position, before, after, x.shape, strict=True)
-        return tuple(i if low == high == 0 else MIRRORS[mode](i - low, dim) for i, low, high, dim in parts)
+        parts = zip(position, before, after, cut, left, strict=True)
+        return tuple(
+            i if low == high == 0 else MIRRORS[mode](i - ix.imax(low, 0), dim) + first
+            for i, low, high, first, dim in parts
+        )
 
     return moved(ctx, x, shape, mirrored)
 

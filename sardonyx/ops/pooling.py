@@ -13,6 +13,7 @@ from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.program import Reduce, Store
 from sardonyx.compiler.tensor import LANES, Blocked, Plain, Tensor, variables
+from sardonyx.ops.convolution import cast
 from sardonyx.ops.convolution_forms import reshaped
 from sardonyx.ops.convolution_int8 import largest_bytes, suits_bytes
 from sardonyx.ops.node import Node
@@ -20,6 +21,7 @@ from sardonyx.ops.registry import operator
 from sardonyx.ops.window import Window, geometry, single, unflatten, window
 from sardonyx.ops.winograd import open_blocked
 
+HALF = ("float16", "bfloat16")  # pooled in float32, where the kernels are: the largest is exact, a mean rounded once
 MOST_WASTE = 4  # a plain input is put into blocks of 16 channels when at most this much of them would be padding
 
 
@@ -89,6 +91,8 @@ def _lowest(dtype: str) -> Expr:
 def max_pool(ctx: Lowering, node: Node, x: Tensor) -> Tensor | tuple[Tensor, ...]:
     """The largest element of each window, and on request where it was."""
     ctx.native(x)
+    if x.dtype in HALF and not node.wants(1):
+        return cast(ctx, max_pool(ctx, node, cast(ctx, x, "float32")), x.dtype)
     place = window_of(ctx, node, x)
     if node.wants(1):
         return _max_pool_indices(ctx, x, place, bool(node.attr("storage_order", 0)))
@@ -149,6 +153,8 @@ def _max_pool_indices(ctx: Lowering, x: Tensor, place: Window, column_major: boo
 def average_pool(ctx: Lowering, node: Node, x: Tensor) -> Tensor:
     """The mean of each window; taps in the padding count when ``count_include_pad`` is set."""
     ctx.native(x)
+    if x.dtype in HALF:
+        return cast(ctx, average_pool(ctx, node, cast(ctx, x, "float32")), x.dtype)
     ctx.requires(is_float(x.dtype), f"AveragePool of {x.dtype}")
     place = window_of(ctx, node, x)
     padded = bool(node.attr("count_include_pad", 0))

@@ -137,6 +137,7 @@ def reshaped(ctx: Lowering, x: Tensor, shape: Sequence[Dim]) -> Tensor:
 
     view = ctx.lazy(x.dtype, shape, element, sources=[x])
     view.prefers = x.prefers if shape == x.shape else Plain
+    view.rows = x if x.rows is None or x.buffer is not None else x.rows
     return view
 
 

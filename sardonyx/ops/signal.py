@@ -153,7 +153,7 @@ def stft(
             raise Unsupported("neither window nor frame_length")
         size = ctx.dim(ctx.elements(length)[0])
     ctx.check(ex.index(size) <= ex.index(x.shape[1]), "shape", "the frame is longer than the signal")
-    frames = 1 + ix.floordiv(x.shape[1] - size, hop)
+    frames = ctx.sized(1 + ix.floordiv(x.shape[1] - size, hop), lower=1)
     bins = ix.floordiv(size, 2) + 1 if node.attr("onesided", 1) else size
     fields: dict[str, Dim | Pointer] = {
         "outer": x.shape[0], "frames": frames, "inner": 1,

@@ -81,9 +81,10 @@ def window(ctx: Lowering, node: Node, size: Sequence[Dim], kernel: Sequence[Dim]
     for axis in range(rank):
         reach = (kernel[axis] - 1) * dilations[axis] + 1
         if mode in ("SAME_UPPER", "SAME_LOWER"):
-            out = ix.ceildiv(size[axis], strides[axis])
+            out = ctx.sized(ix.ceildiv(size[axis], strides[axis]))
             needed = ix.imax((out - 1) * strides[axis] + reach - size[axis], 0)
             small, large = ix.floordiv(needed, 2), ix.ceildiv(needed, 2)
+            small, large = ctx.sized(small), ctx.sized(large)
             begin.append(small if mode == "SAME_UPPER" else large)
             end.append(large if mode == "SAME_UPPER" else small)
         else:
@@ -95,6 +96,7 @@ def window(ctx: Lowering, node: Node, size: Sequence[Dim], kernel: Sequence[Dim]
             if ceil_mode:  # a window that starts in the padding behind the input does not count
                 out = _trim(out, size[axis] + before, strides[axis])
             ctx.check(ex.index(span) >= 0, "shape", "the window is larger than the padded input")
+            out = ctx.sized(out, lower=1)
         output.append(out)
     sizes = tuple(size), tuple(kernel), tuple(strides), tuple(dilations)
     return Window(*sizes, tuple(begin), tuple(end), tuple(output))

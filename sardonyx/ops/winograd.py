@@ -62,13 +62,21 @@ def winograd(
     ctx: Lowering, x: Tensor, weight: np.ndarray, place: Window, shape: tuple[Dim, ...], groups: int = 1
 ) -> Tensor:
     """The raw sums of a 3x3 convolution by `winograd_f32`; several groups are whole blocks each, in and out."""
+    weights = Pointer(ctx.constant_buffer(packing.pack_conv(weight, groups), "float32"))
+    return winograd_from(ctx, x, weights, weight.shape[:2], place, shape, groups)
+
+
+def winograd_from(
+    ctx: Lowering, x: Tensor, weights: Pointer, channels: tuple[int, int], place: Window, shape: tuple[Dim, ...],
+    groups: int = 1,
+) -> Tensor:  # fmt: skip
+    """The same with weights that are packed already, of so many `channels`: outputs, and inputs of a group."""
     source, pitch = ctx.blocked(x)
-    blocks = ix.ceildiv(weight.shape[1], LANES)
+    blocks = ix.ceildiv(channels[1], LANES)
     names = ("ih", "iw", "oh", "ow", "pad_top", "pad_left")
     fields: dict[str, Dim | Pointer | None] = dict(zip(names, (*place.size, *place.output, *place.begin), strict=True))
     fields |= {"x": source, "n": x.shape[0], "ic_blocks": blocks, "x_batch": pitch, "groups": groups}
-    outputs = -(-weight.shape[0] // groups // LANES)
-    weights = Pointer(ctx.constant_buffer(packing.pack_conv(weight, groups), "float32"))
+    outputs = -(-channels[0] // groups // LANES)
     tiles = x.shape[0] * ix.ceildiv(place.output[0], 4) * ix.ceildiv(place.output[1], 4)
     few = LANES * outputs  # up to so many tiles their transform is shared, beyond that of the weights
     chunks = ix.ceildiv(blocks, 4)

@@ -249,6 +249,23 @@ class GatherElements(OpRun):
         return (np.take_along_axis(data[reached], indices % limit, axis),)
 
 
+class Pad(OpRun):
+    """Refuses negative pads, which cut."""
+
+    def _run(self, data, pads=None, constant_value=None, axes=None, mode=None, value=None, paddings=None):
+        widths = np.asarray(paddings if pads is None else pads).reshape(2, -1)
+        chosen = range(data.ndim) if axes is None else [int(axis) % data.ndim for axis in axes]
+        around = np.zeros((data.ndim, 2), np.int64)
+        around[list(chosen)] = widths.T
+        kept = tuple(slice(max(-low, 0), max(size - max(-high, 0), 0)) for (low, high), size in zip(around, data.shape))
+        fill: dict[str, Any] = {}
+        way: Any = mode or "constant"
+        if way == "constant":
+            given = value if constant_value is None else np.asarray(constant_value).reshape(-1)[0]
+            fill = {"constant_values": np.asarray(given or 0).astype(data.dtype)}
+        return (np.pad(data[kept], np.maximum(around, 0), way, **fill),)
+
+
 class RNN(ops.RNN_14):
     """Knows the activations Tanh and Affine only."""
 
@@ -421,6 +438,7 @@ FIXES: list[type[op_run.OpRun]] = [
     LRN,
     Scatter,
     GatherElements,
+    Pad,
     RNN,
     Resize,
     Upsample,

@@ -153,6 +153,11 @@ class Session:
 
     def _slowly(self, feeds: Mapping[str, Any], out: Mapping[str, np.ndarray] | None) -> list[Any]:
         """A run with all checks and messages."""
+        if not isinstance(feeds, Mapping):
+            raise errors.InputError(
+                f"the inputs are a {type(feeds).__name__}, not a mapping from names to arrays",
+                hint=f"the model takes {', '.join(self._names)}; session(...) takes them in this order",
+            )
         values = self._seen_before(feeds) or self._checked(feeds)
         targets = None if out is None else self._targets(out)
         if self._engine is None:

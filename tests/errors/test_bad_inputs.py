@@ -27,6 +27,8 @@ FEEDS = {
     "missing": ({"a": GOOD["a"]}, "input 'b' is missing"),
     "unknown": ({**GOOD, "c": GOOD["a"]}, "no input 'c'"),
     "none given": ({}, "input 'a' is missing"),
+    "a list": ([GOOD["a"], GOOD["b"]], "a list, not a mapping from names to arrays"),
+    "None for all": (None, "a NoneType, not a mapping from names to arrays"),
     "dtype": ({**GOOD, "a": np.zeros((2, 3))}, "has dtype float64, expected float32"),
     "other byte order": ({**GOOD, "a": np.zeros((2, 3), ">f4")}, "expected float32"),
     "objects": ({**GOOD, "a": np.full((2, 3), None)}, "has dtype object"),
