@@ -23,6 +23,7 @@ from sardonyx.compiler import index as ix
 from sardonyx.compiler.byte_tables import looked_up
 from sardonyx.compiler.dtypes import NATIVE, compute_type, is_float, is_integer
 from sardonyx.compiler.emit_expr import Printer, encode, literal, operation
+from sardonyx.compiler.emit_positions import Position, is_few, row_position, single_position
 from sardonyx.compiler.expr import Expr, constant, local, walk
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.nest import atom_of, extent_of, inner_of
@@ -325,7 +326,7 @@ class NestEmitter:
         elif isinstance(stage, Running):
             self._running(stage, vector)
         elif stage.op.startswith("arg"):
-            self._arg(stage)
+            self._position(stage, vector)
         elif vector is not None:
             self._column_reduce(stage, vector)
         else:
@@ -498,25 +499,31 @@ class NestEmitter:
         out.line(f"  for (int l = 0; l < w; ++l) {result}[l] = {fold};")
         out.define(stage.name, f"{result}[0]")
 
-    def _arg(self, stage: Reduce) -> None:
-        """First (or last) position of the extreme element; NaN beats everything, as in numpy."""
-        out = self.out
-        operand = stage.value.dtype
-        best, position = out.name("r"), out.name("r")
-        out.line(f"{compute_type(operand)} {best} = 0;")
-        out.line(f"int64_t {position} = -1;")
+    def _position(self, stage: Reduce, vector: Dim | None) -> None:
+        """First (or last) position of the extreme element."""
+        identity = self._identity(stage.op[:6].removeprefix("arg"), stage.value.dtype)
+        if not stage.inner:
+            self.out.define(stage.name, "0")
+        elif vector is not None:
+            self._column_position(stage, vector, identity)
+        elif is_few(stage.inner[-1]):
+            self.out.define(stage.name, single_position(self.out, stage, identity))
+        else:
+            self.out.define(stage.name, row_position(self.out, stage, identity, LANE_LOOP))
+
+    def _column_position(self, stage: Reduce, vector: Dim, identity: str) -> None:
+        out, position = self.out, Position(stage, identity)
+        best, place = position.start(out, COLUMNS, "0")
         self._loops(stage.inner)
-        value = out.value(stage.value)
-        sign = ">" if stage.op.startswith("argmax") else "<"
-        better = f"{value} {sign}{'=' if stage.op.endswith('last') else ''} {best}"
-        if is_float(operand):
-            better = f"{best} == {best} && ({value} != {value} || {better})"
-            if stage.op.endswith("last"):
-                better = f"({better}) || ({best} != {best} && {value} != {value})"
-        counter = out.c_names[atom_of(stage.inner[-1]).key] if not isinstance(stage.inner[-1], int) else "0"
-        out.line(f"if ({position} < 0 || ({better})) {best} = {value}, {position} = {counter};")
+        index = out.c_names[atom_of(stage.inner[-1]).key]
+
+        def body() -> None:
+            for line in position.update(out.value(stage.value), index, f"{best}[l]", f"{place}[l]"):
+                out.line(line)
+
+        self._columns(vector, body)
         self._close(stage.inner)
-        out.define(stage.name, position)
+        self._arrays[stage.name] = place
 
     def _running(self, stage: Running, vector: Dim | None) -> None:
         out, c_type = self.out, compute_type(stage.dtype)
