@@ -354,7 +354,8 @@ class NestEmitter:
             self._close(stage.inner[:-1])
         elif stage.inner:
             self._loops(stage.inner[:-1])
-            self.out.line(VECTORIZE)
+            if not _finds_its_place(stage):
+                self.out.line(VECTORIZE)
             self._loops(stage.inner[-1:])
             self._store(stage)
             self._close(stage.inner)
@@ -367,7 +368,7 @@ class NestEmitter:
         extent = extent_of(stage.inner[-1])
         costly = any(node.op in COSTLY and node.dtype == "float32" for node in walk(stage.value))
         apart = all(node.op != "load" or node.value[0] is not stage.buffer for node in walk(stage.value))
-        return costly and apart and isinstance(extent, int) and extent >= LANES
+        return costly and apart and not _finds_its_place(stage) and isinstance(extent, int) and extent >= LANES
 
     def _blocks(self, stage: Store) -> None:
         """Blocks of 16 elements, of which the last ends with the row: no element is left to scalar code."""
@@ -551,6 +552,11 @@ class NestEmitter:
         else:
             self._columns(vector, body)
         self._close(inner)
+
+
+def _finds_its_place(stage: Store) -> bool:
+    """Whether data says where elements go: those of one row may meet, so they go one by one and in order."""
+    return any(atom.kind == "element" for atom in ix.atoms(stage.offset))
 
 
 def extreme(op: str, dtype: str) -> tuple[int | bool, str]:
