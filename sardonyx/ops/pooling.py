@@ -1,4 +1,7 @@
-"""Pooling. fp32 runs in kernels: planes in rows as they lie, NCHW16c (three dimensions in two steps); the rest are loop nests."""
+"""Pooling. fp32 runs in kernels, one for planes in rows and one for NCHW16c, where three dimensions take two steps.
+
+The rest are loop nests.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ GAP = 5  # elements between images that are nobody's
 RECORD = """
 #include "sardonyx.h"
 // operands: y, copy, count; dims: channels, pixels, image. Keeps each element and wipes it, to see what comes after.
-void record(void *const *o, const int64_t *d, int64_t i0, int64_t i1, int64_t lo2, int64_t hi2, int64_t lo3, int64_t hi3) {
+void record(void *const *o, const int64_t *d, int64_t i0, int64_t i1, int64_t lo2, int64_t hi2, int64_t lo3,
+            int64_t hi3) {
     float *y = o[0], *copy = o[1];
     int32_t *count = o[2];
     for (int64_t c = lo2; c < hi2; c++)
