@@ -21,8 +21,9 @@ from dataclasses import dataclass, replace
 
 from sardonyx.compiler import index as ix
 from sardonyx.compiler.byte_tables import looked_up
-from sardonyx.compiler.dtypes import NATIVE, compute_type, is_float, is_integer
+from sardonyx.compiler.dtypes import NATIVE, compute_type, is_float, is_integer, itemsize
 from sardonyx.compiler.emit_expr import Printer, encode, literal, operation
+from sardonyx.compiler.emit_positions import Position, is_few, row_position, single_position
 from sardonyx.compiler.expr import Expr, constant, local, walk
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.nest import atom_of, extent_of, inner_of
@@ -39,7 +40,10 @@ COSTLY = ("exp", "exp_negative", "expm1", "log", "log1p", "tanh", "erf", "sigmoi
 VECTORIZE = "#pragma clang loop vectorize(assume_safety)"
 SINGLY = "#pragma clang loop vectorize(disable)"  # before a loop of look-ups, which are slower put into vectors
 LANE_LOOP = "SX_EACH_LANE"  # before a loop of 16 lanes
+TAIL_LOOP = "SX_EACH_TAIL_LANE"  # before a loop of SX_TAIL_LANES
+FOLDS = ("sum", "max", "min")  # that `fold.h` has of floats
 MANY_LANE_LOOP = "SX_EACH_OF_MANY"  # before a loop of SX_MANY_LANES
+BOTH_BLOCKS = "#pragma clang loop vectorize(disable) unroll(full)"
 ROW_LOOP = "#pragma clang loop vectorize(disable) unroll(disable)"  # before a loop around one
 
 
@@ -274,7 +278,9 @@ class NestEmitter:
         stop = stop or out.dim(extent_of(column))
         out.push()
         out.define(atom_of(row).key, "i")
-        if not self._lookups(column, first, stop):
+        if self._may_repeat(column):
+            self._overlapping(column, [s for s in self.nest.stages if isinstance(s, Store)])
+        elif not self._lookups(column, first, stop):
             out.push()
             out.define(atom_of(column).key, "j")
             for store in self.nest.stages:
@@ -325,7 +331,7 @@ class NestEmitter:
         elif isinstance(stage, Running):
             self._running(stage, vector)
         elif stage.op.startswith("arg"):
-            self._arg(stage)
+            self._position(stage, vector)
         elif vector is not None:
             self._column_reduce(stage, vector)
         else:
@@ -349,11 +355,12 @@ class NestEmitter:
             self._close(stage.inner)
         elif stage.inner and self._is_repeatable(stage):
             self._loops(stage.inner[:-1])
-            self._blocks(stage)
+            self._overlapping(stage.inner[-1], [stage])
             self._close(stage.inner[:-1])
         elif stage.inner:
             self._loops(stage.inner[:-1])
-            self.out.line(VECTORIZE)
+            if not _finds_its_place(stage):
+                self.out.line(VECTORIZE)
             self._loops(stage.inner[-1:])
             self._store(stage)
             self._close(stage.inner)
@@ -366,24 +373,46 @@ class NestEmitter:
         extent = extent_of(stage.inner[-1])
         costly = any(node.op in COSTLY and node.dtype == "float32" for node in walk(stage.value))
         apart = all(node.op != "load" or node.value[0] is not stage.buffer for node in walk(stage.value))
-        return costly and apart and isinstance(extent, int) and extent >= LANES
+        return costly and apart and not _finds_its_place(stage) and isinstance(extent, int) and extent >= LANES
 
-    def _blocks(self, stage: Store) -> None:
+    def _may_repeat(self, column: Dim) -> bool:
+        """Whether rows along `column` had better be two blocks of 16 that overlap than a block and single elements.
+
+        Up to twice as fast from 17 to 31 elements, slower from 32 on. Not where an element may be computed from what
+        was at its own place (see `memory`), and not of bytes: 16 of them are a quarter of a register.
+        """
+        extent = extent_of(column)
+        if not isinstance(extent, int) or not LANES < extent < 2 * LANES or self.pragma == SINGLY:
+            return False
+        stores = [stage for stage in self.nest.stages if isinstance(stage, Store)]
+        written = {store.buffer for store in stores}
+        for store in stores:
+            loads = [node.value for node in walk(store.value) if node.op == "load"]
+            if itemsize(store.buffer.dtype) == 1 or _finds_its_place(store):
+                return False
+            if any(buffer in written or at == store.offset for buffer, at in loads):
+                return False
+            places = (store.offset, *(at for _, at in loads))
+            if any(ix.coefficient(at, atom_of(column)) not in (0, 1) for at in places):
+                return False
+        return True
+
+    def _overlapping(self, last: Dim, stores: Sequence[Store]) -> None:
         """Blocks of 16 elements, of which the last ends with the row: no element is left to scalar code."""
-        out, last, k = self.out, stage.inner[-1], self.out.name("k")
-        extent = extent_of(last)
+        out, k, extent = self.out, self.out.name("k"), extent_of(last)
         assert isinstance(extent, int)
         out.push()
         out.line(f"const int64_t start = min_i64({k}, {extent - LANES});")
         out.push()
         out.define(atom_of(last).key, "(start + l)")
-        self._store(stage)
+        for store in stores:
+            self._store(store)
         body = out.pop()
         out.line(LANE_LOOP)
         out.line(f"for (int l = 0; l < {LANES}; ++l) {{")
         self._append(body)
         block = out.pop()
-        out.line(ROW_LOOP)
+        out.line(ROW_LOOP if extent >= 2 * LANES else BOTH_BLOCKS)
         out.line(f"for (int64_t {k} = 0; {k} < {extent}; {k} += {LANES}) {{")
         self._append(block)
 
@@ -450,30 +479,40 @@ class NestEmitter:
         last = stage.inner[-1]
         extent, k = self.out.dim(extent_of(last)), out.name("k")
 
-        def body(index: str) -> list[str]:
+        def body(index: str, inside: str = "") -> list[str]:
+            """Lines that take in element `index`, where it is `inside`."""
             out.push()
             out.define(atom_of(last).key, index)
             value = out.value(stage.value)
-            out.line(f"{result}[l] = {self._combine(stage.op, stage.dtype, f'{result}[l]', value)};")
-            return out.pop()
+            lines = out.pop()
+            if inside:
+                lines = [f"{c_type} element = {identity};", f"if ({inside}) {{", *(f"  {line}" for line in lines)]
+                lines += [f"  element = {value};", "}"]
+                value = "element"
+            return [*lines, f"{result}[l] = {self._combine(stage.op, stage.dtype, f'{result}[l]', value)};"]
 
         size = extent_of(last)
         if stage.op in ("max", "min") and isinstance(size, int) and size >= LANES:
             self._extreme_blocks(body("(start + l)"), size, k)
             self._fold(stage, result)
             return
-        full = body(f"({k} + l)")
+        index = f"({k} + l)"
         out.line(f"int64_t {k} = 0;")
         out.line(f"for (; {k} + {LANES} <= {extent}; {k} += {LANES}) {{")
         out.line(f"  {VECTORIZE} vectorize_width({LANES}) unroll(disable)")
         out.line(f"  for (int l = 0; l < {LANES}; ++l) {{")
-        for line in full:
+        for line in body(index):
             out.line(f"    {line}")
         out.line("  }")
         out.line("}")
-        out.line("#pragma clang loop vectorize(disable) unroll(disable)")
-        out.line(f"for (int l = 0; {k} + l < {extent}; ++l) {{")
-        self._append(full)
+        if not isinstance(size, int) or size % LANES:
+            out.line(f"if ({k} < {extent}) {{")
+            out.line(f"  {TAIL_LOOP}")
+            out.line(f"  for (int l = 0; l < SX_TAIL_LANES({extent} - {k}); ++l) {{")
+            for line in body(index, f"{index} < {extent}"):
+                out.line(f"    {line}")
+            out.line("  }")
+            out.line("}")
         self._fold(stage, result)
 
     def _extreme_blocks(self, body: list[str], size: int, k: str) -> None:
@@ -493,30 +532,41 @@ class NestEmitter:
         """The 16 lanes of `result` to the value of `stage`."""
         out = self.out
         self._close(stage.inner[:-1])
+        if stage.op in FOLDS and compute_type(stage.dtype) == "float":
+            name = out.name("r")
+            out.line(f"const float {name} = fold_{stage.op}_f32({result});")
+            out.define(stage.name, name)
+            return
         fold = self._combine(stage.op, stage.dtype, f"{result}[l]", f"{result}[l + w]")
         out.line(f"for (int w = {LANES // 2}; w; w /= 2)")
         out.line(f"  for (int l = 0; l < w; ++l) {result}[l] = {fold};")
         out.define(stage.name, f"{result}[0]")
 
-    def _arg(self, stage: Reduce) -> None:
-        """First (or last) position of the extreme element; NaN beats everything, as in numpy."""
-        out = self.out
-        operand = stage.value.dtype
-        best, position = out.name("r"), out.name("r")
-        out.line(f"{compute_type(operand)} {best} = 0;")
-        out.line(f"int64_t {position} = -1;")
+    def _position(self, stage: Reduce, vector: Dim | None) -> None:
+        """First (or last) position of the extreme element."""
+        identity = self._identity(stage.op[:6].removeprefix("arg"), stage.value.dtype)
+        if not stage.inner:
+            self.out.define(stage.name, "0")
+        elif vector is not None:
+            self._column_position(stage, vector, identity)
+        elif is_few(stage.inner[-1]):
+            self.out.define(stage.name, single_position(self.out, stage, identity))
+        else:
+            self.out.define(stage.name, row_position(self.out, stage, identity, LANE_LOOP))
+
+    def _column_position(self, stage: Reduce, vector: Dim, identity: str) -> None:
+        out, position = self.out, Position(stage, identity)
+        best, place = position.start(out, COLUMNS, "0")
         self._loops(stage.inner)
-        value = out.value(stage.value)
-        sign = ">" if stage.op.startswith("argmax") else "<"
-        better = f"{value} {sign}{'=' if stage.op.endswith('last') else ''} {best}"
-        if is_float(operand):
-            better = f"{best} == {best} && ({value} != {value} || {better})"
-            if stage.op.endswith("last"):
-                better = f"({better}) || ({best} != {best} && {value} != {value})"
-        counter = out.c_names[atom_of(stage.inner[-1]).key] if not isinstance(stage.inner[-1], int) else "0"
-        out.line(f"if ({position} < 0 || ({better})) {best} = {value}, {position} = {counter};")
+        index = out.c_names[atom_of(stage.inner[-1]).key]
+
+        def body() -> None:
+            for line in position.update(out.value(stage.value), index, f"{best}[l]", f"{place}[l]"):
+                out.line(line)
+
+        self._columns(vector, body)
         self._close(stage.inner)
-        out.define(stage.name, position)
+        self._arrays[stage.name] = place
 
     def _running(self, stage: Running, vector: Dim | None) -> None:
         out, c_type = self.out, compute_type(stage.dtype)
@@ -544,6 +594,11 @@ class NestEmitter:
         else:
             self._columns(vector, body)
         self._close(inner)
+
+
+def _finds_its_place(stage: Store) -> bool:
+    """Whether data says where elements go: those of one row may meet, so they go one by one and in order."""
+    return any(atom.kind == "element" for atom in ix.atoms(stage.offset))
 
 
 def extreme(op: str, dtype: str) -> tuple[int | bool, str]:

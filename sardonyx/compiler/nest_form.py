@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sardonyx.compiler import index as ix
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.nest import atom_of, extent_of, inner_of, stage_indices
-from sardonyx.compiler.program import Nest, Reduce, Stage, Store
+from sardonyx.compiler.program import Nest, Stage, Store
 
 SHORT_ROW = 256  # a vector loop of at most this many elements shares its task with others
 FEW_ROWS = 8  # so few rows would not be worth a task: pixels of a block that channels are spread over
@@ -33,7 +33,7 @@ def form_of(nest: Nest) -> str:
     reduces = [stage for stage in nest.stages if not (isinstance(stage, Store) and not stage.inner)]
     reduces = [stage for stage in reduces if inner_of(stage)]
     inner = [inner_of(stage)[-1] for stage in reduces]
-    if not nest.outer or not inner or any(s.op.startswith("arg") for s in reduces if isinstance(s, Reduce)):
+    if not nest.outer or not inner:
         return "row"
     column_score = _stride(nest.stages, nest.outer[-1])
     row_score = max(_stride([stage], v) for stage, v in zip(reduces, inner, strict=True))

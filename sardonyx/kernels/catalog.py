@@ -261,6 +261,14 @@ _ALL = (
         "kernels/test_pool.py",
     ),
     Kernel(
+        "pool_rows_f32",
+        "maximum and average pooling in up to three dimensions, with an epilogue",
+        "NCDHW to NCDHW",
+        "kd, kh, kw",
+        _TASKS,
+        "kernels/test_pool_rows.py",
+    ),
+    Kernel(
         "attention_f32",
         "softmax(scale q k' + mask) v without the scores in memory",
         "any strides; rows of the result contiguous",

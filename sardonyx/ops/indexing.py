@@ -237,13 +237,10 @@ def _scatter(
     ctx: Lowering, x: Tensor, indices: Tensor, updates: Tensor, addressed: Sequence[Dim], count: Dim, reduction: str
 ) -> Tensor:
     """A copy of `x` with `count` updates applied in order; each names a position of the `addressed` first axes."""
-    if reduction not in REDUCTIONS:
-        raise errors.ModelError(f"reduction '{reduction}'", node=ctx.node, operator=ctx.operator)
+    _known_reduction(ctx, reduction)
     ctx.requires(len(addressed) <= MOST_AXES, f"more than {MOST_AXES} axes")
     data, wide = ctx.pointer(updates), ctx.pointer(_wide(ctx, indices))
-    out = ctx.temporary(x.dtype, x.size)
-    loops = variables(x.shape)
-    ctx.emit_nest(Nest(loops, [Store(out, Plain(x.shape).offset(loops), x.at(loops))]))
+    out = _copied(ctx, x)
     fields = {
         "out": Pointer(out),
         "indices": wide,
@@ -257,6 +254,17 @@ def _scatter(
     }
     ctx.emit(Kernel("scatter", fields, (out,), serial=True))
     return ctx.in_memory(out, x.shape)
+
+
+def _known_reduction(ctx: Lowering, reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise errors.ModelError(f"reduction '{reduction}'", node=ctx.node, operator=ctx.operator)
+
+
+def _copied(ctx: Lowering, x: Tensor) -> Buffer:
+    out, loops = ctx.temporary(x.dtype, x.size), variables(x.shape)
+    ctx.emit_nest(Nest(loops, [Store(out, Plain(x.shape).offset(loops), x.at(loops))]))
+    return out
 
 
 def _wide(ctx: Lowering, indices: Tensor) -> Tensor:
@@ -287,15 +295,28 @@ def scatter_elements(ctx: Lowering, node: Node, x: Tensor, indices: Tensor, upda
     _covers(ctx, x, indices, axis)
     for have, want in zip(updates.shape, indices.shape, strict=True):
         ctx.equal_dims(have, want, "shape of the updates")
+    reduction = node.attr("reduction", "none")
+    _known_reduction(ctx, reduction)
     ctx.cheap(indices)
+    ctx.cheap(updates)
+    out = _copied(ctx, x)
+    loops = variables(indices.shape)
+    place = ex.gather_index(ex.cast(indices.at(loops), "int64"), x.shape[axis])
+    offset = Plain(x.shape).offset((*loops[:axis], place, *loops[axis + 1 :]))
+    # Updates of different lines never meet, so lines are independent points; along a line they come in order.
+    value = combined(reduction, ex.load(out, offset), updates.at(loops))
+    inner = () if isinstance(loops[axis], int) else (loops[axis],)
+    ctx.emit_nest(Nest((*loops[:axis], *loops[axis + 1 :]), [Store(out, offset, value, inner)]))
+    return ctx.in_memory(out, x.shape)
 
-    def spelled(position: Position) -> Expr:
-        *own, k = position
-        at = [ex.cast(indices.at(own), "int64") if a == axis else ex.index(p) for a, p in enumerate(own)]
-        return vector(ctx, at).at((k,))
 
-    full = ctx.lazy("int64", (*indices.shape, x.rank), spelled, cost=2)
-    return _scatter(ctx, x, full, updates, x.shape, indices.size, node.attr("reduction", "none"))
+def combined(reduction: str, old: Expr, new: Expr) -> Expr:
+    """What an element becomes by one update."""
+    if reduction == "none":
+        return new
+    if old.dtype == "bool":
+        return old | new if reduction in ("add", "max") else old & new
+    return ex.binary(reduction, old, new)
 
 
 operator("ScatterElements", since=11)(scatter_elements)

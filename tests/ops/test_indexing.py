@@ -63,6 +63,41 @@ def test_scatters_in_order(dtype):
             session.run({**feed, name: wrong})
 
 
+def _scattered(x, indices, updates, axis, reduction):
+    """Element by element, in order."""
+    out = x.copy()
+    ufunc = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}.get(reduction, lambda _, new: new)
+    for place in np.ndindex(indices.shape):
+        target = (*place[:axis], indices[place], *place[axis + 1 :])
+        out[target] = ufunc(out[target], updates[place])
+    return out
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8, np.int64, np.bool_])
+def test_scattered_elements_that_meet_come_in_order_along_every_axis(dtype):
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    reductions = ("none", "add", "mul", "max", "min")
+    shapes = [((5, 71), (37, 67), 0), ((7, 23), (5, 61), 1), ((3, 5, 19), (2, 11, 17), 1), ((41,), (97,), 0)]
+    nodes, inputs, feed, wanted = [], [], {}, {}
+    rng = np.random.default_rng(5)
+    for k, (shape, count, axis) in enumerate(shapes):
+        feed |= {f"x{k}": rng.integers(-3, 4, shape).astype(dtype), f"u{k}": rng.integers(-3, 4, count).astype(dtype)}
+        feed[f"i{k}"] = rng.integers(-shape[axis], shape[axis], count)
+        symbolic = ["n", *shape[1:]] if k == 0 else list(shape)
+        inputs += [(f"x{k}", kind, symbolic), (f"i{k}", INT64, list(count)), (f"u{k}", kind, list(count))]
+        for r in reductions:
+            name, operands = f"y{k}{r}", [f"{letter}{k}" for letter in "xiu"]
+            nodes.append(node("ScatterElements", operands, [name], axis=axis, reduction=r))
+            wanted[name] = _scattered(feed[f"x{k}"], feed[f"i{k}"], feed[f"u{k}"], axis, r)
+    model = model_of(nodes, inputs, list(wanted))
+    for threads in (1, 2):
+        session = sardonyx.Session(typed(model), sardonyx.SessionOptions(threads=threads))
+        for (name, want), have in zip(wanted.items(), session.run(feed), strict=True):
+            np.testing.assert_array_equal(have, want, name)
+    with pytest.raises(sardonyx.SardonyxError):
+        session.run({**feed, "i0": np.full((37, 67), 5)})
+
+
 def test_what_is_found_depends_on_data():
     nodes = [
         node("NonZero", ["x"], ["a"]),

@@ -99,6 +99,41 @@ def test_positions_with_ties_and_nan():
     assert found[0].item() == 1
 
 
+def _positions(x, axis, largest, last):
+    """By numpy: NaN beats everything, the first or last of equals."""
+    if last:
+        return x.shape[axis] - 1 - _positions(np.flip(x, axis), axis, largest, last=False)
+    return (np.argmax if largest else np.argmin)(x, axis).astype(np.int64)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int8, np.uint8, np.int64])
+def test_positions_along_rows_and_columns_of_every_length(dtype):
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    forms = [(op, axis, last) for op in ("ArgMax", "ArgMin") for axis in (0, 1) for last in (0, 1)]
+    shapes = ((7, 131), (33, 13), ("n", "m"))
+    nodes, inputs = [], [(f"x{i}", kind, list(shape)) for i, shape in enumerate(shapes)]
+    for i in range(len(shapes)):
+        for op, axis, last in forms:
+            outputs = [f"{op}{axis}{last}{i}"]
+            nodes.append(node(op, [f"x{i}"], outputs, axis=axis, select_last_index=last, keepdims=0))
+    session = sardonyx.Session(typed(model_of(nodes, inputs, [n.output[0] for n in nodes])))
+    rng = np.random.default_rng(3)
+    for wide in (3, 100):  # with ties, and nearly without
+        feeds = {}
+        for i, shape in enumerate(shapes):
+            x = rng.integers(0, wide, (5, 97) if i == 2 else shape).astype(dtype)
+            x[3] = x[3, 0]  # a row of equals
+            if np.dtype(dtype).kind == "f":
+                x[1, 2], x[1, 5], x[2], x[4, :-1] = np.nan, np.nan, -np.inf, np.nan
+                x[:, 3] = np.inf
+            feeds[f"x{i}"] = x
+        found = iter(session.run(feeds))
+        for x in feeds.values():
+            for op, axis, last in forms:
+                wanted = _positions(x, axis, op == "ArgMax", last)
+                np.testing.assert_array_equal(next(found), wanted, f"{op} {axis} {last} {x.shape}")
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8, np.int64])
 def test_top_k_is_stable(dtype):
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

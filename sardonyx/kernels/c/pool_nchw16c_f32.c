@@ -5,6 +5,7 @@
 #include "pool_nchw16c_f32.h"
 
 #include "plane_tasks.h"
+#include "pool_taps.h"
 #include "simd.h"
 
 typedef int32_t vi __attribute__((vector_size(VL * 4)));
@@ -27,23 +28,6 @@ SX_INLINE pooled pool_add(int kind, pooled p, vf x) {
 
 SX_INLINE vf pool_end(int kind, pooled p, int64_t count) {
     return kind == POOL_MAX ? (vf)((vi)p.value | p.nan) : p.value / v_set1((float)count);
-}
-
-typedef struct {
-    int64_t lo, hi;   // taps inside of the image
-    int64_t counted;  // taps that an average divides by
-} tap_range;
-
-// Taps first + k * dilation, 0 <= k < taps.
-static tap_range make_range(int64_t first, int64_t taps, int64_t dilation, int64_t size, int64_t pad_end, int padded) {
-    tap_range r = {0, 0, 0};
-    if (first < 0) r.lo = (-first + dilation - 1) / dilation;
-    if (first < size) r.hi = (size - first + dilation - 1) / dilation;
-    if (r.hi > taps) r.hi = taps;
-    if (r.lo > r.hi) r.lo = r.hi;
-    int64_t counted = first < size + pad_end ? (size + pad_end - first + dilation - 1) / dilation : 0;
-    r.counted = !padded ? r.hi - r.lo : counted < taps ? counted : taps;
-    return r;
 }
 
 // `T` neighbouring outputs whose taps lie inside of the image; x: tap (0, 0) of the first. A sum needs one register for

@@ -13,9 +13,8 @@
 #ifndef SARDONYX_POOL_NCHW16C_F32_H
 #define SARDONYX_POOL_NCHW16C_F32_H
 
+#include "pool_kind.h"
 #include "sardonyx.h"
-
-enum { POOL_MAX, POOL_AVERAGE, POOL_AVERAGE_PADDED, POOL_GLOBAL_AVERAGE };
 
 typedef struct {
     const float *x;  // [n][c_blocks][ih][iw][16]

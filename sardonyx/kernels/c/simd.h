@@ -64,6 +64,15 @@ SX_INLINE vf v_zip_high(vf x, vf y) { return SX_ZIP(x, y, VL / 2); }
 #define SX_EACH_OF_MANY SX_EACH_LANE_OF(VL, CHAINS_AT_ONCE)
 #define CHAINS_AT_ONCE (VREGS / 4)
 #define SX_EACH_LANE_OF(width, groups) SX_PRAGMA(clang loop vectorize(assume_safety) vectorize_width(width) interleave_count(groups) unroll(disable))
+// Before a loop over the lanes l < SX_TAIL_LANES(n) that are left of a row, each of which asks whether l < n: one masked step
+// where loads can be masked, else n of them.
+#if VL >= 8
+#define SX_EACH_TAIL_LANE SX_EACH_LANE
+#define SX_TAIL_LANES(n) 16
+#else
+#define SX_EACH_TAIL_LANE SX_PRAGMA(clang loop vectorize(disable) unroll(disable))
+#define SX_TAIL_LANES(n) (n)
+#endif
 #if VL == 16
 #define LANE_GROUPS 1
 #elif VL == 8
