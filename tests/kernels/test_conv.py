@@ -193,7 +193,7 @@ def test_work_is_cut_finer_than_threads():
 @pytest.mark.parametrize("kernel", ["conv_nchw16c_f32", "conv_first_f32"])
 def test_hot_loops_have_no_stack_references(kernel, isa):
     loops = fma_loops(compile_kernels(f"{kernel}.c", isa=isa, kind="s").read_text())
-    many = {"conv_nchw16c_f32": (12, 37), "conv_first_f32": (6, 28)}  # of 1 to 14, 14 and 9 positions; neighbours, pointers
+    many = {"conv_nchw16c_f32": (12, 37), "conv_first_f32": (6, 28)}  # 37: of 1 to 14, 14 and 9 positions
     assert len(loops) == many[kernel][isa == "icelake_server"], "one for each tile"
     for name, loop in loops:
         assert not re.search(r"%[er][sb]p|\[(sp|x29)", loop), f"{name}:\n{loop}"
