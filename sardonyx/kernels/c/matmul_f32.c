@@ -66,16 +66,18 @@ static matmul_plan plan_of(const matmul_f32_args *g) {
     const int64_t batches = g->batch0 * g->batch1;
     const int64_t work = batches * most(g->k, 1) * g->n * most(g->m, 8) / TASK_WORK;
     const int64_t wanted = least(work <= 16 ? most(1, work) : 16 + (work - 16) / 4, MOST_TASKS);
-    const int64_t wanted_here = ceil_div(wanted, batches);
     plan.row_blocks = 1;
     plan.col_blocks = plan.pack_b ? ceil_div(plan.panels, PACKED_PANELS) : 1;
-    // Large blocks read A and B least often (and pack B, the tall ones), so cut only as small as the wanted number of
-    // tasks demands: to blocks of at least so many rows and columns, then of fewer.
-    static const int16_t smallest[][2] = {{16 * MR, 96}, {8 * MR, 64}, {4 * MR, 48}, {MR, 32}};
+    // Large blocks read A and B least often (and pack B, the tall ones): a block of 33 x 32 waits for L3 as long as it
+    // computes. So cut only as small as the wanted number of tasks demands: into blocks of at least so many rows and
+    // columns, for at most so many tasks. Whole tiles of 3 panels where possible.
+    static const int16_t smallest[][3] = {
+        {16 * MR, 96, MOST_TASKS}, {8 * MR, 96, 64}, {4 * MR, 48, 32}, {MR, 48, 16}, {MR, 32, 16}};
     for (int i = 0; i < (int)(sizeof smallest / sizeof *smallest); i++) {
         const int64_t rows = g->m / smallest[i][0], cols = g->n / smallest[i][1];
-        plan.col_blocks = most(plan.col_blocks, least(cols, ceil_div(wanted_here, plan.row_blocks)));
-        plan.row_blocks = most(plan.row_blocks, least(rows, ceil_div(wanted_here, plan.col_blocks)));
+        const int64_t tasks = ceil_div(least(wanted, smallest[i][2]), batches);
+        plan.col_blocks = most(plan.col_blocks, least(cols, ceil_div(tasks, plan.row_blocks)));
+        plan.row_blocks = most(plan.row_blocks, least(rows, ceil_div(tasks, plan.col_blocks)));
     }
     plan.units = batches * plan.row_blocks * plan.col_blocks;
     plan.tasks = batches <= wanted ? plan.units : least(plan.units, wanted);

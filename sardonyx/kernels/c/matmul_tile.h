@@ -28,10 +28,10 @@
 #define MR 14
 #define TALL(P) ((P) == 4 ? 6 : (P) == 3 ? 9 : 14)
 #define WIDTHS 0, 4, 4, 4, 4, 4, 4, 3, 3, 3, 2, 2, 2, 2, 2 // panels of the widest tile, by rows
-#define EACH_TILE(X)                                                                                                  \
-    X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) X(7, 1) X(8, 1) X(9, 1) X(10, 1) X(11, 1) X(12, 1) X(13, 1) X(14, 1) \
-    X(5, 2) X(6, 2) X(7, 2) X(8, 2) X(9, 2) X(10, 2) X(11, 2) X(12, 2) X(13, 2) X(14, 2)                                \
-    X(5, 3) X(6, 3) X(7, 3) X(8, 3) X(9, 3) X(1, 4) X(2, 4) X(3, 4) X(4, 4) X(5, 4) X(6, 4)
+#define EACH_TILE(X)                                                                                                   \
+    X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) X(7, 1) X(8, 1) X(9, 1) X(10, 1) X(11, 1) X(12, 1) X(13, 1)        \
+    X(14, 1) X(5, 2) X(6, 2) X(7, 2) X(8, 2) X(9, 2) X(10, 2) X(11, 2) X(12, 2) X(13, 2) X(14, 2) X(5, 3) X(6, 3)      \
+    X(7, 3) X(8, 3) X(9, 3) X(1, 4) X(2, 4) X(3, 4) X(4, 4) X(5, 4) X(6, 4)
 #elif VL == 8
 #define MR 6
 #define TALL(P) 6
@@ -152,7 +152,7 @@ SX_INLINE matmul_cut matmul_cut_of(int64_t rows, int64_t left) {
         cut.panels = matmul_wide(rows, left);
         return cut;
     }
-#if VL == 16
+#if VL == 16 // as many panels as possible by threes, the others by fours
     cut.panels = left <= 3 ? left : left % 3 == 0 || left == 5 ? 3 : 4;
 #else
     cut.panels = 1;
