@@ -497,11 +497,13 @@ class NestEmitter:
             self._fold(stage, result)
             return
         index = f"({k} + l)"
+        # Both are printed first: what they share with the loop outside goes before these loops.
+        full, rest = body(index), body(index, f"{index} < {extent}")
         out.line(f"int64_t {k} = 0;")
         out.line(f"for (; {k} + {LANES} <= {extent}; {k} += {LANES}) {{")
         out.line(f"  {VECTORIZE} vectorize_width({LANES}) unroll(disable)")
         out.line(f"  for (int l = 0; l < {LANES}; ++l) {{")
-        for line in body(index):
+        for line in full:
             out.line(f"    {line}")
         out.line("  }")
         out.line("}")
@@ -509,7 +511,7 @@ class NestEmitter:
             out.line(f"if ({k} < {extent}) {{")
             out.line(f"  {TAIL_LOOP}")
             out.line(f"  for (int l = 0; l < SX_TAIL_LANES({extent} - {k}); ++l) {{")
-            for line in body(index, f"{index} < {extent}"):
+            for line in rest:
                 out.line(f"    {line}")
             out.line("  }")
             out.line("}")

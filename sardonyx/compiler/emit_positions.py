@@ -77,9 +77,10 @@ def row_position(out: Printer, stage: Reduce, identity: str, pragma: str) -> str
         return out.pop()
 
     if isinstance(extent, int) and extent >= LANES:  # the last block looks at elements again, which changes nothing
+        block = body("(start + l)")
         out.line(f"for (int64_t {k} = 0; {k} < {extent}; {k} += {LANES}) {{")
         out.line(f"  const int64_t start = min_i64({k}, {extent - LANES});")
-        _lanes(out, body("(start + l)"), pragma)
+        _lanes(out, block, pragma)
         out.line("}")
     else:
         full, stop = body(f"({k} + l)"), out.dim(extent)
@@ -110,12 +111,13 @@ def single_position(out: Printer, stage: Reduce, identity: str) -> str:
     best, place, k = out.name("r"), out.name("r"), out.name("k")
     out.line(f"{compute_type(position.dtype)} {best} = {identity};")
     out.line(f"{position.type} {place} = 0;")
-    out.line(f"for (int64_t {k} = 0; {k} < {out.dim(extent_of(variable))}; ++{k}) {{")
     out.push()
     out.define(atom_of(variable).key, k)
     for line in position.update(out.value(stage.value), k, best, place):
         out.line(line)
-    for line in out.pop():
+    body = out.pop()
+    out.line(f"for (int64_t {k} = 0; {k} < {out.dim(extent_of(variable))}; ++{k}) {{")
+    for line in body:
         out.line(f"  {line}")
     out.line("}")
     return place

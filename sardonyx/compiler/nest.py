@@ -288,6 +288,10 @@ def _fit(nest: Nest, domain: Sequence[Dim]) -> Nest | None:
         if extent != 1:
             size: Dim = 1
             while size != extent and variables:
+                inside = _inside(variables[0], size, extent)
+                if inside is not None:  # the variable goes on where the target ends, as channels do beyond their group
+                    nest = _split(nest, variables[0], inside)
+                    variables = list(_real(nest.outer))[-len(variables) - 1 :]
                 group.append(variables.pop(0))
                 size = size * extent_of(group[-1])
             if size != extent:
@@ -308,6 +312,15 @@ def _fit(nest: Nest, domain: Sequence[Dim]) -> Nest | None:
     nest = _apply(nest, _real(targets), renamed, [() for _ in nest.stages])
     back: dict[Atom, Dim] = {atom_of(_temporary(v)): v for v in targets if not isinstance(v, int)}
     return _apply(nest, _real(targets), back, [() for _ in nest.stages])
+
+
+def _inside(variable: Dim, size: Dim, extent: Dim) -> int | None:
+    """How much of `variable` is left for later where `size` times a part of it makes `extent`, or None."""
+    whole = extent_of(variable)
+    if not (isinstance(whole, int) and isinstance(size, int) and isinstance(extent, int)) or extent % size:
+        return None
+    part = extent // size
+    return whole // part if whole > part and whole % part == 0 else None
 
 
 def _temporary(value: Dim) -> Dim:

@@ -121,6 +121,8 @@ def _kernel(
     if w.array.size == 0:
         return None
     array, place = convolution_forms.seen(w.array, place)
+    if scale is None and convolution_forms.suits_product(x, array, place, groups):
+        return convolution_forms.as_product(ctx, x, array, groups, shape)
     if x.rank == 5:
         return convolution_forms.in_two_dimensions(ctx, x, array, place, groups, shape)
     if convolution_forms.pays_by_columns(x.shape[0], array, place, groups):

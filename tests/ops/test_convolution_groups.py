@@ -196,3 +196,23 @@ def test_weights_that_are_computed():
     net = Layers()
     x, w = net.input(1, 12, 5, 7), net.input(6, 4, 3, 3)
     net.check(net.add("Conv", x, w, group=3), net.add("Conv", x, net.add("Relu", w), group=3))
+
+
+def test_one_by_one_convolutions_of_long_rows_are_products():
+    net = Layers()
+    results = []
+    for size, groups, inputs, outputs in (((23, 29), 1, 51, 37), ((677,), 3, 17, 5), ((5, 11, 13), 2, 19, 19)):
+        x = net.input(2, groups * inputs, *size)
+        attributes = {"group": groups}
+        results.append(net.add("Relu", net.conv(x, groups * outputs, inputs, *(1,) * len(size), **attributes)))
+    net.inputs["x1"][1, 20, 5] = np.nan  # stays in the second of three groups
+    assert net.check(*results, atol=5e-5) == ["matmul_f32"] * 3, "bias and Relu are epilogues, nothing is copied"
+    session = sardonyx.Session(net.model(results))
+    assert np.isnan(session.run(net.inputs)[1]).sum() == 5
+
+
+def test_one_by_one_convolutions_of_short_rows_or_with_more_outputs_stay_in_blocks():
+    net = Layers()
+    few = net.conv(net.input(1, 32, 7, 7), 32, 32, 1, 1)
+    more = net.conv(net.input(1, 32, 24, 24), 64, 32, 1, 1)
+    assert net.check(few, more) == [CONV] * 2

@@ -168,3 +168,21 @@ def test_wrong_nodes_are_named(nodes, constants):
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", FLOAT, None))
     with pytest.raises(sardonyx.SardonyxError):
         sardonyx.Session(model).run({"x": np.zeros((3, 4), np.float32)})
+
+
+@pytest.mark.parametrize("width", [16, 17, 23, 31, 32])
+def test_short_rows_whose_last_elements_are_stored_twice(width):
+    """Slices, tiles and sums of rows around two registers, some of them computed in the place of what they read."""
+    nodes = [
+        helper.make_node("Slice", ["x", "s", "e", "a"], ["t"]),
+        helper.make_node("Add", ["t", "z"], ["u"]),
+        helper.make_node("Mul", ["u", "z"], ["v"]),
+        helper.make_node("Sub", ["v", "t"], ["y"]),
+        helper.make_node("Tile", ["t", "r"], ["w"]),
+        helper.make_node("Pad", ["t", "p"], ["q"], mode="reflect"),
+    ]
+    numbers = {"s": [1], "e": [1 + width], "a": [2], "r": [1, 2, 2], "p": [0, 1, 3, 0, 1, 2]}
+    constants = [(name, np.array(value)) for name, value in numbers.items()]
+    inputs = [("x", FLOAT, [3, 5, width + 3]), ("z", FLOAT, [5, 1])]
+    model = model_of(nodes, inputs, ["y", "w", "q"], constants=constants)
+    check(model, {"x": values(3, 5, width + 3), "z": values(5, 1)})

@@ -99,6 +99,29 @@ def test_positions_with_ties_and_nan():
     assert found[0].item() == 1
 
 
+def _sum_in_lanes(row):
+    """Element k goes to lane k % 16; lanes are folded 8, 4, 2, 1."""
+    lanes = np.zeros(16, np.float32)
+    for k, value in enumerate(row):
+        lanes[k % 16] += value
+    for width in (8, 4, 2, 1):
+        lanes[:width] += lanes[width : 2 * width]
+    return lanes[0]
+
+
+def test_sums_of_rows_of_any_length_have_one_order():
+    lengths = [1, 2, 7, 15, 16, 17, 31, 33, 47, 197]
+    shapes = [[3, length] for length in lengths] + [["n", "m"]]
+    nodes = [node("ReduceSum", [f"x{i}", "last"], [f"y{i}"], keepdims=0) for i in range(len(shapes))]
+    inputs = [(f"x{i}", FLOAT, shape) for i, shape in enumerate(shapes)]
+    model = model_of(nodes, inputs, [n.output[0] for n in nodes], constants=[("last", np.array([-1]))])
+    session = sardonyx.Session(typed(model))
+    for length in (3, 16, 37):
+        feeds = {f"x{i}": random(3, n) * 1000 for i, n in enumerate([*lengths, length])}
+        for have, x in zip(session.run(feeds), feeds.values(), strict=True):
+            np.testing.assert_array_equal(have, [_sum_in_lanes(row) for row in x], str(x.shape))
+
+
 def _positions(x, axis, largest, last):
     """By numpy: NaN beats everything, the first or last of equals."""
     if last:
