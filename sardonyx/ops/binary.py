@@ -6,6 +6,7 @@ import functools
 import operator
 from collections.abc import Callable, Sequence
 
+from sardonyx import errors
 from sardonyx.compiler import expr as ex
 from sardonyx.compiler import index as ix
 from sardonyx.compiler.dtypes import is_float
@@ -49,6 +50,9 @@ def broadcast_shape(ctx: Lowering, shapes: Sequence[Sequence[Dim]]) -> tuple[Dim
 def broadcast(ctx: Lowering, x: Tensor, shape: Sequence[Dim]) -> Element:
     """The elements of `x` seen as a tensor of `shape`, which it broadcasts to."""
     offset = len(shape) - x.rank
+    if offset < 0:
+        message = f"{list(x.shape)} does not broadcast to {list(shape)}, which has fewer axes"
+        raise errors.ShapeError(message, node=ctx.node, operator=ctx.operator)
     pairs = list(zip(x.shape, shape[offset:], strict=True))
     repeated = x.rank < len(shape) or any(own != wanted for own, wanted in pairs)
     if repeated:

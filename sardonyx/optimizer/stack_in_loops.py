@@ -32,8 +32,14 @@ class StackInLoops(ir.passes.InPlacePass):
 
 def _stack_all(model: ir.Model, empty: ir.Node) -> str:
     """Replace what `empty` becomes in loops; why not, or nothing."""
-    reasons = [_stack(loop, position) for loop, position in list(empty.outputs[0].uses())]
-    return next(filter(None, reasons), "") if all(reasons) else ""
+    replaced, reason = False, "no loop carries it"
+    waiting = list(empty.outputs[0].uses())
+    while waiting:
+        loop, position = waiting.pop()
+        reason = _stack(loop, position)
+        if not reason:
+            replaced, waiting = True, list(empty.outputs[0].uses())  # a loop that carries it twice is another one now
+    return "" if replaced else reason
 
 
 def _stack(loop: ir.Node, position: int) -> str:

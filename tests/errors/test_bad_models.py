@@ -120,6 +120,12 @@ MODELS: dict[str, tuple[Made, type[SardonyxError], str, str | None, str | None]]
         lambda: model(node("Conv", ["a", "b"]), two(FLOAT, [1, 3, 8, 8], FLOAT, [4, 5, 3, 3])), ModelError, "", "my",
         "Conv",
     ),
+    "rank of what Gemm adds": (
+        lambda: model(
+            node("Gemm", ["a", "b", "c"]), two(FLOAT, [2, 3], FLOAT, [3, 5]), {"c": np.zeros((1, 2, 5), np.float32)},
+        ),
+        ShapeError, "[1, 2, 5] does not broadcast to [2, 5], which has fewer axes", "my", "Gemm",
+    ),
     "permutation": (lambda: model(node("Transpose", ["x"], perm=[0, 0])), ModelError, "", "my", "Transpose"),
     "permutation too long": (
         lambda: model(node("Transpose", ["x"], perm=[0, 1, 2])), ModelError, "", "my", "Transpose",

@@ -73,6 +73,35 @@ def test_it_leaves_alone_what_is_read_otherwise(append, join):
     assert not fires(model(append, join))
 
 
+def test_one_empty_sequence_may_begin_two():
+    proto = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 20]>
+    g (float[3,5] x, int64 n) => (float[a,b,c] y, float[d,e,f] z) <bool go = {1}> {
+        s = SequenceEmpty <dtype = 1> ()
+        last, first, second = Loop (n, go, x, s, s) <body = step
+            (int64 i, bool goes, float[3,5] h, seq(float) p, seq(float) q)
+            => (bool goes_on, float[3,5] h2, seq(float) p2, seq(float) q2) {
+                goes_on = Identity (goes)
+                h2 = Sin (h)
+                p2 = SequenceInsert (p, h)
+                q2 = SequenceInsert (q, h2)
+            }>
+        y = ConcatFromSequence <axis = 0, new_axis = 1> (first)
+        z = ConcatFromSequence <axis = 1, new_axis = 1> (second)
+    }""")
+    session = sardonyx.Session(proto)
+    assert {place.provider for place in session.placement()} == {"native"}
+    feeds = {"x": np.linspace(-1, 1, 15, dtype=np.float32).reshape(3, 5), "n": np.array(4)}
+    expected = evaluate(ir.serde.deserialize_model(proto), feeds)
+    for actual, wanted in zip(session.run(feeds), expected, strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-6)
+
+
+def test_an_empty_sequence_that_is_a_result_stays():
+    proto = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 20]>
+        g (float[3] x) => (float[3] y, seq(float) s) { y = Sin (x) s = SequenceEmpty <dtype = 1> () }""")
+    assert not fires(proto)
+
+
 def test_a_model_without_sequences_is_left_alone():
     assert not fires(
         onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 20]>
