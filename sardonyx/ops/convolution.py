@@ -121,18 +121,13 @@ def _kernel(
     if w.array.size == 0:
         return None
     array, place = convolution_forms.seen(w.array, place)
-    if scale is None and convolution_forms.suits_product(x, array, place, groups):
-        return convolution_forms.as_product(ctx, x, array, groups, shape)
-    if x.rank == 5:
-        return convolution_forms.in_two_dimensions(ctx, x, array, place, groups, shape)
-    if convolution_forms.pays_by_columns(x.shape[0], array, place, groups):
-        return convolution_forms.by_columns(ctx, x, array, place, shape)
+    other = None if scale is not None else convolution_forms.another(ctx, x, array, place, groups, shape)
+    if other is not None:
+        return other
     weight = array.reshape(*array.shape[:2], *((1,) * (4 - w.rank)), *array.shape[2:])
     outputs, inner = weight.shape[:2]
     if groups > 1:
         return convolve_groups(ctx, x, weight, groups, place, geometry(place), shape)
-    if inner <= FIRST_CHANNELS and not x.blocked and convolution_forms.pays_by_patches(weight, place, groups):
-        return convolution_forms.by_patches(ctx, x, weight, place, shape)
     if inner <= FIRST_CHANNELS and not x.blocked:
         name, packed = "conv_first_f32", packing.pack_conv_first(weight)
     elif winograd_pays(x.shape[0], inner, outputs, place):

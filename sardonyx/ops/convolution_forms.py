@@ -18,13 +18,9 @@ from sardonyx.compiler.expr import Expr
 from sardonyx.compiler.index import Dim
 from sardonyx.compiler.lower import Lowering
 from sardonyx.compiler.tensor import LANES, Blocked, Plain, Position, Tensor
-<<<<<<< HEAD
-from sardonyx.ops import convolution, linalg
-=======
 from sardonyx.ops import convolution
 from sardonyx.ops.linalg import product
 from sardonyx.ops.shapes import reshaped as view
->>>>>>> ops
 from sardonyx.ops.window import Window, both, single, unflatten
 from sardonyx.ops.winograd import winograd_pays
 
@@ -53,6 +49,21 @@ def seen(weight: np.ndarray, place: Window) -> tuple[np.ndarray, Window]:
     if chosen.shape == weight.shape:
         return weight, place
     return np.ascontiguousarray(chosen), replace(place, kernel=chosen.shape[2:], begin=tuple(begin))
+
+
+def another(
+    ctx: Lowering, x: Tensor, weight: np.ndarray, place: Window, groups: int, shape: tuple[Dim, ...]
+) -> Tensor | None:
+    """The raw sums by way of another operation, where that is the faster one or the only one in kernels; or None."""
+    if suits_product(x, weight, place, groups):
+        return as_product(ctx, x, weight, groups, shape)
+    if x.rank == 5:
+        return in_two_dimensions(ctx, x, weight, place, groups, shape)
+    if pays_by_columns(x.shape[0], weight, place, groups):
+        return by_columns(ctx, x, weight, place, shape)
+    if not x.blocked and pays_by_patches(weight, place, groups):
+        return by_patches(ctx, x, weight, place, shape)
+    return None
 
 
 def suits_product(x: Tensor, weight: np.ndarray, place: Window, groups: int) -> bool:
@@ -113,8 +124,10 @@ def pays_by_patches(weight: np.ndarray, place: Window, groups: int) -> bool:
 
     Patches of 8, 14, 16 and 32 pixels of 224x224: 1.15, 1.28, 1.24 to 1.33 and 1.64 times as fast as `conv_first_f32`.
     """
-    outputs, _, *kernel = weight.shape
+    outputs, inputs, *kernel = weight.shape
     if groups > 1 or len(kernel) != 2 or kernel[1] < 8 or outputs < 4 * LANES:
+        return False
+    if inputs > convolution.FIRST_CHANNELS:
         return False
     padded = any(pad != 0 for pad in (*place.begin, *place.end))
     return tuple(place.strides) == tuple(kernel) and set(place.dilations) == {1} and not padded
@@ -131,7 +144,7 @@ def by_patches(ctx: Lowering, x: Tensor, weight: np.ndarray, place: Window, shap
     ctx.materialize(patches)
     assert patches.buffer is not None
     matrix = ctx.in_memory(patches.buffer, (x.shape[0], rows * columns, inputs * height * width))
-    sums = linalg.product(ctx, matrix, ctx.constant(np.ascontiguousarray(weight.reshape(outputs, -1).T)))
+    sums = product(ctx, matrix, ctx.constant(np.ascontiguousarray(weight.reshape(outputs, -1).T)))
     return ctx.lazy(x.dtype, shape, lambda i: sums.at((i[0], i[2] * columns + i[3], i[1])), sources=[sums])
 
 

@@ -25,13 +25,9 @@ from sardonyx.ops.registry import operator
 from sardonyx.ops.window import Window, geometry, single, unflatten, window
 from sardonyx.ops.winograd import open_blocked
 
-<<<<<<< HEAD
 HALF = ("float16", "bfloat16")  # pooled in float32, where the kernels are: the largest is exact, a mean rounded once
-LEAST_ROW = 16  # outputs: planes with shorter rows are faster in blocks (14 x 14: 0.16 ms there, 0.23 in rows)
-=======
 WAY = 5.5  # what an element costs on its way into blocks or back, in taps of a window there
 ROW_TAP = 2  # what a tap costs in rows, where loads cross cache lines and outputs of the last 16 may be done twice
->>>>>>> ops
 MOST_WASTE = 4  # a plain input is put into blocks of 16 channels when at most this much of them would be padding
 
 
