@@ -121,7 +121,7 @@ def _mask_lying(ctx: Lowering, x: Tensor, shape: Sequence[Dim]) -> tuple[Pointer
         found = ctx.strided(ctx.plain(x))
     assert found is not None
     strides: list[Dim] = [0] * (4 - x.rank)
-    for dim, wanted, stride in zip(x.shape[-4:], shape[-x.rank :], found[1], strict=True):
+    for dim, wanted, stride in zip(x.shape[-4:], shape[len(strides) :], found[1], strict=True):
         known = dim == wanted or isinstance(dim, int)
         strides.append(stride if dim == wanted else 0 if known and dim == 1 else stride * ix.imin(dim - 1, 1))
     return found[0], strides

@@ -109,7 +109,7 @@ int64_t conv_nchw16c_f32_tasks(const conv_nchw16c_f32_args *a) {
 
 int64_t conv_nchw16c_f32_scratch(const conv_nchw16c_f32_args *a) {
     conv_plan p = make_plan(a);
-    int64_t panels = p.in_place ? 0 : ceil_div(p.tiles, p.ranges) * PANEL;
+    int64_t panels = p.in_place || p.ranges == 0 ? 0 : ceil_div(p.tiles, p.ranges) * PANEL;
     return (int64_t)sizeof(conv_scratch) + panels + (a->scale ? SCALED * 4 : 0);
 }
 
