@@ -317,7 +317,9 @@ def _fit(nest: Nest, domain: Sequence[Dim]) -> Nest | None:
 def _inside(variable: Dim, size: Dim, extent: Dim) -> int | None:
     """How much of `variable` is left for later where `size` times a part of it makes `extent`, or None."""
     whole = extent_of(variable)
-    if not (isinstance(whole, int) and isinstance(size, int) and isinstance(extent, int)) or extent % size:
+    if not (isinstance(whole, int) and isinstance(size, int) and isinstance(extent, int)):
+        return None
+    if size == 0 or extent == 0 or extent % size:  # an empty phase of a transposed convolution, say
         return None
     part = extent // size
     return whole // part if whole > part and whole % part == 0 else None

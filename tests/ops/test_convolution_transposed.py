@@ -88,6 +88,11 @@ def test_groups(inputs, outputs, groups, strides):
     check(made, draw(1, inputs, 5, 4))
 
 
+def test_a_phase_may_have_no_outputs():
+    attributes = {"strides": [3, 1, 2], "pads": [1, 2, 1, 1, 3, 2], "group": 3}
+    check(model([2, 6, 1, 13, 7], draw(6, 8, 4, 5, 5), **attributes), draw(2, 6, 1, 13, 7))
+
+
 @pytest.mark.parametrize("strides", [[1, 1], [2, 2]])
 def test_sizes_that_are_known_when_it_runs(strides):
     made = model(["n", 6, "h", "w"], draw(6, 18, 4, 3), draw(18), relu=True, strides=strides, pads=[1, 1, 1, 1])
