@@ -43,7 +43,7 @@ typedef struct {
     int64_t ih, iw, ow, positions;  // a 1x1 convolution that moves nothing is one long row
     int64_t icb, ocb, taps, steps;  // of one group
     int64_t last;                   // channels of its last input block, rounded up to a multiple of 2
-    int64_t oc_parts, pairs;        // parts into which a group's output channel blocks are cut; CONV_NB blocks
+    int64_t oc_parts;               // parts into which a group's output channel blocks are cut
     int64_t tiles, ranges;          // of CONV_MR positions in an image, and the ranges among which they are shared
     int in_place;                   // no tile needs a panel
 } conv_plan;
@@ -57,7 +57,7 @@ static int64_t even(int64_t tasks) { return tasks > 1 && tasks < 8 ? (tasks + 1)
 
 static conv_plan make_plan(const conv_nchw16c_f32_args *a) {
     conv_plan p = {a->ih, a->iw, a->ow, a->oh * a->ow, a->ic_blocks / a->groups, a->oc_blocks / a->groups,
-                   a->kh * a->kw, 0, 0, 0, 0, 0, 0, 0};
+                   a->kh * a->kw, 0, 0, 0, 0, 0, 0};
     p.steps = p.icb * p.taps;
     p.last = (a->ic - (p.icb - 1) * 16 + 1) / 2 * 2;
     p.in_place = p.taps == 1 && a->stride_h == 1 && a->stride_w == 1 && !a->pad_top && !a->pad_left &&
@@ -76,7 +76,6 @@ static conv_plan make_plan(const conv_nchw16c_f32_args *a) {
     while (images * parts * ranges < wanted && p.ocb / parts >= 2 * least) parts *= 2;
     while (images * parts * ranges < wanted && p.positions / ranges >= 8 * CONV_MR) ranges *= 2;
     while (images * parts * ranges < wanted / 2 && p.ocb / parts >= 2 * CONV_NB) parts *= 2;
-    p.pairs = ceil_div(p.ocb, CONV_NB);
     p.oc_parts = parts;
     p.tiles = ceil_div(p.positions, CONV_MR);
     p.ranges = ranges;
@@ -202,8 +201,9 @@ static conv_taps seen_taps(const conv_nchw16c_f32_args *a, const conv_plan *p, i
 // The first block of output channels of a part, and the first position of a range. Parts are cut between tiles, unless
 // they are few and would be uneven: 10 blocks are 2 3 2 3.
 static int64_t part_start(const conv_plan *p, int64_t part) {
-    if (part == p->oc_parts || (p->pairs % 2 && p->pairs < 8)) return p->ocb * part / p->oc_parts;
-    return p->pairs * part / p->oc_parts * CONV_NB;
+    int64_t pairs = ceil_div(p->ocb, CONV_NB);
+    if (part == p->oc_parts || (pairs % 2 && pairs < 8)) return p->ocb * part / p->oc_parts;
+    return pairs * part / p->oc_parts * CONV_NB;
 }
 static int64_t range_start(const conv_plan *p, int64_t range) {
     return range == p->ranges ? p->positions : p->tiles * range / p->ranges * CONV_MR;

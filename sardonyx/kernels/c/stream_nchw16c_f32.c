@@ -142,6 +142,11 @@ static void finish(const stream_layer *l, int64_t image, int64_t block, int64_t 
     l->epilogue(operands, l->dims, image, block, lo, hi, 0, 16);
 }
 
+// Blocks of the middle that go together, of those that are left: at most the plan's nb.
+static int64_t blocks_at_once(const stream_nchw16c_f32_args *a, int64_t left) {
+    return a->expand ? conv_row_blocks(left) : 1;
+}
+
 // What a task needs to know of itself.
 typedef struct {
     const stream_nchw16c_f32_args *a;
@@ -185,7 +190,7 @@ static void run_projected(const stream_band *t, const stream_plan *p, float *mid
     for (int64_t k = 0; k < a->blocks; k += p->at_once) {
         int64_t some = min(a->blocks - k, p->at_once);
         for (int64_t b = 0, nb; b < some; b += nb) {
-            nb = a->expand ? conv_row_blocks(some - b) : 1;
+            nb = blocks_at_once(a, some - b);
             run_middle(t, k + b, nb, middle + (b * count - start) * 16, count * 16);
         }
         for (int64_t ob = 0, nb; ob < a->y_blocks; ob += nb) {
@@ -214,7 +219,7 @@ void stream_nchw16c_f32(const void *args, int64_t lo, int64_t hi, void *scratch)
         }
         int64_t end = group_start(a, &p, group + 1), plane = a->oh * a->ow * 16;
         for (int64_t b = group_start(a, &p, group), nb; b < end; b += nb) {
-            nb = a->expand ? conv_row_blocks(end - b) : 1;
+            nb = blocks_at_once(a, end - b);
             run_middle(&t, b, nb, a->y + image * a->y_batch + b * plane, plane);
         }
     }
